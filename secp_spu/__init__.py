@@ -1,0 +1,1 @@
+"""Private soft-prompt tuning of transformers on SecretFlow SPU, with forward passes only."""

@@ -1,0 +1,1 @@
+"""Transformer encoders: the same code in plaintext and under MPC."""

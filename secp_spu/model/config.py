@@ -1,0 +1,48 @@
+"""The shape of an encoder and the choices that a checkpoint was made for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+AttentionKind = Literal["softmax", "rfa"]
+ActivationKind = Literal["gelu", "gelu_tanh", "relu"]
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """A transformer encoder of BERT's or RoBERTa's kind; hashable, so that it can be a Flax module's attribute.
+
+    Attributes:
+        width: of the hidden states.
+        intermediate: width of the feed-forward layer.
+        position_offset: position id of the first token (RoBERTa counts from padding_id + 1, BERT from 0).
+        attention: "softmax", or "rfa": random feature attention.
+        activation: of the feed-forward layers: "gelu" (by erf), "gelu_tanh" (its tanh form, off by 5e-4 at most and five
+            times cheaper under MPC) or "relu".
+        head_activation: of the masked-LM head.
+        features: frequencies r a layer of random feature attention; cos and sin of each make 2 r features.
+        feature_seed: of the public frequencies.
+        factor_bits: fraction bits of the correlations' factors, 9 (one send an opening) to 18.
+    """
+
+    vocab_size: int
+    width: int
+    layers: int
+    heads: int
+    intermediate: int
+    max_positions: int
+    position_offset: int
+    type_vocab_size: int
+    layer_norm_epsilon: float
+    activation: ActivationKind = "gelu"
+    head_activation: ActivationKind = "gelu"
+    attention: AttentionKind = "softmax"
+    features: int = 64
+    feature_seed: int = 0
+    factor_bits: int = 9
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.width // self.heads

@@ -1,0 +1,62 @@
+"""Hidden states in, logits of the labels out: by label words at the mask, or by similarity to label descriptions.
+
+Both heads read one vector a sequence, hidden states weighted by the data owner's secret `readout` row: a one at the mask
+position, or 1/length over the tokens.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from secp_spu.model.activation import activation
+from secp_spu.model.config import EncoderConfig
+from secp_spu.model.encoder import layer_norm
+
+SIMILARITY_SCALE = 20.0
+"""Turns cosine similarities into logits, as in the training of sentence embeddings."""
+
+
+def read_out(hidden: Array, readout: Array) -> Array:
+    """One vector a sequence: hidden [batch, tokens, width], readout [batch, tokens] -> [batch, width]."""
+    return (readout[:, None, :] @ hidden)[:, 0, :]
+
+
+class LabelWordHead(nn.Module):
+    """The masked-LM head for the label words' columns alone."""
+
+    config: EncoderConfig
+    labels: int
+
+    @nn.compact
+    def __call__(self, hidden: Array, readout: Array) -> Array:
+        """Logits of the label words.
+
+        Args:
+            hidden: [batch, tokens, width].
+            readout: one at the mask position, zero elsewhere [batch, tokens].
+        Returns: [batch, labels].
+        """
+        at_mask = read_out(hidden, readout)
+        dense = nn.Dense(self.config.width, name="dense")(at_mask)
+        normed = layer_norm(self.config, "norm")(activation(self.config.head_activation)(dense))
+        return nn.Dense(self.labels, name="decoder")(normed)
+
+
+class PooledEmbedding(nn.Module):
+    """The sentence embedding: the mean hidden state, of length one."""
+
+    @nn.compact
+    def __call__(self, hidden: Array, readout: Array) -> Array:
+        """Embeddings [batch, width] of hidden [batch, tokens, width]; readout holds 1/length on tokens."""
+        mean = read_out(hidden, readout)
+        return mean * jax.lax.rsqrt(jnp.sum(mean * mean, -1, keepdims=True))
+
+
+class LabelEmbeddingHead(nn.Module):
+    """Similarity of the sentence embedding to each label's, for encoders without a masked-LM head."""
+
+    @nn.compact
+    def __call__(self, hidden: Array, readout: Array, labels: Array) -> Array:
+        """Logits [batch, labels] of hidden [batch, tokens, width]; labels: embeddings of their texts [labels, width]."""
+        return PooledEmbedding(name="pooled")(hidden, readout) @ labels.T * SIMILARITY_SCALE

@@ -1,0 +1,116 @@
+"""Secret x and public frequencies in, secret cos and sin of 2 pi x @ frequencies out, with one opening."""
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from secp_spu.protocol.correlation import CosineCorrelation
+from secp_spu.protocol.ring import FRACTION_BITS, from_ring, open_masked, shift_public, to_ring, truncate
+
+
+def cos_sin(
+    x: Array, frequencies: Array, correlation: CosineCorrelation | None = None
+) -> tuple[Array, Array]:
+    """cos and sin of 2 pi x @ frequencies: in plain JAX without a correlation, by `secure_cos_sin` with one.
+
+    Args:
+        x: [..., d], secret under SPU.
+        frequencies: public, in turns per unit of x [d, r].
+        correlation: see `secure_cos_sin`; None for plain JAX (SPU runs that too, with its own dear cosine).
+    Returns: two arrays [..., r].
+    """
+    if correlation is not None:
+        return secure_cos_sin(x, frequencies, correlation)
+    angle = 2 * jnp.pi * (x @ frequencies)
+    return jnp.cos(angle), jnp.sin(angle)
+
+
+def secure_cos_sin(x: Array, frequencies: Array, correlation: CosineCorrelation) -> tuple[Array, Array]:
+    """cos and sin of 2 pi x @ frequencies of a secret x, with one opening. Only for programs compiled by SPU.
+
+    1. u = x @ frequencies as ring integers: turns with 36 fraction bits       local
+    2. open delta = u - t                                                      one send
+    3. c, s = cos and sin of 2 pi delta, factors of b bits                     public
+    4. cos = c C - s S,  sin = s C + c S; drop 2 b - 18 bits                    local for b = 9
+
+    Both results come from the same opening: r correlations give 2 r features.
+
+    Args:
+        x: secret fixed point [..., d].
+        frequencies: public, in turns per unit of x [d, r]; rounded to 2**-18 turn.
+        correlation: secret t, C = cos t, S = sin t for one harmonic, [..., r] each.
+    Returns: two secret fixed-point arrays [..., r].
+    Reveals: delta, uniform as long as t is fresh. This call spends `correlation`.
+    Cost (a party, 64-bit ring): online 8 bytes a pair and 1 send in all for factors of 9 bits. More factor bits need
+        truncations: under ABY3 40 bytes and 5 sends for 18 bits. Offline: see correlation.py.
+    Error: `cos_error_bound`.
+    Raises: ValueError if x, frequencies and correlation disagree in d, r or the leading axes.
+    Source: one-round cosine, arXiv 2506.15307; here with a whole-ring mask and without truncation.
+    """
+    _check_shapes(x, frequencies, correlation)
+    turns = to_ring(x) @ to_ring(frequencies)
+
+    delta = open_masked(turns, correlation.mask)
+
+    public_cos, public_sin = _public_factors(delta, correlation.factor_bits)
+
+    mask_cos, mask_sin = correlation.cos[0], correlation.sin[0]
+    cos = public_cos * mask_cos - public_sin * mask_sin
+    sin = public_sin * mask_cos + public_cos * mask_sin
+    surplus_bits = 2 * correlation.factor_bits - FRACTION_BITS
+    if surplus_bits:
+        cos, sin = truncate(jnp.stack([cos, sin]), surplus_bits)
+    return from_ring(cos), from_ring(sin)
+
+
+def _public_factors(delta: Array, bits: int) -> tuple[Array, Array]:
+    """cos and sin of the public turns delta (36 fraction bits), as integers with `bits` fraction bits."""
+    turn = from_ring(lax.shift_right_logical(delta, jnp.int32(FRACTION_BITS)) & ((1 << FRACTION_BITS) - 1))
+    theta = turn * np.float32(2 * np.pi)
+    cos, sin = to_ring(jnp.cos(theta)), to_ring(jnp.sin(theta))
+    if bits == FRACTION_BITS:
+        return cos, sin
+    return shift_public(cos, FRACTION_BITS - bits), shift_public(sin, FRACTION_BITS - bits)
+
+
+def _check_shapes(x: Array, frequencies: Array, correlation: CosineCorrelation) -> None:
+    if x.shape[-1] != frequencies.shape[0]:
+        raise ValueError(
+            f"x has {x.shape[-1]} columns, frequencies {frequencies.shape[0]} rows: they must agree"
+        )
+    expected = (*x.shape[:-1], frequencies.shape[1])
+    if correlation.mask.shape != expected:
+        raise ValueError(
+            f"correlation has shape {correlation.mask.shape}, x @ frequencies {expected}: "
+            f"declare it with declare_correlation({expected})"
+        )
+
+
+def cos_error_bound(x_l1: float, frequency_l1: float, factor_bits: int, *, mask_error: float) -> float:
+    """Largest error of `secure_cos_sin` for one angle, derived term by term.
+
+    Args:
+        x_l1: largest sum of |x| over a row, in units of x.
+        frequency_l1: largest sum of |frequency| over a column, in turns per unit of x.
+        factor_bits: fraction bits b of the factors.
+        mask_error: largest error of C and of S, see `correlation.joint_error_bound` and `dealt_error_bound`.
+    """
+    ulp = 2.0**-FRACTION_BITS
+    angle = (
+        2
+        * math.pi
+        * (
+            x_l1 * ulp  # each frequency encoded to within one unit
+            + frequency_l1 * ulp  # each x encoded to within one unit
+            + ulp  # delta cut to 18 fraction bits of a turn
+        )
+        + 4 * ulp
+    )  # 2 pi encoded, its product cut
+    public = (
+        2.0 ** -(factor_bits + 1) + 2 * ulp
+    )  # c, s rounded; SPU's own cosine of a public number (C++ float)
+    product = math.sqrt(2) * (public + mask_error)  # |c dC| + |C dc| + the same for s, by Cauchy-Schwarz
+    surplus = 2 * ulp if 2 * factor_bits > FRACTION_BITS else 0.0  # one truncation
+    return angle + product + surplus

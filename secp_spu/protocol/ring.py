@@ -1,0 +1,67 @@
+"""Fixed-point numbers in, ring integers out, and back; exact truncation; the one place where a value is opened.
+
+SPU keeps a secret number x as the integer round(x 2**18) in the ring Z_2**64. `lax.bitcast_convert_type` between
+float32 and int32 only relabels that integer: under SPU there are no IEEE bits. In plain JAX the same line does give
+IEEE bits, so nothing here may run outside a program compiled for SPU; `cos_sin` and its like branch before.
+"""
+
+import jax.numpy as jnp
+from jax import Array, lax
+from spu.experimental import reveal
+
+FRACTION_BITS = 18
+"""Fraction bits of a fixed-point number; the runtimes configure SPU with the same."""
+
+
+def to_ring(x: Array) -> Array:
+    """The ring integers behind fixed-point numbers of any shape (x 2**18). Local and free."""
+    return lax.bitcast_convert_type(x, jnp.int32)
+
+
+def from_ring(z: Array) -> Array:
+    """The fixed-point numbers that ring integers stand for (z 2**-18). Local and free."""
+    return lax.bitcast_convert_type(z, jnp.float32)
+
+
+def truncate(z: Array, bits: int = FRACTION_BITS) -> Array:
+    """Ring integers without their lowest `bits` bits, by one probabilistic truncation of SPU.
+
+    The constant 2**-bits is the ring integer 2**(18 - bits), and SPU drops 18 bits after a fixed-point product.
+    Never chain two: XLA folds `(z * 2**-18) * 2**-18` into a constant that encodes to zero.
+
+    Args:
+        z: secret ring integers of any shape, |z| < 2**62.
+        bits: how many to drop, 1 to 18.
+    Returns: secret ring integers of the same shape, at most one unit off.
+    Cost (a party, 64-bit ring): 12 bytes an element under ABY3, 8 (two parties) under SEMI2K... see tests.
+    Raises: ValueError for another number of bits.
+    """
+    if not 1 <= bits <= FRACTION_BITS:
+        raise ValueError(f"bits is {bits}, but one truncation drops 1 to {FRACTION_BITS} bits")
+    return to_ring(from_ring(z) * 2.0**-bits)
+
+
+def shift_public(z: Array, bits: int) -> Array:
+    """Public ring integers without their lowest `bits` bits, rounded to nearest. Local."""
+    half = jnp.int32(1 << (bits - 1))
+    return lax.shift_right_arithmetic(z + half, jnp.int32(bits))
+
+
+def open_masked(value: Array, mask: Array) -> Array:
+    """Open value - mask: the only opening of this package.
+
+    The result is uniform, and so tells nothing, as long as `mask` is uniform over the whole 64-bit ring, secret, and
+    used in no other place. `audit_program` proves the last for a compiled program; `correlation` sees to the others.
+
+    Args:
+        value: secret ring integers of any shape.
+        mask: secret ring integers of the same shape, the mask of a correlation.
+    Returns: public ring integers of the same shape.
+    Reveals: value - mask. Cost (a party): 8 bytes an element and 1 send.
+    Raises: ValueError if the shapes differ: a broadcast mask would be used more than once.
+    """
+    if value.shape != mask.shape:
+        raise ValueError(
+            f"the mask has shape {mask.shape}, the value {value.shape}: a mask is never broadcast"
+        )
+    return reveal(value - mask)

@@ -1,0 +1,190 @@
+"""Ring elements in, the shares of every party out, and back: additive and replicated secret sharing by hand.
+
+SPU's own `Io` does the same for ordinary values, but it cannot place a share that nobody computed from a secret, such
+as a mask whose parts the parties drew themselves, and it is slow for a model's weights.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from spu import libspu
+
+from secp_spu.protocol.ring import FRACTION_BITS
+
+RingArray = np.ndarray  # of dtype uint64
+
+RING_BYTES = 8
+KEY_BYTES = 32
+
+_DATA_TYPES = {np.dtype(np.int32): libspu.DataType.DT_I32, np.dtype(np.float32): libspu.DataType.DT_F32}
+
+
+class MaskStream:
+    """Uniform elements of Z_2**64 from AES-256 in counter mode, keyed by the operating system or by a shared key.
+
+    Two holders of the same key draw the same elements as long as they draw in the same order. No element is ever
+    drawn twice from one stream.
+    """
+
+    def __init__(self, key: bytes | None = None):
+        self._key = os.urandom(KEY_BYTES) if key is None else key
+        if len(self._key) != KEY_BYTES:
+            raise ValueError(f"a key has {KEY_BYTES} bytes, got {len(self._key)}")
+        self._cipher = Cipher(algorithms.AES(self._key), modes.CTR(bytes(16))).encryptor()
+
+    def __repr__(self) -> str:
+        return "MaskStream(key not shown)"
+
+    def twin(self) -> MaskStream:
+        """A stream for the other holder of the key, from the beginning."""
+        return MaskStream(self._key)
+
+    def draw(self, shape: Sequence[int]) -> RingArray:
+        """The next uniform ring elements, as an array of `shape`."""
+        count = int(np.prod(shape, dtype=np.int64))
+        return np.frombuffer(self._cipher.update(bytes(count * RING_BYTES)), np.uint64).reshape(shape)
+
+
+def encode(values: np.ndarray) -> RingArray:
+    """float32 as ring integers with 18 fraction bits, rounded to nearest; int32 as they are.
+
+    Raises: ValueError for another dtype, and for a value that is not finite or exceeds +-2**44.
+    """
+    if values.dtype == np.int32:
+        return values.astype(np.int64).view(np.uint64)
+    if values.dtype != np.float32:
+        raise ValueError(f"values have dtype {values.dtype}: share float32 or int32")
+    if not np.isfinite(values).all() or (values.size and np.abs(values).max() > 2.0**44):
+        raise ValueError("values must be finite and at most 2**44 in magnitude to be shared")
+    return np.rint(values.astype(np.float64) * 2.0**FRACTION_BITS).astype(np.int64).view(np.uint64)
+
+
+def decode(elements: RingArray, dtype: np.dtype) -> np.ndarray:
+    """What `encode` made, as float32 or int32."""
+    signed = elements.view(np.int64)
+    if dtype == np.float32:
+        return (signed * 2.0**-FRACTION_BITS).astype(np.float32)
+    return signed.astype(dtype)
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How SPU's protocols share a ring element x: as components x_0 + ... + x_{n-1} = x mod 2**64.
+
+    SEMI2K: rank j holds component j. ABY3: rank j holds components j and j + 1 (mod 3), interleaved.
+    """
+
+    protocol: str
+    parties: int
+
+    def __post_init__(self):
+        if self.protocol not in ("aby3", "semi2k"):
+            raise ValueError(f"protocol is {self.protocol!r}, but shares are known for 'aby3' and 'semi2k'")
+        if (self.protocol == "aby3" and self.parties != 3) or self.parties < 2:
+            raise ValueError(
+                f"{self.protocol} cannot run among {self.parties} parties: aby3 has 3, semi2k 2 or more"
+            )
+
+    def held_by(self, rank: int) -> tuple[int, ...]:
+        """The components that `rank` holds, in the order of its share."""
+        return (rank, (rank + 1) % 3) if self.protocol == "aby3" else (rank,)
+
+    def holders(self, component: int) -> tuple[int, ...]:
+        """The ranks that hold `component`."""
+        return tuple(rank for rank in range(self.parties) if component in self.held_by(rank))
+
+    @property
+    def kind(self) -> libspu.ProtocolKind:
+        """SPU's name of the protocol."""
+        return {"aby3": libspu.ProtocolKind.ABY3, "semi2k": libspu.ProtocolKind.SEMI2K}[self.protocol]
+
+    def split(self, elements: RingArray, stream: MaskStream) -> list[RingArray]:
+        """Uniform components that add up to `elements`: all but the last drawn from `stream`."""
+        drawn = [stream.draw(elements.shape) for _ in range(self.parties - 1)]
+        last = elements.copy()
+        for component in drawn:
+            last -= component
+        return [*drawn, last]
+
+    def share(self, rank: int, components: Mapping[int, RingArray], dtype: np.dtype) -> libspu.Share:
+        """The secret SPU value that `rank` holds, from the components it knows.
+
+        Args:
+            rank: of the party.
+            components: by number, arrays of uint64 of one shape; those of `held_by(rank)` at least.
+            dtype: float32 for fixed-point numbers, int32 for ring integers.
+        Raises: ValueError for components that are not uint64: a narrower mask would leave high bits in the open.
+        """
+        held = [components[c] for c in self.held_by(rank)]
+        for component in held:
+            if component.dtype != np.uint64:
+                raise ValueError(
+                    f"a component has dtype {component.dtype}: shares are whole ring elements, uint64"
+                )
+        content = (np.stack(held, -1) if len(held) > 1 else held[0]).tobytes()
+        return _raw_share(held[0].shape, dtype, f"{self.protocol}.AShr<FM64>", content)
+
+    def public(self, values: np.ndarray) -> libspu.Share:
+        """The public SPU value, the same at every rank."""
+        content = encode(values).tobytes()
+        return _raw_share(values.shape, values.dtype, "Pub2k<FM64>", content, libspu.Visibility.VIS_PUBLIC)
+
+    def components(self, rank: int, share: libspu.Share) -> dict[int, RingArray]:
+        """The components in a share that SPU gave to `rank`, by number.
+
+        Raises: ValueError for a share in another form, such as a boolean one.
+        """
+        meta = libspu.ValueMeta()
+        meta.ParseFromString(share.meta)
+        if meta.storage_type != f"{self.protocol}.AShr<FM64>":
+            raise ValueError(
+                f"a share is stored as {meta.storage_type}: only arithmetic shares of 64 bits are read here"
+            )
+        held = self.held_by(rank)
+        flat = np.frombuffer(_content(share), np.uint64).reshape(*meta.shape.dims, len(held))
+        return {number: flat[..., i] for i, number in enumerate(held)}
+
+    def reconstruct(self, shares: Sequence[libspu.Share]) -> RingArray:
+        """The ring elements that the shares of all ranks stand for; a public value is read from rank 0's."""
+        meta = libspu.ValueMeta()
+        meta.ParseFromString(shares[0].meta)
+        if meta.visibility == libspu.Visibility.VIS_PUBLIC:
+            return np.frombuffer(_content(shares[0]), np.uint64).reshape(meta.shape.dims)
+        known: dict[int, RingArray] = {}
+        for rank, share in enumerate(shares):
+            known.update(self.components(rank, share))
+        return sum(known.values(), start=np.zeros(meta.shape.dims, np.uint64))
+
+
+def _raw_share(
+    shape: Sequence[int],
+    dtype: np.dtype,
+    storage: str,
+    content: bytes,
+    visibility: libspu.Visibility = libspu.Visibility.VIS_SECRET,
+) -> libspu.Share:
+    meta = libspu.ValueMeta()
+    meta.data_type = _DATA_TYPES[np.dtype(dtype)]
+    meta.visibility = visibility
+    meta.shape = list(shape)
+    meta.storage_type = storage
+    chunk = libspu.ValueChunk()
+    chunk.total_bytes, chunk.chunk_offset, chunk.content = len(content), 0, content
+    share = libspu.Share()
+    share.meta = meta.SerializeToString()
+    share.share_chunks = [chunk.SerializeToString()]
+    return share
+
+
+def _content(share: libspu.Share) -> bytes:
+    parts = []
+    for serialized in share.share_chunks:
+        chunk = libspu.ValueChunk()
+        chunk.ParseFromString(serialized)
+        parts.append((chunk.chunk_offset, chunk.content))
+    return b"".join(content for _, content in sorted(parts))
