@@ -65,9 +65,7 @@ class RandomFeatureAttention(nn.Module):
         features = self.config.features
         length = self.param("length", nn.initializers.constant(INITIAL_LENGTH), (query.shape[1],))
         seed = (self.config.feature_seed, self.layer)
-        frequencies = self.variable(
-            "public", "frequencies", orthogonal_frequencies, head_dim, features, seed
-        ).value
+        frequencies = self.variable("public", "frequencies", orthogonal_frequencies, head_dim, features, seed).value
         correlation = self._correlation((2, *query.shape[:-1], features))
 
         both = jnp.stack([query, key])
@@ -76,9 +74,7 @@ class RandomFeatureAttention(nn.Module):
         phi_query, phi_key = jnp.concatenate(cos_sin(both, frequencies, correlation), axis=-1)
 
         weight = (padding_mask * 2.0 ** -math.ceil(math.log2(tokens)))[:, None, :, None]
-        weighted = jnp.concatenate(
-            [value * weight, jnp.broadcast_to(weight, (*value.shape[:-1], 1))], axis=-1
-        )
+        weighted = jnp.concatenate([value * weight, jnp.broadcast_to(weight, (*value.shape[:-1], 1))], axis=-1)
         summary = phi_key.swapaxes(-1, -2) @ weighted
         attended = phi_query @ summary
         return attended[..., :-1] * (1 / attended[..., -1:])
@@ -86,9 +82,7 @@ class RandomFeatureAttention(nn.Module):
     def _correlation(self, shape: tuple[int, ...]):
         """This call's correlation, declared during `init`; None in plaintext."""
         if self.is_initializing():
-            self.variable(
-                "correlations", "features", declare_correlation, shape, factor_bits=self.config.factor_bits
-            )
+            self.variable("correlations", "features", declare_correlation, shape, factor_bits=self.config.factor_bits)
             return None
         return self.get_variable("correlations", "features")
 

@@ -2,21 +2,30 @@
 
 from secp_spu.protocol.audit import AuditError, AuditReport, audit_program
 from secp_spu.protocol.correlation import (
+    Correction,
+    CorrelationMaker,
     CosineCorrelation,
+    Dealer,
     SpentCorrelationError,
     combine_factors,
+    dealt_error_bound,
     declare_correlation,
+    joint_error_bound,
     joint_plan,
+    party_streams,
 )
 from secp_spu.protocol.cosine import cos_error_bound, cos_sin, secure_cos_sin
 from secp_spu.protocol.ring import FRACTION_BITS, from_ring, open_masked, to_ring, truncate
-from secp_spu.protocol.sharing import MaskStream, Scheme
+from secp_spu.protocol.sharing import MaskStream, Scheme, decode, encode
 
 __all__ = [
     "FRACTION_BITS",
     "AuditError",
     "AuditReport",
+    "Correction",
+    "CorrelationMaker",
     "CosineCorrelation",
+    "Dealer",
     "MaskStream",
     "Scheme",
     "SpentCorrelationError",
@@ -24,10 +33,15 @@ __all__ = [
     "combine_factors",
     "cos_error_bound",
     "cos_sin",
+    "dealt_error_bound",
     "declare_correlation",
+    "decode",
+    "encode",
     "from_ring",
+    "joint_error_bound",
     "joint_plan",
     "open_masked",
+    "party_streams",
     "secure_cos_sin",
     "to_ring",
     "truncate",

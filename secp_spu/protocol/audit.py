@@ -85,9 +85,7 @@ def audit_program(
     Raises: AuditError naming everything that is not proven, with its line.
     """
     parsed = _parse(code, input_names, masks, factors)
-    faults = [
-        f"{program}, line {n}: makes something public of something secret: {t}" for n, t in _leaks(code)
-    ]
+    faults = [f"{program}, line {n}: makes something public of something secret: {t}" for n, t in _leaks(code)]
     openings, opened = [], set()
     for op in parsed.operations:
         if "spu.reveal" not in op.text:
@@ -105,9 +103,7 @@ def audit_program(
     return AuditReport(program, tuple(openings))
 
 
-def _parse(
-    code: str, input_names: Sequence[str], masks: Mapping[str, str], factors: Mapping[str, str]
-) -> _Program:
+def _parse(code: str, input_names: Sequence[str], masks: Mapping[str, str], factors: Mapping[str, str]) -> _Program:
     if code.count("func.func") != 1:
         raise AuditError(f"a program of {code.count('func.func')} functions: the audit reads programs of one")
     operations = [op for op in _statements(code) if op.name != "pphlo.free"]
@@ -191,7 +187,5 @@ def _require_independent(reveal: _Operation, program: _Program, opened: set[str]
             continue
         seen.add(value)
         if value in program.factors and program.factors[value] not in opened:
-            raise AuditError(
-                f"the opened value depends on {program.names[value]}, whose mask is not opened before it"
-            )
+            raise AuditError(f"the opened value depends on {program.names[value]}, whose mask is not opened before it")
         todo += program.makers[value].operands if value in program.makers else ()

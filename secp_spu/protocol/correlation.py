@@ -99,7 +99,7 @@ def joint_plan(parties: int, factor_bits: int) -> list[int]:
 def combine_factors(cos: Sequence[Array], sin: Sequence[Array]) -> tuple[Array, Array]:
     """The product of the parties' factors, cos t_j + i sin t_j: cos and sin of the sum of the t_j.
 
-    One complex product a further party: four products in one send, then one truncation of both parts.
+    One complex product a further party: three real products (Gauss) in one send, then one truncation of both parts.
 
     Args:
         cos: a party's factors each, secret ring integers of one shape with the bits of `joint_plan`.
@@ -109,10 +109,10 @@ def combine_factors(cos: Sequence[Array], sin: Sequence[Array]) -> tuple[Array, 
     """
     product_cos, product_sin = cos[0], sin[0]
     for next_cos, next_sin in zip(cos[1:], sin[1:], strict=True):
-        left = jnp.stack([product_cos, product_sin, product_sin, product_cos])
-        right = jnp.stack([next_cos, next_sin, next_cos, next_sin])
-        cc, ss, sc, cs = left * right
-        product_cos, product_sin = truncate(jnp.stack([cc - ss, sc + cs]))
+        left = jnp.stack([product_cos + product_sin, product_cos, product_sin])
+        right = jnp.stack([next_cos, next_sin - next_cos, next_cos + next_sin])
+        shared, sine, cosine = left * right
+        product_cos, product_sin = truncate(jnp.stack([shared - cosine, shared + sine]))
     return product_cos, product_sin
 
 
@@ -170,9 +170,7 @@ class CorrelationMaker:
 
     def __init__(self, scheme: Scheme, rank: int, streams: Mapping[int, MaskStream]):
         if set(streams) != set(scheme.held_by(rank)):
-            raise ValueError(
-                f"rank {rank} holds components {scheme.held_by(rank)}, but has streams for {set(streams)}"
-            )
+            raise ValueError(f"rank {rank} holds components {scheme.held_by(rank)}, but has streams for {set(streams)}")
         self._scheme, self._rank, self._streams = scheme, rank, dict(streams)
 
     def joint(self, wanted: CosineCorrelation) -> JointShares:
@@ -190,7 +188,7 @@ class CorrelationMaker:
     def dealt(
         self, wanted: CosineCorrelation, correction: Correction | None
     ) -> tuple[libspu.Share, libspu.Share, libspu.Share]:
-        """Shares of a fresh (t, cos kt, sin kt), with the dealer's correction if this party holds the last component."""
+        """Shares of a fresh (t, cos kt, sin kt), with the dealer's correction where the last component is held."""
         last = self._scheme.parties - 1
         mask = {c: stream.draw(wanted.mask.shape) for c, stream in self._streams.items()}
         factors = []
@@ -198,9 +196,7 @@ class CorrelationMaker:
             parts = {c: s.draw(wanted.cos.shape) for c, s in self._streams.items() if c != last}
             if last in self._streams:
                 if correction is None:
-                    raise ValueError(
-                        f"rank {self._rank} holds component {last} and needs the dealer's correction"
-                    )
+                    raise ValueError(f"rank {self._rank} holds component {last} and needs the dealer's correction")
                 parts[last] = getattr(correction, name)
             factors.append(parts)
         int32 = np.dtype(np.int32)
@@ -223,9 +219,7 @@ class Dealer:
 
     def __init__(self, scheme: Scheme, streams: Sequence[MaskStream]):
         if len(streams) != scheme.parties:
-            raise ValueError(
-                f"the dealer needs {scheme.parties} streams, one a component, got {len(streams)}"
-            )
+            raise ValueError(f"the dealer needs {scheme.parties} streams, one a component, got {len(streams)}")
         self._streams = list(streams)
 
     def correct(self, wanted: CosineCorrelation) -> Correction:

@@ -61,7 +61,5 @@ def open_masked(value: Array, mask: Array) -> Array:
     Raises: ValueError if the shapes differ: a broadcast mask would be used more than once.
     """
     if value.shape != mask.shape:
-        raise ValueError(
-            f"the mask has shape {mask.shape}, the value {value.shape}: a mask is never broadcast"
-        )
+        raise ValueError(f"the mask has shape {mask.shape}, the value {value.shape}: a mask is never broadcast")
     return reveal(value - mask)

@@ -86,9 +86,7 @@ class Scheme:
         if self.protocol not in ("aby3", "semi2k"):
             raise ValueError(f"protocol is {self.protocol!r}, but shares are known for 'aby3' and 'semi2k'")
         if (self.protocol == "aby3" and self.parties != 3) or self.parties < 2:
-            raise ValueError(
-                f"{self.protocol} cannot run among {self.parties} parties: aby3 has 3, semi2k 2 or more"
-            )
+            raise ValueError(f"{self.protocol} cannot run among {self.parties} parties: aby3 has 3, semi2k 2 or more")
 
     def held_by(self, rank: int) -> tuple[int, ...]:
         """The components that `rank` holds, in the order of its share."""
@@ -123,9 +121,7 @@ class Scheme:
         held = [components[c] for c in self.held_by(rank)]
         for component in held:
             if component.dtype != np.uint64:
-                raise ValueError(
-                    f"a component has dtype {component.dtype}: shares are whole ring elements, uint64"
-                )
+                raise ValueError(f"a component has dtype {component.dtype}: shares are whole ring elements, uint64")
         content = (np.stack(held, -1) if len(held) > 1 else held[0]).tobytes()
         return _raw_share(held[0].shape, dtype, f"{self.protocol}.AShr<FM64>", content)
 

@@ -1,0 +1,21 @@
+"""Where secure programs run, and what they cost."""
+
+from secp_spu.runtime.base import Correlations, Owned, Runtime, RuntimeFailure, Stored
+from secp_spu.runtime.ledger import Ledger
+from secp_spu.runtime.local import LocalRuntime
+from secp_spu.runtime.plaintext import PlaintextRuntime
+from secp_spu.runtime.program import Program, Spec, compile_program
+
+__all__ = [
+    "Correlations",
+    "Ledger",
+    "LocalRuntime",
+    "Owned",
+    "PlaintextRuntime",
+    "Program",
+    "Runtime",
+    "RuntimeFailure",
+    "Spec",
+    "Stored",
+    "compile_program",
+]

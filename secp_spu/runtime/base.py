@@ -1,0 +1,165 @@
+"""The interface of a runtime: owners' values in, secret arrays kept by the parties, results out to one owner."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+import jax
+import numpy as np
+
+from secp_spu.protocol import CosineCorrelation, SpentCorrelationError
+from secp_spu.runtime.ledger import Ledger
+from secp_spu.runtime.program import Program, Spec, Tree, compile_program
+
+
+class RuntimeFailure(RuntimeError):
+    """A party failed, so the runtime has ended; the message names the party."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A handle to an array that the compute parties keep: a leaf of the pytrees that programs take and return."""
+
+    name: str
+    spec: Spec
+
+
+@dataclass(frozen=True, repr=False)
+class Owned:
+    """A value at one party, which the driver moves without looking at it."""
+
+    party: str
+    value: Any
+
+    def __repr__(self) -> str:
+        return f"Owned(by {self.party})"
+
+
+@dataclass(frozen=True)
+class Correlations:
+    """A batch of correlations for one run of one program; only `Runtime.correlations` makes them."""
+
+    tree: Tree
+
+
+class Runtime(ABC):
+    """Where secure programs run. A pytree of `Stored` handles stands for values that the compute parties keep.
+
+    Attributes:
+        ledger: what it cost so far.
+    """
+
+    def __init__(self, protocol: str, parties: int):
+        self.protocol, self.parties = protocol, parties
+        self.ledger = Ledger(parties)
+        self._programs: dict[tuple, Program] = {}
+        self._names = (f"v{i}" for i in count())
+        self._fresh: set[str] = set()
+
+    @abstractmethod
+    def actor(self, party: str, make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """An object that lives at `party`: its methods take plain or Owned arguments and return Owned values."""
+
+    @abstractmethod
+    def share(self, values: Owned) -> Tree:
+        """Secret-share an owner's pytree of float32 or int32 arrays among the compute parties."""
+
+    @abstractmethod
+    def publish(self, values: Tree) -> Tree:
+        """Give a pytree of arrays that everybody may know to the compute parties."""
+
+    @abstractmethod
+    def open_to(self, party: str, values: Tree) -> Owned:
+        """Reconstruct secret arrays at one owner only."""
+
+    @abstractmethod
+    def disclose(self, value: Owned) -> Any:
+        """An owner's value that all may know, such as how many texts there are, for the driver to act on."""
+
+    @abstractmethod
+    def correlations(self, declared: Tree) -> Correlations:
+        """Make what a program declared to spend: a pytree with a CosineCorrelation of shapes at every leaf."""
+
+    @abstractmethod
+    def free(self, values: Tree) -> None:
+        """Delete arrays at all parties."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the parties; what they keep is gone."""
+
+    @abstractmethod
+    def _execute(self, program: Program, inputs: list[Stored], outputs: list[Stored]) -> None:
+        """Run a compiled program on stored arrays."""
+
+    def run(self, name: str, fn: Callable, *args: Any) -> Tree:
+        """Run a JAX function under MPC; it is compiled and audited once for each shape of its inputs.
+
+        Args:
+            name: of the program, in the ledger and in messages.
+            fn: a JAX function; keep it alive, programs are cached by its identity.
+            args: pytrees of Stored handles, or Correlations, which this run spends and deletes.
+        Returns: the results, as a pytree of Stored handles.
+        Raises: AuditError, before anything runs, if an opening is not proven masked; SpentCorrelationError;
+            RuntimeFailure.
+        """
+        trees = tuple(arg.tree if isinstance(arg, Correlations) else arg for arg in args)
+        program = self._compiled(name, fn, trees)
+        spent = jax.tree.leaves([arg.tree for arg in args if isinstance(arg, Correlations)])
+        self._spend(spent, trees)
+        outputs = jax.tree.map(lambda spec: Stored(next(self._names), spec), program.outputs)
+        self._execute(program, jax.tree.leaves(trees), jax.tree.leaves(outputs))
+        self.free(spent)
+        return outputs
+
+    @property
+    def programs(self) -> list[Program]:
+        """Everything compiled so far."""
+        return list(self._programs.values())
+
+    def _compiled(self, name: str, fn: Callable, trees: tuple) -> Program:
+        specs = jax.tree.map(lambda stored: stored.spec, trees)
+        leaves, tree = jax.tree.flatten(specs)
+        key = (fn, tree, tuple(leaves))
+        if key not in self._programs:
+            self._programs[key] = compile_program(name, fn, specs)
+        return self._programs[key]
+
+    def _made(self, tree: Tree) -> Correlations:
+        """Correlations that this runtime has just made."""
+        self._fresh |= {stored.name for stored in jax.tree.leaves(tree)}
+        return Correlations(tree)
+
+    def _spend(self, spent: list[Stored], trees: tuple) -> None:
+        """Refuse correlations that are not fresh, or that come in by two ways."""
+        times = Counter(stored.name for stored in jax.tree.leaves(trees))
+        bare = [node for node in jax.tree.leaves(trees, is_leaf=is_declared) if is_declared(node)]
+        for stored in spent + jax.tree.leaves(bare):
+            if stored.name not in self._fresh:
+                raise SpentCorrelationError(
+                    f"correlation {stored.name} was spent by a run before, or not made by this runtime's correlations()"
+                )
+            if times[stored.name] > 1:
+                raise SpentCorrelationError(f"correlation {stored.name} is {times[stored.name]} inputs of one run")
+        self._fresh -= {stored.name for stored in spent}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def is_declared(node: object) -> bool:
+    """For `is_leaf` of JAX's tree functions: a correlation, of arrays or of handles."""
+    return isinstance(node, CosineCorrelation)
+
+
+def spec_of(value: np.ndarray, *, secret: bool) -> Spec:
+    """The spec of an array that is to be shared or published."""
+    return Spec(tuple(value.shape), np.dtype(value.dtype), secret)

@@ -1,0 +1,137 @@
+"""A model's parts and shared inputs in, secret logits out: the layers as programs, one after another.
+
+Every layer is the same compiled program, run with that layer's weights, so compile time and the masks' memory stay
+those of one layer. Weights are shared once. A whole population goes through in one pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from secp_spu.model import (
+    EncoderConfig,
+    EncoderLayer,
+    LabelEmbeddingHead,
+    LabelWordHead,
+    PooledEmbedding,
+)
+from secp_spu.runtime.base import Runtime, Stored
+from secp_spu.runtime.program import Tree
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Shared inputs of a set of texts.
+
+    Attributes:
+        hidden: the texts' embeddings, ready for the first layer [texts, text_tokens, width].
+        padding_mask: of prompt and text [texts, tokens].
+        readout: what the head reads, of prompt and text [texts, tokens].
+    """
+
+    hidden: Stored
+    padding_mask: Stored
+    readout: Stored
+
+
+class SecureModel:
+    """A model whose weights and inputs the compute parties keep.
+
+    Args:
+        runtime: where it runs.
+        config: of the encoder.
+        layers: each layer's variables ("params", "public"), as pytrees of handles.
+        head: parameters of the label-word head as handles; None for the label-embedding head, which has none.
+        labels: how many.
+        on_layer: called after every layer, for progress.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        config: EncoderConfig,
+        layers: Sequence[Tree],
+        head: Tree | None,
+        labels: int,
+        *,
+        on_layer: Callable[[], None] = lambda: None,
+    ):
+        self._runtime, self._layers, self._head, self._on_layer = runtime, list(layers), head, on_layer
+        self._layer_module = EncoderLayer(config)
+        self._run_layer = partial(_run_layer, self._layer_module)
+        self._run_head = partial(_run_label_words, LabelWordHead(config, labels)) if head else _run_label_embeddings
+
+    def embed_labels(self, descriptions: Batch) -> None:
+        """Compute the label embeddings [labels, width] that the label-embedding head compares with."""
+        hidden = self._encode(descriptions.hidden, descriptions.padding_mask)
+        self._head = self._runtime.run("embed_labels", _pool, hidden, descriptions.readout)
+        self._runtime.free(hidden)
+
+    def logits(self, prompts: Stored, batch: Batch) -> Stored:
+        """A forward pass of every prompt before every text.
+
+        Args:
+            prompts: ready for the first layer [candidates, prompt_tokens, width].
+            batch: the texts.
+        Returns: secret logits [candidates * texts, labels], the texts of one candidate after those of another.
+        """
+        run = self._runtime.run
+        rows = batch.padding_mask, batch.readout
+        assembled, padding_mask, readout = run("assemble", _assemble, prompts, batch.hidden, *rows)
+        hidden = self._encode(assembled, padding_mask)
+        logits = run("head", self._run_head, self._head, hidden, readout)
+        self._runtime.free([assembled, hidden, padding_mask, readout])
+        return logits
+
+    def _encode(self, hidden: Stored, padding_mask: Stored) -> Stored:
+        """All layers, each with fresh correlations; what comes in is left to the caller unless a layer made it."""
+        declared = self._declare(hidden, padding_mask)
+        first = hidden
+        for variables in self._layers:
+            with self._runtime.ledger.phase("offline"):
+                correlations = self._runtime.correlations(declared)
+            result = self._runtime.run("layer", self._run_layer, variables, hidden, padding_mask, correlations)
+            if hidden is not first:
+                self._runtime.free(hidden)
+            hidden = result
+            self._on_layer()
+        return hidden
+
+    def _declare(self, hidden: Stored, padding_mask: Stored) -> Tree:
+        """What one layer spends on inputs of these shapes."""
+        shapes = [jax.ShapeDtypeStruct(stored.spec.shape, stored.spec.dtype) for stored in (hidden, padding_mask)]
+        return jax.eval_shape(self._layer_module.init, jax.random.key(0), *shapes).get("correlations", {})
+
+
+def _run_layer(module: EncoderLayer, variables: Tree, hidden: Array, padding_mask: Array, correlations: Tree) -> Array:
+    return module.apply({**variables, "correlations": correlations}, hidden, padding_mask)
+
+
+def _run_label_words(module: LabelWordHead, params: Tree, hidden: Array, readout: Array) -> Array:
+    return module.apply({"params": params}, hidden, readout)
+
+
+def _run_label_embeddings(labels: Array, hidden: Array, readout: Array) -> Array:
+    return LabelEmbeddingHead().apply({}, hidden, readout, labels)
+
+
+def _pool(hidden: Array, readout: Array) -> Array:
+    return PooledEmbedding().apply({}, hidden, readout)
+
+
+def _assemble(prompts: Array, texts: Array, padding_mask: Array, readout: Array) -> tuple[Array, Array, Array]:
+    """[prompt; text] for every pair of candidate and text, and the rows of every text for every candidate. Local."""
+    candidates, count = prompts.shape[0], texts.shape[0]
+
+    def spread(a: Array, axis: int) -> Array:
+        shape = (candidates, count, *a.shape[1:])
+        return jnp.broadcast_to(jnp.expand_dims(a, axis), shape).reshape(candidates * count, *a.shape[1:])
+
+    hidden = jnp.concatenate([spread(prompts, 1), spread(texts, 0)], axis=1)
+    return hidden, spread(padding_mask, 0), spread(readout, 0)

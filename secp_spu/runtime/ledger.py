@@ -1,0 +1,190 @@
+"""What SPU logs of a program in; bytes, sends and seconds by phase, operation and program out."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from spu import libspu
+
+Phase = Literal["setup", "offline", "online"]
+PHASES: tuple[Phase, ...] = ("setup", "offline", "online")
+
+
+@dataclass
+class Cost:
+    """Sums over the compute parties: bytes sent, messages sent, and seconds."""
+
+    bytes_total: int = 0
+    sends_total: int = 0
+    seconds: float = 0.0
+
+    def add(self, other: Cost) -> None:
+        """Add another's figures to this one's."""
+        self.bytes_total += other.bytes_total
+        self.sends_total += other.sends_total
+        self.seconds += other.seconds
+
+
+@dataclass
+class PhaseCost:
+    """The cost of a phase, and the same by operation and by program."""
+
+    total: Cost = field(default_factory=Cost)
+    operations: dict[str, Cost] = field(default_factory=dict)
+    programs: dict[str, Cost] = field(default_factory=dict)
+
+
+class Ledger:
+    """Bytes and sends, exact; seconds, of this machine.
+
+    What compute parties send each other comes from SPU's own counters. Three operations are not SPU's: `share` (an
+    owner sends shares to the parties), `open_to` (the parties send shares to an owner) and `deal` (a dealer sends
+    corrections). Their bytes are what crosses between machines if owners, dealer and parties are all different.
+
+    Seconds of a phase are wall-clock time inside the runtime; of an operation, the mean over the parties.
+    """
+
+    def __init__(self, parties: int):
+        self.parties = parties
+        self.phases: dict[Phase, PhaseCost] = {phase: PhaseCost() for phase in PHASES}
+        self._phase: Phase = "online"
+
+    @contextmanager
+    def phase(self, phase: Phase) -> Iterator[None]:
+        """Book what happens inside under `phase`."""
+        before, self._phase = self._phase, phase
+        try:
+            yield
+        finally:
+            self._phase = before
+
+    @contextmanager
+    def timed(self, program: str) -> Iterator[list[tuple[str, Cost]]]:
+        """Book wall-clock time, and the (operation, cost) rows that the body appends, under `program`."""
+        rows: list[tuple[str, Cost]] = []
+        start = time.perf_counter()
+        yield rows
+        self._book(program, rows, time.perf_counter() - start)
+
+    def _book(self, program: str, rows: list[tuple[str, Cost]], seconds: float) -> None:
+        phase = self.phases[self._phase]
+        total = Cost(sum(cost.bytes_total for _, cost in rows), sum(cost.sends_total for _, cost in rows), seconds)
+        phase.total.add(total)
+        phase.programs.setdefault(program, Cost()).add(total)
+        for operation, cost in rows:
+            phase.operations.setdefault(operation, Cost()).add(cost)
+
+    def report(self) -> dict[str, dict]:
+        """For each phase `bytes` and `sends` (mean over the parties), `bytes_total` (their sum), `seconds`.
+
+        The same under `operations` and `programs`.
+        """
+        return {
+            name: self._line(phase.total)
+            | {"operations": {k: self._line(c) for k, c in _largest_first(phase.operations)}}
+            | {"programs": {k: self._line(c) for k, c in _largest_first(phase.programs)}}
+            for name, phase in self.phases.items()
+        }
+
+    def _line(self, cost: Cost) -> dict[str, float]:
+        return {
+            "bytes": cost.bytes_total / self.parties,
+            "bytes_total": cost.bytes_total,
+            "sends": cost.sends_total / self.parties,
+            "seconds": round(cost.seconds, 6),
+        }
+
+    def state(self) -> dict[str, dict]:
+        """All figures, for a checkpoint."""
+        return {name: asdict(phase) for name, phase in self.phases.items()}
+
+    def restore(self, state: dict[str, dict]) -> None:
+        """Go on from the figures of a checkpoint."""
+        for name in PHASES:
+            saved = state[name]
+            self.phases[name] = PhaseCost(
+                Cost(**saved["total"]),
+                {k: Cost(**c) for k, c in saved["operations"].items()},
+                {k: Cost(**c) for k, c in saved["programs"].items()},
+            )
+
+
+def _largest_first(costs: dict[str, Cost]) -> list[tuple[str, Cost]]:
+    return sorted(costs.items(), key=lambda item: -item[1].bytes_total)
+
+
+_ROW = re.compile(
+    r"- pphlo\.(?:custom_call: )?(\S+), executed \d+ times, duration (\S+)s, "
+    r"send bytes (\d+) recv bytes \d+, send actions (\d+),"
+)
+_LINK = re.compile(r"Link details: total send bytes (\d+), recv bytes \d+, send actions (\d+),")
+
+
+class ProfileError(RuntimeError):
+    """SPU's log does not have the lines of a run, or its rows do not add up to its total."""
+
+
+class ProfileLog:
+    """SPU's log of this process, read after every run: there is no other way to its counters (SPU 0.9.5).
+
+    The log belongs to the process, so runs of several runtimes take turns.
+    """
+
+    def __init__(self):
+        self._lock = threading.RLock()
+        handle, path = tempfile.mkstemp(prefix="secp_spu-", suffix=".log")
+        os.close(handle)
+        self._path = Path(path)
+        options = libspu.logging.LogOptions()
+        options.enable_console_logger = False
+        options.system_log_path = path
+        options.max_log_file_size = 2**62
+        libspu.logging.setup_logging(options)
+        # The file stays open in SPU; without a name it goes away with the process, however that ends.
+        self._reader = self._path.open("r+")
+        self._path.unlink()
+
+    @contextmanager
+    def run(self, parties: int, rows: list[tuple[str, Cost]]) -> Iterator[None]:
+        """Append the (operation, cost) rows of the program that runs inside, summed over `parties`."""
+        with self._lock:
+            yield
+            rows += parse_profile(self._take(), parties)
+
+    def _take(self) -> str:
+        self._reader.seek(0)
+        text = self._reader.read()
+        os.truncate(self._reader.fileno(), 0)
+        return text
+
+
+@cache
+def profile_log() -> ProfileLog:
+    """The one log of this process."""
+    return ProfileLog()
+
+
+def parse_profile(text: str, parties: int) -> list[tuple[str, Cost]]:
+    """The rows of one run from the log of all its parties, costs summed over them, seconds averaged.
+
+    Raises: ProfileError if a party's lines are missing or the rows do not add up to the link's total.
+    """
+    links = _LINK.findall(text)
+    if len(links) != parties:
+        raise ProfileError(f"SPU's log has the totals of {len(links)} parties, not of {parties}")
+    rows = [(op, Cost(int(sent), int(sends), float(s) / parties)) for op, s, sent, sends in _ROW.findall(text)]
+    by_rows = sum(cost.bytes_total for _, cost in rows), sum(cost.sends_total for _, cost in rows)
+    by_links = sum(int(sent) for sent, _ in links), sum(int(sends) for _, sends in links)
+    if by_rows != by_links:
+        raise ProfileError(f"operations sent {by_rows} (bytes, messages), but the links {by_links}")
+    return [(op, cost) for op, cost in rows if op != "free"]

@@ -1,0 +1,76 @@
+"""The same interface without MPC: for adaptation, comparison and tests. Nothing is protected and nothing is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from secp_spu.runtime.base import Correlations, Owned, Runtime, Stored, spec_of
+from secp_spu.runtime.local import LocalActor
+from secp_spu.runtime.program import Program, Tree
+
+
+class PlaintextRuntime(Runtime):
+    """Programs run as plain JAX in this process; correlations are not needed, so the plaintext model runs."""
+
+    def __init__(self):
+        super().__init__("plaintext", 1)
+        self._values: dict[str, jax.Array] = {}
+        self._compiled_functions: dict[Callable, Callable] = {}
+
+    def actor(self, party: str, make: Callable[..., Any], *args: Any, **kwargs: Any) -> LocalActor:
+        """See `Runtime.actor`."""
+        return LocalActor(party, make(*args, **kwargs))
+
+    def share(self, values: Owned) -> Tree:
+        """See `Runtime.share`; here the value is only put aside."""
+        return self._store(values.value)
+
+    def publish(self, values: Tree) -> Tree:
+        """See `Runtime.publish`."""
+        return self._store(values)
+
+    def open_to(self, party: str, values: Tree) -> Owned:
+        """See `Runtime.open_to`."""
+        return Owned(party, jax.tree.map(lambda handle: np.asarray(self._values[handle.name]), values))
+
+    def disclose(self, value: Owned) -> Any:
+        """See `Runtime.disclose`."""
+        return value.value
+
+    def correlations(self, declared: Tree) -> Correlations:
+        """None are needed: without its correlations a module computes in plaintext."""
+        del declared
+        return Correlations({})
+
+    def free(self, values: Tree) -> None:
+        """See `Runtime.free`."""
+        for handle in jax.tree.leaves(values):
+            del self._values[handle.name]
+
+    def close(self) -> None:
+        """See `Runtime.close`."""
+        self._values.clear()
+
+    def run(self, name: str, fn: Callable, *args: Any) -> Tree:
+        """See `Runtime.run`; nothing is compiled for SPU."""
+        trees = [arg.tree if isinstance(arg, Correlations) else arg for arg in args]
+        values = jax.tree.map(lambda handle: self._values[handle.name], trees)
+        compiled = self._compiled_functions.setdefault(fn, jax.jit(fn))
+        with self.ledger.timed(name):
+            return self._store(jax.block_until_ready(compiled(*values)))
+
+    def _store(self, values: Tree) -> Tree:
+        def keep(value: np.ndarray | jax.Array) -> Stored:
+            handle = Stored(next(self._names), spec_of(value, secret=True))
+            self._values[handle.name] = jnp.asarray(value)
+            return handle
+
+        return jax.tree.map(keep, values)
+
+    def _execute(self, program: Program, inputs: list[Stored], outputs: list[Stored]) -> None:
+        raise NotImplementedError("plaintext programs are not compiled for SPU")
