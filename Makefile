@@ -19,10 +19,10 @@ demo: install  ## tune a prompt for the shipped tiny model, under ABY3, in one p
 test: install-dev  ## the whole test suite
 	$(BIN)/python -m pytest
 
-lint: install-dev  ## ruff and pyright
+lint: install-dev  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/mypy
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 10) <= v < (3, 12) else \

@@ -1,1 +1,31 @@
 """Transformer encoders: the same code in plaintext and under MPC."""
+
+from secp_spu.model.activation import activation
+from secp_spu.model.attention import RandomFeatureAttention, SoftmaxAttention, orthogonal_frequencies
+from secp_spu.model.checkpoint import Checkpoint, load_checkpoint, load_embeddings, save_checkpoint
+from secp_spu.model.config import ActivationKind, AttentionKind, EncoderConfig
+from secp_spu.model.encoder import Embeddings, Encoder, EncoderLayer
+from secp_spu.model.head import LabelEmbeddingHead, LabelWordHead, PooledEmbedding, read_out
+from secp_spu.model.hub_config import CheckpointError
+
+__all__ = [
+    "ActivationKind",
+    "AttentionKind",
+    "Checkpoint",
+    "CheckpointError",
+    "Embeddings",
+    "Encoder",
+    "EncoderConfig",
+    "EncoderLayer",
+    "LabelEmbeddingHead",
+    "LabelWordHead",
+    "PooledEmbedding",
+    "RandomFeatureAttention",
+    "SoftmaxAttention",
+    "activation",
+    "load_checkpoint",
+    "load_embeddings",
+    "orthogonal_frequencies",
+    "read_out",
+    "save_checkpoint",
+]

@@ -14,7 +14,9 @@ def activation(kind: ActivationKind) -> Callable[[Array], Array]:
     Under MPC, bytes an element and sends (SEMI2K): "gelu" 1,951 and 181, "gelu_tanh" 396 and 45, "relu" 72 (60 under
     ABY3).
     """
-    return {"gelu": _gelu, "gelu_tanh": _gelu_tanh, "relu": jax.nn.relu}[kind]
+    functions: dict[ActivationKind, Callable[[Array], Array]]
+    functions = {"gelu": _gelu, "gelu_tanh": _gelu_tanh, "relu": jax.nn.relu}
+    return functions[kind]
 
 
 def _gelu(x: Array) -> Array:

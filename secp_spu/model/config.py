@@ -18,8 +18,8 @@ class EncoderConfig:
         intermediate: width of the feed-forward layer.
         position_offset: position id of the first token (RoBERTa counts from padding_id + 1, BERT from 0).
         attention: "softmax", or "rfa": random feature attention.
-        activation: of the feed-forward layers: "gelu" (by erf), "gelu_tanh" (its tanh form, off by 5e-4 at most and five
-            times cheaper under MPC) or "relu".
+        activation: of the feed-forward layers: "gelu" (by erf), "gelu_tanh" (its tanh form, off by 5e-4 at most and
+            five times cheaper under MPC) or "relu".
         head_activation: of the masked-LM head.
         features: frequencies r a layer of random feature attention; cos and sin of each make 2 r features.
         feature_seed: of the public frequencies.

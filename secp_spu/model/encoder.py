@@ -1,8 +1,8 @@
 """Token ids or embeddings in, hidden states out: BERT's and RoBERTa's encoder, in plaintext and under MPC alike.
 
-The same modules serve three uses. `init` (or `jax.eval_shape` of it) declares three collections: "params", secret under
-MPC; "public", what everybody may know; "correlations", what one call spends. `apply` with the first two is the plaintext
-model; `apply` with all three is for SPU.
+The same modules serve three uses. `init` (or `jax.eval_shape` of it) declares three collections: "params", secret
+under MPC; "public", what everybody may know; "correlations", what one call spends. `apply` with the first two is the
+plaintext model; `apply` with all three is for SPU.
 """
 
 import flax.linen as nn
@@ -62,15 +62,10 @@ class EncoderLayer(nn.Module):
         batch, tokens, width = hidden.shape
         heads = nn.Dense(3 * width, name="query_key_value")(hidden)
         heads = heads.reshape(batch, tokens, 3, config.heads, config.head_dim).transpose(2, 0, 3, 1, 4)
-        if config.attention == "rfa":
-            attention = RandomFeatureAttention(config, self.layer, name="attention")
-        else:
-            attention = SoftmaxAttention(config, name="attention")
-        attended = attention(heads[0], heads[1], heads[2], padding_mask)
+        attention = RandomFeatureAttention if config.attention == "rfa" else SoftmaxAttention
+        attended = attention(config, self.layer, name="attention")(heads[0], heads[1], heads[2], padding_mask)
         attended = attended.transpose(0, 2, 1, 3).reshape(batch, tokens, width)
-        hidden = layer_norm(config, "attention_norm")(
-            hidden + nn.Dense(width, name="attention_output")(attended)
-        )
+        hidden = layer_norm(config, "attention_norm")(hidden + nn.Dense(width, name="attention_output")(attended))
 
         inner = activation(config.activation)(nn.Dense(config.intermediate, name="intermediate")(hidden))
         return layer_norm(config, "output_norm")(hidden + nn.Dense(width, name="output")(inner))

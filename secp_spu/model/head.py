@@ -1,7 +1,7 @@
 """Hidden states in, logits of the labels out: by label words at the mask, or by similarity to label descriptions.
 
-Both heads read one vector a sequence, hidden states weighted by the data owner's secret `readout` row: a one at the mask
-position, or 1/length over the tokens.
+Both heads read one vector a sequence, hidden states weighted by the data owner's secret `readout` row: a one at the
+mask position, or 1/length over the tokens.
 """
 
 import flax.linen as nn
@@ -58,5 +58,5 @@ class LabelEmbeddingHead(nn.Module):
 
     @nn.compact
     def __call__(self, hidden: Array, readout: Array, labels: Array) -> Array:
-        """Logits [batch, labels] of hidden [batch, tokens, width]; labels: embeddings of their texts [labels, width]."""
+        """Logits [batch, labels] of hidden [batch, tokens, width]; labels: the label embeddings [labels, width]."""
         return PooledEmbedding(name="pooled")(hidden, readout) @ labels.T * SIMILARITY_SCALE

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -36,6 +37,8 @@ class SpentCorrelationError(RuntimeError):
 class CosineCorrelation:
     """A mask t with shares of cos kt and sin kt for k = 1..K; spent by the one opening that t masks.
 
+    A pytree: of arrays inside a program, of shapes when it is declared, of handles outside.
+
     Attributes:
         mask: t, ring integers [...], uniform over all 64 bits.
         cos: cos kt with `factor_bits` fraction bits, ring integers [K, ...].
@@ -43,9 +46,9 @@ class CosineCorrelation:
         factor_bits: fraction bits of the factors, 9 to 18; with 9 the products of `secure_cos_sin` need no truncation.
     """
 
-    mask: Array
-    cos: Array
-    sin: Array
+    mask: Any
+    cos: Any
+    sin: Any
     factor_bits: int = struct.field(pytree_node=False, default=DEFAULT_FACTOR_BITS)
 
     @property
@@ -177,7 +180,8 @@ class CorrelationMaker:
         """Shares of a fresh mask and of all parties' factors, for `combine_factors`; sends nothing."""
         plan = joint_plan(self._scheme.parties, wanted.factor_bits)
         mask = {c: stream.draw(wanted.mask.shape) for c, stream in self._streams.items()}
-        cos, sin = [], []
+        cos: list[libspu.Share] = []
+        sin: list[libspu.Share] = []
         for component, bits in enumerate(plan):
             known = component in mask
             factors = harmonic_factors(mask[component], wanted.harmonics, bits) if known else (None, None)

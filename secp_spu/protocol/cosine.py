@@ -93,7 +93,7 @@ def _public_factors(delta: Array, bits: int) -> tuple[Array, Array]:
 
 @cache
 def cosine_polynomial() -> tuple[float, ...]:
-    """Coefficients c_k of -cos(2 pi a) = sum_k c_k (2 a)^(2 k) for |a| <= 1/2, by Chebyshev interpolation; off by 8e-7."""
+    """c_k of -cos(2 pi a) = sum_k c_k (2 a)^(2 k) for |a| <= 1/2, by Chebyshev interpolation; off by 8e-7."""
     series = Chebyshev.interpolate(lambda square: -np.cos(np.pi * np.sqrt(square)), 5, domain=[0, 1])
     return tuple(series.convert(kind=Polynomial).coef)
 

@@ -55,6 +55,7 @@ def encode(values: np.ndarray) -> RingArray:
 
     Raises: ValueError for another dtype, and for a value that is not finite or exceeds +-2**44.
     """
+    values = np.asarray(values)  # JAX's own arrays have no 64-bit integers
     if values.dtype == np.int32:
         return values.astype(np.int64).view(np.uint64)
     if values.dtype != np.float32:

@@ -1,12 +1,16 @@
 """Where secure programs run, and what they cost."""
 
 from secp_spu.runtime.base import Correlations, Owned, Runtime, RuntimeFailure, Stored
+from secp_spu.runtime.dry import AuditRuntime
+from secp_spu.runtime.forward import Batch, SecureModel
 from secp_spu.runtime.ledger import Ledger
 from secp_spu.runtime.local import LocalRuntime
 from secp_spu.runtime.plaintext import PlaintextRuntime
 from secp_spu.runtime.program import Program, Spec, compile_program
 
 __all__ = [
+    "AuditRuntime",
+    "Batch",
     "Correlations",
     "Ledger",
     "LocalRuntime",
@@ -15,6 +19,7 @@ __all__ = [
     "Program",
     "Runtime",
     "RuntimeFailure",
+    "SecureModel",
     "Spec",
     "Stored",
     "compile_program",

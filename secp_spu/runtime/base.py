@@ -59,7 +59,7 @@ class Runtime(ABC):
         self.ledger = Ledger(parties)
         self._programs: dict[tuple, Program] = {}
         self._names = (f"v{i}" for i in count())
-        self._fresh: set[str] = set()
+        self._fresh: set[tuple[str, ...]] = set()
 
     @abstractmethod
     def actor(self, party: str, make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -103,15 +103,16 @@ class Runtime(ABC):
         Args:
             name: of the program, in the ledger and in messages.
             fn: a JAX function; keep it alive, programs are cached by its identity.
-            args: pytrees of Stored handles, or Correlations, which this run spends and deletes.
+            args: pytrees of Stored handles, or Correlations, which this run spends and deletes. A correlation comes in
+                by no other way: a copy of its mask, added to a secret, would cancel in the opening.
         Returns: the results, as a pytree of Stored handles.
         Raises: AuditError, before anything runs, if an opening is not proven masked; SpentCorrelationError;
             RuntimeFailure.
         """
         trees = tuple(arg.tree if isinstance(arg, Correlations) else arg for arg in args)
         program = self._compiled(name, fn, trees)
-        spent = jax.tree.leaves([arg.tree for arg in args if isinstance(arg, Correlations)])
-        self._spend(spent, trees)
+        spent = [arg.tree for arg in args if isinstance(arg, Correlations)]
+        self._spend(jax.tree.leaves(spent, is_leaf=is_declared), trees)
         outputs = jax.tree.map(lambda spec: Stored(next(self._names), spec), program.outputs)
         self._execute(program, jax.tree.leaves(trees), jax.tree.leaves(outputs))
         self.free(spent)
@@ -132,21 +133,27 @@ class Runtime(ABC):
 
     def _made(self, tree: Tree) -> Correlations:
         """Correlations that this runtime has just made."""
-        self._fresh |= {stored.name for stored in jax.tree.leaves(tree)}
+        self._fresh |= {names_of(node) for node in jax.tree.leaves(tree, is_leaf=is_declared)}
         return Correlations(tree)
 
-    def _spend(self, spent: list[Stored], trees: tuple) -> None:
-        """Refuse correlations that are not fresh, or that come in by two ways."""
+    def _spend(self, spent: list, trees: tuple) -> None:
+        """Refuse correlations that are not fresh, that come in by two ways, or otherwise than to be spent."""
+        given = {names_of(node) for node in spent}
         times = Counter(stored.name for stored in jax.tree.leaves(trees))
-        bare = [node for node in jax.tree.leaves(trees, is_leaf=is_declared) if is_declared(node)]
-        for stored in spent + jax.tree.leaves(bare):
-            if stored.name not in self._fresh:
+        reserved = {name for names in self._fresh for name in names}
+        for node in jax.tree.leaves(trees, is_leaf=is_declared):
+            names = names_of(node)
+            if (is_declared(node) or names in given) and names not in self._fresh:
                 raise SpentCorrelationError(
-                    f"correlation {stored.name} was spent by a run before, or not made by this runtime's correlations()"
+                    f"correlation {names[0]} was spent by a run before, or not made by this runtime's correlations()"
                 )
-            if times[stored.name] > 1:
-                raise SpentCorrelationError(f"correlation {stored.name} is {times[stored.name]} inputs of one run")
-        self._fresh -= {stored.name for stored in spent}
+            if names not in given and reserved.intersection(names):
+                raise SpentCorrelationError(
+                    f"{names[0]} is part of a correlation that is not spent: hand over what correlations() returned"
+                )
+            if names in given and max(times[name] for name in names) > 1:
+                raise SpentCorrelationError(f"correlation {names[0]} is {times[names[0]]} inputs of one run")
+        self._fresh -= given
 
     def __enter__(self):
         return self
@@ -160,6 +167,14 @@ def is_declared(node: object) -> bool:
     return isinstance(node, CosineCorrelation)
 
 
-def spec_of(value: np.ndarray, *, secret: bool) -> Spec:
+def names_of(node: CosineCorrelation | Stored) -> tuple[str, ...]:
+    """The names of a correlation's mask, cos and sin; of a single handle, its name."""
+    parts: tuple[Any, ...] = (node,)
+    if isinstance(node, CosineCorrelation):
+        parts = node.mask, node.cos, node.sin
+    return tuple(stored.name for stored in parts)
+
+
+def spec_of(value: np.ndarray | jax.Array | jax.ShapeDtypeStruct, *, secret: bool) -> Spec:
     """The spec of an array that is to be shared or published."""
     return Spec(tuple(value.shape), np.dtype(value.dtype), secret)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -67,6 +68,11 @@ class SecureModel:
         self._run_layer = partial(_run_layer, self._layer_module)
         self._run_head = partial(_run_label_words, LabelWordHead(config, labels)) if head else _run_label_embeddings
 
+    @property
+    def layers(self) -> int:
+        """How many layers a forward pass runs."""
+        return len(self._layers)
+
     def embed_labels(self, descriptions: Batch) -> None:
         """Compute the label embeddings [labels, width] that the label-embedding head compares with."""
         hidden = self._encode(descriptions.hidden, descriptions.padding_mask)
@@ -109,19 +115,19 @@ class SecureModel:
         return jax.eval_shape(self._layer_module.init, jax.random.key(0), *shapes).get("correlations", {})
 
 
-def _run_layer(module: EncoderLayer, variables: Tree, hidden: Array, padding_mask: Array, correlations: Tree) -> Array:
+def _run_layer(module: EncoderLayer, variables: Tree, hidden: Array, padding_mask: Array, correlations: Tree) -> Any:
     return module.apply({**variables, "correlations": correlations}, hidden, padding_mask)
 
 
-def _run_label_words(module: LabelWordHead, params: Tree, hidden: Array, readout: Array) -> Array:
+def _run_label_words(module: LabelWordHead, params: Tree, hidden: Array, readout: Array) -> Any:
     return module.apply({"params": params}, hidden, readout)
 
 
-def _run_label_embeddings(labels: Array, hidden: Array, readout: Array) -> Array:
+def _run_label_embeddings(labels: Array, hidden: Array, readout: Array) -> Any:
     return LabelEmbeddingHead().apply({}, hidden, readout, labels)
 
 
-def _pool(hidden: Array, readout: Array) -> Array:
+def _pool(hidden: Array, readout: Array) -> Any:
     return PooledEmbedding().apply({}, hidden, readout)
 
 

@@ -158,6 +158,7 @@ class ProfileLog:
     def run(self, parties: int, rows: list[tuple[str, Cost]]) -> Iterator[None]:
         """Append the (operation, cost) rows of the program that runs inside, summed over `parties`."""
         with self._lock:
+            self._take()  # what a run that failed has left
             yield
             rows += parse_profile(self._take(), parties)
 

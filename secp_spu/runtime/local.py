@@ -162,7 +162,7 @@ class LocalRuntime(Runtime):
             self._everywhere(store)
         cos, sin = self.run("combine", combine_factors, *factors)
         self.free(factors)
-        return handles.replace(cos=cos, sin=sin)
+        return CosineCorrelation(handles.mask, cos, sin, wanted.factor_bits)
 
     def _handles(self, wanted: CosineCorrelation) -> CosineCorrelation:
         return jax.tree.map(lambda leaf: Stored(next(self._names), spec_of(leaf, secret=True)), wanted)
@@ -220,8 +220,7 @@ class LocalActor:
         method = getattr(self._instance, name)
 
         def call(*args: Any, **kwargs: Any) -> Owned:
-            plain = [self._mine(arg) for arg in args]
-            named = {key: self._mine(arg) for key, arg in kwargs.items()}
+            plain, named = jax.tree.map(self._mine, (args, kwargs), is_leaf=lambda node: isinstance(node, Owned))
             return Owned(self._party, method(*plain, **named))
 
         return call

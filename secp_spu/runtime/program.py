@@ -75,7 +75,8 @@ def compile_program(name: str, fn: Callable, inputs: tuple) -> Program:
 
 def _correlation_inputs(inputs: tuple) -> tuple[dict[str, str], dict[str, str]]:
     """Input name -> correlation, of all masks and of all factors."""
-    masks, factors = {}, {}
+    masks: dict[str, str] = {}
+    factors: dict[str, str] = {}
     with_path = jax.tree_util.tree_leaves_with_path(inputs, is_leaf=lambda node: isinstance(node, CosineCorrelation))
     for path, node in with_path:
         if isinstance(node, CosineCorrelation):

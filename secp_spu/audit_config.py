@@ -1,0 +1,27 @@
+"""A configuration in, the proofs of all programs of its runs out; nothing is run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from secp_spu.config import Config
+from secp_spu.protocol import AuditReport
+from secp_spu.runtime import AuditRuntime
+from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, Progress, RunRecord, set_up, tune
+
+
+def audit_config(config: Config) -> list[AuditReport]:
+    """Compile every program that tuning with this configuration runs, and prove its openings masked.
+
+    The driver is the real one, on a runtime that compiles and audits but does not execute: one generation goes through
+    every program there is.
+
+    Raises: AuditError naming each opening that is not proven; ConfigError and CheckpointError as `tune` does.
+    """
+    config = config.model_copy(update={"tuning": config.tuning.model_copy(update={"generations": 1})})
+    with TemporaryDirectory() as folder, AuditRuntime(config.protocol, config.parties) as runtime:
+        record, out = RunRecord(config.digest()), Path(folder)
+        data_owner = runtime.actor(DATA_OWNER, DataOwner, config, record, out, Progress().line)
+        tune(set_up(runtime, config, data_owner, runtime.actor("model_owner", ModelOwner, config), Progress()))
+        return [program.audit for program in runtime.programs]

@@ -1,0 +1,168 @@
+"""The commands: they parse and print, and leave everything else to the package."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+from secp_spu.audit_config import audit_config
+from secp_spu.config import Config, ConfigError, load_config
+from secp_spu.model import CheckpointError
+from secp_spu.protocol import AuditError
+from secp_spu.runtime import RuntimeFailure
+from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, Progress, make_runtime, open_run, set_up
+from secp_spu.tuning import tune as run_tuning
+
+DEMO_CONFIG = Path(__file__).parent / "demo" / "config.yaml"
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Tune a soft prompt on private texts for a private model, under MPC, with forward passes only.",
+)
+
+ConfigOption = Annotated[Path, typer.Option("--config", help="YAML file; see configs/.", show_default=False)]
+SetOption = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Overrides a key; can be repeated.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress and no summary, only errors.")]
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the outputs.")] = Path("runs/demo"),
+    settings: SetOption = [],  # noqa: B006 - typer's way
+    quiet: QuietOption = False,
+) -> None:
+    """Tune a prompt for the shipped tiny model and data: ABY3, three parties, in this process."""
+    _tune(load_config(DEMO_CONFIG, settings), out, resume=False, quiet=quiet)
+
+
+@app.command()
+def tune(
+    config: ConfigOption,
+    out: Annotated[Path, typer.Option(help="Folder for the outputs; it belongs to one run.")],
+    settings: SetOption = [],  # noqa: B006
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Tune a soft prompt as a configuration says."""
+    _tune(load_config(config, settings), out, resume=resume, quiet=quiet)
+
+
+@app.command()
+def audit(config: ConfigOption, settings: SetOption = []) -> None:  # noqa: B006
+    """Compile every program of a configuration and prove its openings masked; nothing is run."""
+    reports = audit_config(load_config(config, settings))
+    table = Table("program", "openings", "masked by", title="Every opening is masked, by a mask that is used once")
+    for report in reports:
+        names = ", ".join(sorted({name for _, name in report.openings}))
+        table.add_row(report.program, str(len(report.openings)), names or "nothing is opened")
+    Console().print(table)
+
+
+def _tune(config: Config, out: Path, *, resume: bool, quiet: bool) -> None:
+    console = Console(quiet=quiet)
+    record = open_run(out, config.digest(), resume=resume)
+    progress: Progress = Progress() if quiet else TerminalProgress(console)
+    with make_runtime(config) as runtime:
+        try:
+            data_owner = runtime.actor(DATA_OWNER, DataOwner, config, record, out, progress.line)
+            model_owner = runtime.actor("model_owner", ModelOwner, config)
+            run_tuning(set_up(runtime, config, data_owner, model_owner, progress))
+        except KeyboardInterrupt:
+            progress.close()
+            done = len(record.generations)
+            raise Interrupted(f"interrupted after generation {done}; go on with --resume --out {out}") from None
+        finally:
+            progress.close()
+    _summarise(console, json.loads((out / "report.json").read_text(encoding="utf-8")), out)
+
+
+class Interrupted(Exception):
+    """Ctrl-C; the checkpoint is usable."""
+
+
+class TerminalProgress(Progress):
+    """Bars while standard output is a terminal; the lines always."""
+
+    def __init__(self, console: Console):
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        self._console = console
+        self._bars = Bars(
+            *columns, TimeElapsedColumn(), console=console, transient=True, disable=not console.is_terminal
+        )
+        self._task: TaskID | None = None
+        self._bars.start()
+
+    def stage(self, name: str, steps: int) -> None:
+        """See `Progress.stage`."""
+        if self._task is not None:
+            self._bars.remove_task(self._task)
+        self._task = self._bars.add_task(name, total=steps)
+
+    def step(self) -> None:
+        """See `Progress.step`."""
+        if self._task is not None:
+            self._bars.advance(self._task)
+
+    def line(self, text: str) -> None:
+        """See `Progress.line`."""
+        self._console.print(text, highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        """See `Progress.close`."""
+        self._bars.stop()
+
+
+def _summarise(console: Console, report: dict[str, Any], out: Path) -> None:
+    table = Table("phase", "MB a party", "MB in all", "sends a party", "seconds", title="What it cost")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name in ("setup", "offline", "online"):
+        cost = report["ledger"][name]
+        row = cost["bytes"] / 1e6, cost["bytes_total"] / 1e6, cost["sends"], cost["seconds"]
+        table.add_row(name, *(f"{value:,.1f}" for value in row[:2]), f"{row[2]:,.0f}", f"{row[3]:.1f}")
+    console.print(table)
+    console.print(
+        f"accuracy on unseen texts: {report['accuracy_before']:.3f} untuned, "
+        f"[bold]{report['accuracy_after']:.3f}[/bold] tuned, after {len(report['loss'])} generations "
+        f"({report['forward_calls']} evaluations of a prompt) in {report['seconds']:.0f} s",
+        highlight=False,
+        soft_wrap=True,
+    )
+    console.print(
+        f"outputs in {out}: report.json, prompt.safetensors, loss.png, costs.png, checkpoint.json", soft_wrap=True
+    )
+
+
+def main() -> None:
+    """Run a command: exit 0 on success, 2 with one line on bad input, 1 on failure."""
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    try:
+        app()
+    except (ConfigError, CheckpointError) as error:
+        _end(f"error: {error}", 2)
+    except (AuditError, Interrupted) as error:
+        _end(f"error: {error}", 1)
+    except RuntimeFailure as error:
+        # Parties that still wait for the failed one hold C++ threads, which an orderly exit would abort on.
+        _end(f"error: {error}", 1, at_once=True)
+
+
+def _end(message: str, status: int, *, at_once: bool = False) -> None:
+    print(message, file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if at_once:
+        os._exit(status)
+    sys.exit(status)

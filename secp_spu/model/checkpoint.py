@@ -1,0 +1,145 @@
+"""Hugging Face folders in, an encoder's variables out, and back: BERT and RoBERTa, with or without masked-LM head.
+
+A folder holds config.json, model.safetensors (or shards and their index) and tokenizer.json. What Hugging Face has no
+word for lies beside its own: the key "secp_spu" of config.json, and one tensor a layer for the lengths of random
+feature attention. Random frequencies are not stored: they follow from the seed in "secp_spu".
+"""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from secp_spu.model.attention import orthogonal_frequencies
+from secp_spu.model.config import AttentionKind, EncoderConfig
+from secp_spu.model.hub_config import CheckpointError, Tree, read_config, write_config
+from secp_spu.model.hub_names import EMBEDDINGS, FAMILIES, WORDS, encoder_leaves, module_leaves
+from secp_spu.model.hub_tensors import Tensors, scatter
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder's model.
+
+    Attributes:
+        config: the encoder's.
+        variables: collections "params" and "public" of `Encoder(config)`, float32 in numpy.
+        head: "params" of `LabelWordHead` over the whole vocabulary; None if the folder has no masked-LM head.
+        model_type: "bert" or "roberta".
+        folder: where it came from.
+    """
+
+    config: EncoderConfig
+    variables: dict[str, Tree]
+    head: Tree | None
+    model_type: str
+    folder: Path
+
+    def layer(self, index: int) -> dict[str, Tree]:
+        """Collections "params" and "public" of `EncoderLayer(config, index)`."""
+        name = f"layers_{index}"
+        return {"params": self.variables["params"][name], "public": self.variables["public"].get(name, {})}
+
+    def label_word_head(self, token_ids: Sequence[int]) -> Tree:
+        """Params of `LabelWordHead(config, len(token_ids))`: the decoder's columns of these tokens alone."""
+        if self.head is None:
+            raise CheckpointError(
+                f"{self.folder} has no masked-LM head, label words need one: take a checkpoint of "
+                f"{FAMILIES[self.model_type].classes}ForMaskedLM, or LabelEmbeddingHead"
+            )
+        last = self.config.vocab_size - 1
+        strangers = [token for token in token_ids if not 0 <= token <= last]
+        if strangers:
+            raise ValueError(f"token_ids holds {strangers[0]}, allowed are 0 to {last}: use this folder's tokenizer")
+        decoder = {name: array[..., list(token_ids)] for name, array in self.head["decoder"].items()}
+        return {**self.head, "decoder": decoder}
+
+
+def load_checkpoint(folder: str | Path, *, attention: AttentionKind | None = None) -> Checkpoint:
+    """The encoder of a Hugging Face folder and, where it has one, its masked-LM head.
+
+    Args:
+        folder: with config.json and model.safetensors or model.safetensors.index.json.
+        attention: what the caller needs; an error if the checkpoint is of the other kind.
+    Raises: CheckpointError, naming the key or the tensor.
+    """
+    folder = Path(folder)
+    hub, config = read_config(folder)
+    if attention not in (None, config.attention):
+        mend = "adapt it first" if attention == "rfa" else "take the checkpoint it was adapted from"
+        raise CheckpointError(f"{folder} has {config.attention} attention, asked for is {attention}: {mend}")
+    tensors = Tensors(folder, hub)
+    leaves = encoder_leaves(config, tensors.prefix)
+    head_leaves = module_leaves(config, tensors.family.head) if tensors.has_head else {}
+    tensors.refuse_unknown([*leaves.values(), *head_leaves.values()])
+    return Checkpoint(
+        config=config,
+        variables={"params": tensors.gather(leaves), "public": _public(config)},
+        head=tensors.gather(head_leaves) or None,
+        model_type=hub["model_type"],
+        folder=folder,
+    )
+
+
+def load_embeddings(folder: str | Path) -> tuple[EncoderConfig, Tree]:
+    """Config and params of `Embeddings`, the data owner's part; no other tensor of the folder is read."""
+    hub, config = read_config(Path(folder))
+    tensors = Tensors(Path(folder), hub)
+    return config, tensors.gather(module_leaves(config, EMBEDDINGS, prefix=tensors.prefix))
+
+
+def save_checkpoint(
+    folder: str | Path,
+    config: EncoderConfig,
+    variables: Mapping[str, Any],
+    head: Mapping[str, Any] | None = None,
+    *,
+    model_type: str = "roberta",
+    tokenizer_json: str | Path | None = None,
+    special_ids: Mapping[str, int] | None = None,
+    float16: bool = False,
+) -> None:
+    """Write a folder that `load_checkpoint` and transformers open (transformers knows softmax attention only).
+
+    Args:
+        folder: made if it is not there.
+        config, variables, head: as in `Checkpoint`; of the variables only "params" is stored. The decoder is tied to
+            the word embeddings if it equals them.
+        model_type: "bert" or "roberta".
+        tokenizer_json: path of the tokenizer.json to copy.
+        special_ids: token ids by name: {"pad": 1, "mask": 4} for pad_token_id and mask_token_id.
+        float16: store weights in half the bytes, rounded to 11 significant bits.
+    Raises: CheckpointError if config does not fit the model type, or an array the config.
+    """
+    folder = Path(folder)
+    hub = write_config(config, model_type, special_ids or {}) | {"torch_dtype": "float16" if float16 else "float32"}
+    family, prefix = FAMILIES[model_type], f"{model_type}." if head else ""
+    tensors = scatter(encoder_leaves(config, prefix), variables["params"], float16=float16)
+    if head:
+        tensors |= scatter(module_leaves(config, family.head), head, float16=float16)
+        tensors[family.decoder_bias] = tensors.pop(f"{family.decoder}.bias")
+        decoder, words = tensors[f"{family.decoder}.weight"], tensors[f"{prefix}{WORDS}.weight"]
+        hub["tie_word_embeddings"] = np.array_equal(decoder, words)
+        if hub["tie_word_embeddings"]:
+            del tensors[f"{family.decoder}.weight"]
+    hub["architectures"] = [family.classes + ("ForMaskedLM" if head else "Model")]
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(hub, indent=2, sort_keys=True) + "\n")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    if tokenizer_json is not None:
+        shutil.copyfile(tokenizer_json, folder / "tokenizer.json")
+
+
+def _public(config: EncoderConfig) -> Tree:
+    """The collection "public" of `Encoder`."""
+    public = {}
+    for layer in range(config.layers if config.attention == "rfa" else 0):
+        frequencies = orthogonal_frequencies(config.head_dim, config.features, (config.feature_seed, layer))
+        public[f"layers_{layer}"] = {"attention": {"frequencies": np.asarray(frequencies)}}
+    return public

@@ -1,0 +1,130 @@
+"""Hugging Face's config.json in, an encoder's config out, and back."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from secp_spu.model.config import ActivationKind, EncoderConfig
+from secp_spu.model.hub_names import FAMILIES
+
+Tree = dict[str, Any]
+
+
+class CheckpointError(ValueError):
+    """A folder that cannot be read as an encoder, or variables that cannot be written as one."""
+
+
+_SIZES = {
+    "vocab_size": "vocab_size",
+    "width": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "intermediate": "intermediate_size",
+    "max_positions": "max_position_embeddings",
+    "type_vocab_size": "type_vocab_size",
+}
+"""Fields of EncoderConfig, and their keys."""
+
+_ACTIVATIONS: dict[str, ActivationKind] = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+}
+"""Values of hidden_act, and ours; the first of several is what we write."""
+
+_FIXED = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
+"""Keys that must have these values, which are their defaults."""
+
+_EXTRAS = {"features": (1, 2**16), "feature_seed": (0, 2**63 - 1), "factor_bits": (9, 18)}
+"""Fields of EncoderConfig under the key "secp_spu": the smallest and the largest value."""
+
+
+def read_config(folder: Path) -> tuple[Tree, EncoderConfig]:
+    """config.json as it is, and what it says about the encoder."""
+    path = folder / "config.json"
+    hub = read_json(path)
+    family = FAMILIES[_choice(hub, "model_type", FAMILIES, path)]
+    for key, value in _FIXED.items():
+        _choice(hub, key, [value], path, default=value)
+    _choice(hub, "tie_word_embeddings", [True, False], path, default=True)
+    sizes: Tree = {field: _integer(hub, key, (1, 2**31), path) for field, key in _SIZES.items()}
+    if sizes["width"] % sizes["heads"]:
+        raise CheckpointError(
+            f"{path}: hidden_size is {sizes['width']}, allowed are multiples of num_attention_heads {sizes['heads']}"
+        )
+    padding_id = _integer(hub, "pad_token_id", (0, sizes["vocab_size"] - 1), path, default=family.padding_id)
+    activation = _ACTIVATIONS[_choice(hub, "hidden_act", _ACTIVATIONS, path, default="gelu")]
+    epsilon = hub.get("layer_norm_eps", 1e-12)
+    if not isinstance(epsilon, float) or not 0 < epsilon < 1:
+        raise CheckpointError(f"{path}: layer_norm_eps is {epsilon!r}, allowed are numbers between 0 and 1")
+    return hub, EncoderConfig(
+        **sizes,
+        **family.fixed_fields(padding_id, activation),
+        **_read_extras(hub.get("secp_spu", {"attention": "softmax"}), path),
+        layer_norm_epsilon=epsilon,
+        activation=activation,
+    )
+
+
+def _read_extras(extras: Any, path: Path) -> Tree:
+    """Fields of EncoderConfig under the key "secp_spu"."""
+    allowed = ["attention", *_EXTRAS]
+    if not isinstance(extras, dict) or not extras.keys() <= set(allowed):
+        raise CheckpointError(f"{path}: secp_spu is {extras!r}, allowed are the keys {', '.join(allowed)}")
+    fields = {"attention": _choice(extras, "attention", ["softmax", "rfa"], path)}
+    if fields["attention"] == "rfa":
+        fields |= {key: _integer(extras, key, span, path) for key, span in _EXTRAS.items()}
+    return fields
+
+
+def _choice(hub: Tree, key: str, allowed: Iterable, path: Path, default: Any = None) -> Any:
+    value = default if hub.get(key) is None else hub[key]
+    if value not in list(allowed):
+        raise CheckpointError(f"{path}: {key} is {value!r}, allowed: {', '.join(map(repr, allowed))}")
+    return value
+
+
+def _integer(hub: Tree, key: str, span: tuple[int, int], path: Path, default: int | None = None) -> int:
+    value = default if hub.get(key) is None else hub[key]
+    if type(value) is not int or not span[0] <= value <= span[1]:
+        raise CheckpointError(f"{path}: {key} is {value!r}, allowed are whole numbers from {span[0]} to {span[1]}")
+    return value
+
+
+def write_config(config: EncoderConfig, model_type: str, special_ids: Mapping[str, int]) -> Tree:
+    """config.json for an encoder; what the model type cannot express is an error."""
+    if model_type not in FAMILIES:
+        raise CheckpointError(f"model_type is {model_type!r}, allowed: {', '.join(map(repr, FAMILIES))}")
+    family = FAMILIES[model_type]
+    special_ids = {"pad": family.padding_id, **special_ids}
+    fields = asdict(config)
+    for field, value in family.fixed_fields(special_ids["pad"], config.activation).items():
+        if fields[field] != value:
+            raise CheckpointError(
+                f"config.{field} is {fields[field]!r}, a {model_type} model with activation {config.activation} and "
+                f"padding id {special_ids['pad']} has {value!r}: choose another model_type or config"
+            )
+    extras = {"secp_spu": {key: fields[key] for key in ("attention", *_EXTRAS)}} if config.attention == "rfa" else {}
+    return {
+        "model_type": model_type,
+        **{key: fields[field] for field, key in _SIZES.items()},
+        **_FIXED,
+        "hidden_act": next(name for name, kind in _ACTIVATIONS.items() if kind == config.activation),
+        "layer_norm_eps": config.layer_norm_epsilon,
+        **{f"{name}_token_id": token for name, token in special_ids.items()},
+        **extras,
+    }
+
+
+def read_json(path: Path) -> Tree:
+    """The object in a JSON file."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON ({error}): fetch it again") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, it must hold an object")
+    return content

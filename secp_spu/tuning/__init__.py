@@ -1,0 +1,31 @@
+"""Forward-only tuning: the data owner's side in plaintext, and the driver between it and a runtime."""
+
+from secp_spu.tuning.loss import accuracy, losses
+from secp_spu.tuning.model_owner import ModelOwner
+from secp_spu.tuning.optimizer import CmaEs, Optimizer
+from secp_spu.tuning.owner import DataOwner
+from secp_spu.tuning.progress import Progress
+from secp_spu.tuning.prompt import PromptSpace, load_prompt, save_prompt
+from secp_spu.tuning.record import RunRecord, Usage, open_run
+from secp_spu.tuning.tune import DATA_OWNER, Session, make_runtime, set_up, tune
+
+__all__ = [
+    "DATA_OWNER",
+    "CmaEs",
+    "DataOwner",
+    "ModelOwner",
+    "Optimizer",
+    "Progress",
+    "PromptSpace",
+    "RunRecord",
+    "Session",
+    "Usage",
+    "accuracy",
+    "load_prompt",
+    "losses",
+    "make_runtime",
+    "open_run",
+    "save_prompt",
+    "set_up",
+    "tune",
+]

@@ -1,0 +1,193 @@
+"""The data owner: texts, labels, prompts, losses and the optimizer, all of which stay with it in plaintext."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from secp_spu.config import Config, ConfigError
+from secp_spu.model import Embeddings, load_embeddings
+from secp_spu.tuning.loss import accuracy, losses
+from secp_spu.tuning.optimizer import CmaEs, fingerprint
+from secp_spu.tuning.prompt import PromptSpace, save_prompt
+from secp_spu.tuning.record import Generation, RunRecord, Usage
+from secp_spu.tuning.report import describe_generation, write_report
+from secp_spu.tuning.task import Example, TaskTokenizer, TokenBatch, draw_few_shot, read_examples
+
+Split = Literal["training", "validation", "test"]
+PromptSet = Literal["untuned", "candidates", "finalists", "best"]
+
+
+@dataclass(frozen=True)
+class Texts:
+    """A set of the data owner's texts, as the model wants them, and their labels."""
+
+    tokens: TokenBatch
+    labels: np.ndarray
+
+
+class DataOwner:
+    """What only the data owner may see, with the methods that the driver calls by name.
+
+    Args:
+        config: of the run.
+        record: to start from; replayed, and written after every generation.
+        folder: for the outputs.
+        say: takes the lines that only the data owner may read.
+    Raises: ConfigError for a task, tokenizer or record that does not fit.
+    """
+
+    def __init__(self, config: Config, record: RunRecord, folder: Path, say: Callable[[str], None]):
+        self._config, self._record, self._folder, self._say = config, record, folder, say
+        encoder, embeddings = load_embeddings(config.model.folder)
+        self._embed = jax.jit(
+            partial(Embeddings(encoder).apply, {"params": embeddings}), static_argnames=("first_position",)
+        )
+        self._words = embeddings["word"]["embedding"]
+        self._tokenizer = TaskTokenizer(config.model.folder / "tokenizer.json")
+        self._check_length(encoder.max_positions - encoder.position_offset)
+        self._texts = self._read_texts()
+        tuning = config.tuning
+        self._space = PromptSpace.random(
+            self._words,
+            tuning.prompt_tokens,
+            tuning.intrinsic_dim,
+            rng=np.random.default_rng([tuning.seed, 1]),
+            alpha=tuning.alpha,
+            sigma=tuning.sigma,
+        )
+        self._optimizer = CmaEs(tuning.intrinsic_dim, tuning.population, tuning.sigma, [tuning.seed, 2])
+        self._replay()
+        self._candidates = np.zeros((0, tuning.intrinsic_dim))
+        self._finalists = self._candidates
+
+    def _check_length(self, positions: int) -> None:
+        wanted = self._config.task.max_tokens + self._config.tuning.prompt_tokens
+        if wanted > positions:
+            raise ConfigError(
+                f"task.max_tokens + tuning.prompt_tokens is {wanted}, but the model has {positions} positions"
+            )
+
+    def _read_texts(self) -> dict[Split, Texts]:
+        section = self._config.task
+        pool, test = read_examples(section.pool, section), read_examples(section.test, section)
+        training, validation = draw_few_shot(pool, section, self._config.tuning.seed)
+        splits: dict[Split, list[Example]] = {
+            "training": training,
+            "validation": validation,
+            "test": test[: section.test_examples],
+        }
+        return {
+            name: Texts(self._tokenizer.encode(examples, section), np.array([e.label for e in examples]))
+            for name, examples in splits.items()
+        }
+
+    def _replay(self) -> None:
+        """Bring a fresh optimizer to where the recorded run stopped."""
+        for number, done in enumerate(self._record.generations, 1):
+            if fingerprint(self._optimizer.ask()) != done.candidates:
+                raise ConfigError(
+                    f"{self._folder}: the candidates of generation {number} come out different on this machine: "
+                    "resume where the run was started"
+                )
+            self._optimizer.tell(np.array(done.losses))
+
+    def label_word_ids(self) -> list[int]:
+        """The label words' tokens; everybody may know them, they are in the configuration."""
+        return self._tokenizer.label_word_ids(self._config.task.labels)
+
+    def sizes(self) -> dict[Split, int]:
+        """How many texts each split has; everybody may know."""
+        return {name: len(texts.labels) for name, texts in self._texts.items()}
+
+    def inputs(self, split: Split, first: int, last: int) -> dict[str, np.ndarray]:
+        """Texts first..last - 1 of a split, for sharing: fields of `runtime.Batch`."""
+        tokens = self._texts[split].tokens
+        part = TokenBatch(*(a[first:last] for a in (tokens.token_ids, tokens.padding_mask, tokens.mask_row)))
+        return self._model_inputs(part, self._config.tuning.prompt_tokens)
+
+    def label_inputs(self) -> dict[str, np.ndarray]:
+        """The labels' describing texts, for the label-embedding head; no prompt stands before them."""
+        return self._model_inputs(self._tokenizer.encode_descriptions(self._config.task), 0)
+
+    def _model_inputs(self, tokens: TokenBatch, prompt_tokens: int) -> dict[str, np.ndarray]:
+        hidden = self._embed(self._words[tokens.token_ids], first_position=prompt_tokens)
+        ones = np.ones((len(tokens.token_ids), prompt_tokens), np.float32)
+        padding_mask = np.concatenate([ones, tokens.padding_mask], 1)
+        readout = np.concatenate([0 * ones, tokens.mask_row], 1)
+        if self._config.model.head == "label_embeddings":
+            readout = padding_mask / padding_mask.sum(1, keepdims=True)
+        return {"hidden": np.asarray(hidden), "padding_mask": padding_mask, "readout": readout}
+
+    def prompts(
+        self, which: Literal["untuned", "candidates", "finalists", "best"], first: int, last: int
+    ) -> np.ndarray:
+        """Prompts first..last - 1 of a set, ready for the first layer [prompts, prompt_tokens, width]."""
+        points = {
+            "untuned": np.zeros((1, self._config.tuning.intrinsic_dim)),
+            "candidates": self._candidates,
+            "finalists": self._finalists,
+            "best": np.array([self._record.best]),
+        }[which]
+        return np.asarray(self._embed(self._space.prompts(points[first:last]), first_position=0))
+
+    def ask(self) -> None:
+        """Propose the next generation's candidates."""
+        self._candidates = self._optimizer.ask()
+
+    def tell(self, logits: list[np.ndarray]) -> None:
+        """Take the logits of all candidates on the training texts, part by part, and propose two finalists."""
+        told = self._losses("training", np.concatenate(logits))
+        self._optimizer.tell(told)
+        self._record.generations.append(Generation(fingerprint(self._candidates), told.tolist(), float("inf")))
+        self._finalists = np.stack([self._candidates[told.argmin()], self._optimizer.mean])
+
+    def select(self, logits: np.ndarray) -> None:
+        """Take the finalists' logits on the validation texts, and keep the better one if it is the best so far."""
+        found = self._losses("validation", logits)
+        record = self._record
+        record.generations[-1].validation_loss = float(found.min())
+        if found.min() < record.best_validation_loss:
+            record.best_validation_loss = float(found.min())
+            record.best = self._finalists[found.argmin()].tolist()
+
+    def _losses(self, split: Split, logits: np.ndarray) -> np.ndarray:
+        labels = self._texts[split].labels
+        return losses(self._config.tuning.loss, logits.reshape(-1, len(labels), logits.shape[-1]), labels)
+
+    def _test_accuracy(self, logits: list[np.ndarray]) -> float:
+        return accuracy(np.concatenate(logits), self._texts["test"].labels)
+
+    def public_state(self) -> dict[str, Any]:
+        """How far the run is and what it took: everybody may know."""
+        record = self._record
+        tested = record.accuracy_before is not None
+        return {"generations": len(record.generations), "tested": tested, **asdict(record.usage)}
+
+    def take_untuned(self, logits: list[np.ndarray]) -> None:
+        """Take the untuned prompt's logits on the test texts, part by part."""
+        found = self._record.accuracy_before = self._test_accuracy(logits)
+        self._say(f"untuned prompt: accuracy {found:.3f} on {len(self._texts['test'].labels)} unseen texts")
+
+    def save(self, usage: Usage) -> None:
+        """Write the checkpoint; after a generation, say what it brought and took."""
+        record = self._record
+        before, record.usage = record.usage, usage
+        record.save(self._folder)
+        if record.generations:
+            self._say(describe_generation(record, before))
+
+    def finish(self, logits: list[np.ndarray], usage: Usage, ledger: dict[str, Any]) -> None:
+        """Take the selected prompt's logits on the test texts, and write all outputs."""
+        record = self._record
+        record.accuracy_after, record.usage = self._test_accuracy(logits), usage
+        prompt = self._space.prompts(np.array([record.best]))[0]
+        save_prompt(self._folder / "prompt.safetensors", prompt)
+        write_report(self._folder, self._config, record, ledger)
+        record.save(self._folder)

@@ -1,0 +1,120 @@
+"""The record of a run in, a checkpoint file out, and back: enough to go on as if the run had not stopped.
+
+The optimizer's state is not stored but replayed from its seed and the losses it was told, and every replayed
+generation is compared with the fingerprint of the candidates that were evaluated: what is resumed is the run that
+stopped, or an error. Masks are not part of it: they are made fresh, always.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from secp_spu.config import ConfigError
+
+FILE_NAME = "checkpoint.json"
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a run took so far, over all its sessions.
+
+    Attributes:
+        seconds: wall-clock time.
+        forward_calls: evaluations of a prompt on a set of texts.
+        ledger: state of the cost ledger.
+    """
+
+    seconds: float = 0.0
+    forward_calls: int = 0
+    ledger: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Generation:
+    """What one generation leaves.
+
+    Attributes:
+        candidates: fingerprint.
+        losses: of the candidates, in order.
+        validation_loss: of the better one of the generation's best candidate and the mean.
+    """
+
+    candidates: str
+    losses: list[float]
+    validation_loss: float
+
+
+@dataclass
+class RunRecord:
+    """The data owner's record of a run.
+
+    Attributes:
+        digest: of the configuration.
+        generations: those finished.
+        best: the selected point z; empty before the first generation.
+        best_validation_loss: its loss on the validation examples.
+        accuracy_before: of the untuned prompt on the test examples.
+        accuracy_after: of the selected prompt, once the run has finished.
+        usage: what the run took so far.
+    """
+
+    digest: str
+    generations: list[Generation] = field(default_factory=list)
+    best: list[float] = field(default_factory=list)
+    best_validation_loss: float = float("inf")
+    accuracy_before: float | None = None
+    accuracy_after: float | None = None
+    usage: Usage = field(default_factory=Usage)
+
+    def save(self, folder: Path) -> None:
+        """Write atomically: an interruption leaves the file before or after, never between."""
+        temporary = folder / f"{FILE_NAME}.part"
+        temporary.write_text(json.dumps(asdict(self)), encoding="utf-8")
+        temporary.replace(folder / FILE_NAME)
+
+    @classmethod
+    def load(cls, folder: Path) -> RunRecord:
+        """Read what `save` wrote.
+
+        Raises: ConfigError if it is missing or damaged.
+        """
+        path = folder / FILE_NAME
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            content["generations"] = [Generation(**g) for g in content["generations"]]
+            content["usage"] = Usage(**content["usage"])
+            return cls(**content)
+        except FileNotFoundError as error:
+            raise ConfigError(f"{folder} holds no run to resume: leave --resume away") from error
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise ConfigError(f"{path} is no checkpoint of this version: {error}") from error
+
+
+def open_run(folder: Path, digest: str, *, resume: bool) -> RunRecord:
+    """The record to start from, in a folder that belongs to this run alone.
+
+    Raises: ConfigError if the folder holds another run, the same run without `resume`, or something else.
+    """
+    if resume:
+        found = RunRecord.load(folder)
+        if found.digest != digest:
+            raise ConfigError(f"{folder} holds a run of another configuration: choose another folder")
+        return found
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file: choose a folder")
+    if (folder / FILE_NAME).exists():
+        same = RunRecord.load(folder).digest == digest
+        mend = "add --resume to go on, or choose another folder" if same else "choose another folder"
+        raise ConfigError(f"{folder} holds {'this run' if same else 'another run'} already: {mend}")
+    if folder.exists() and any(folder.iterdir()):
+        raise ConfigError(f"{folder} is not empty and holds no run: choose another folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        fresh = RunRecord(digest)
+        fresh.save(folder)
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be written: {error.strerror}") from error
+    return fresh

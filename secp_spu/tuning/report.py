@@ -1,0 +1,101 @@
+"""A run's record and ledger in; report.json, two figures and lines for a terminal out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from secp_spu.config import Config
+from secp_spu.tuning.record import RunRecord, Usage
+
+PHASE_COLOURS = {"setup": "#9aa5b1", "offline": "#e0a458", "online": "#3d6fb4"}
+LARGEST_OPERATIONS = 8
+
+
+def write_report(folder: Path, config: Config, record: RunRecord, ledger: dict[str, Any]) -> None:
+    """Write report.json, loss.png and costs.png."""
+    report = build_report(config, record, ledger)
+    (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    _draw_loss(record).savefig(folder / "loss.png", dpi=120)
+    _draw_costs(report).savefig(folder / "costs.png", dpi=120)
+
+
+def build_report(config: Config, record: RunRecord, ledger: dict[str, Any]) -> dict[str, Any]:
+    """The content of report.json."""
+    return {
+        "accuracy_before": record.accuracy_before,
+        "accuracy_after": record.accuracy_after,
+        "loss": [min(generation.losses) for generation in record.generations],
+        "validation_loss": [generation.validation_loss for generation in record.generations],
+        "best_validation_loss": record.best_validation_loss,
+        "forward_calls": record.usage.forward_calls,
+        "seconds": round(record.usage.seconds, 3),
+        "protocol": config.protocol,
+        "parties": 1 if config.protocol == "plaintext" else config.parties,
+        "correlations": config.correlations,
+        "seed": config.tuning.seed,
+        "ledger": ledger,
+    }
+
+
+def describe_generation(record: RunRecord, before: Usage) -> str:
+    """One line on the last generation: losses, evaluations, and what it took."""
+    last = record.generations[-1]
+    spent = {key: _total(record.usage, key) - _total(before, key) for key in ("bytes_total", "sends_total")}
+    return (
+        f"generation {len(record.generations):3d}: loss {min(last.losses):.3f}, validation {last.validation_loss:.3f} "
+        f"(best {record.best_validation_loss:.3f}), {record.usage.forward_calls} evaluations, "
+        f"{spent['bytes_total'] / 1e6:,.0f} MB and {spent['sends_total']:,} sends of all parties, "
+        f"{record.usage.seconds - before.seconds:.1f} s"
+    )
+
+
+def _total(usage: Usage, key: str) -> int:
+    return sum(phase["total"][key] for phase in usage.ledger.values())
+
+
+def _draw_loss(record: RunRecord) -> Figure:
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    steps = range(1, len(record.generations) + 1)
+    losses = [generation.losses for generation in record.generations]
+    axes.fill_between(steps, [min(x) for x in losses], [max(x) for x in losses], alpha=0.2, label="all candidates")
+    axes.plot(steps, [min(x) for x in losses], marker="o", markersize=3, label="best candidate")
+    axes.plot(steps, [g.validation_loss for g in record.generations], linestyle="--", label="validation")
+    axes.set(xlabel="generation", ylabel="loss", title=f"Accuracy {_accuracies(record)} on unseen texts")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(frameon=False)
+    _tidy(axes)
+    return figure
+
+
+def _accuracies(record: RunRecord) -> str:
+    return f"{record.accuracy_before:.1%} → {record.accuracy_after:.1%}"
+
+
+def _draw_costs(report: dict[str, Any]) -> Figure:
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    phases, operations = figure.subplots(1, 2, width_ratios=[2, 3])
+    names = list(PHASE_COLOURS)
+    ledger = report["ledger"]
+    bars = phases.bar(names, [ledger[p]["bytes"] / 1e6 for p in names], color=list(PHASE_COLOURS.values()))
+    phases.bar_label(bars, [f"{ledger[p]['seconds']:.0f} s" for p in names], padding=2)
+    phases.set(ylabel="MB sent, mean over the parties", title="By phase, with seconds")
+    phases.margins(y=0.12)
+    rows = [(phase, op, cost["bytes"] / 1e6) for phase in names for op, cost in ledger[phase]["operations"].items()]
+    rows = sorted(rows, key=lambda row: row[2])[-LARGEST_OPERATIONS:]
+    colours = [PHASE_COLOURS[phase] for phase, _, _ in rows]
+    operations.barh([f"{op} ({phase})" for phase, op, _ in rows], [mb for *_, mb in rows], color=colours)
+    operations.set(xlabel="MB sent, mean over the parties", title="Dearest operations")
+    for axes in (phases, operations):
+        _tidy(axes)
+    return figure
+
+
+def _tidy(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)

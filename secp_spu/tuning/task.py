@@ -1,0 +1,190 @@
+"""Files of labelled texts and a tokenizer in; token ids, rows for the model, and label ids out."""
+
+from __future__ import annotations
+
+import json
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from secp_spu.config import ConfigError, TaskSection
+
+MASK_TOKENS = ("<mask>", "[MASK]")
+PADDING_TOKENS = ("<pad>", "[PAD]")
+
+
+@dataclass(frozen=True)
+class Example:
+    """One labelled text: the template's fields, and the label's number."""
+
+    fields: Mapping[str, str]
+    label: int
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Padded texts.
+
+    Attributes:
+        token_ids: [texts, tokens] int32.
+        padding_mask: 1 for tokens, 0 for padding [texts, tokens] float32.
+        mask_row: 1 at the mask token, 0 elsewhere [texts, tokens] float32; all zero where a template has none.
+    """
+
+    token_ids: np.ndarray
+    padding_mask: np.ndarray
+    mask_row: np.ndarray
+
+
+def read_examples(path: Path, section: TaskSection) -> list[Example]:
+    """The examples of a JSON-lines file.
+
+    Raises: ConfigError naming the line: not JSON, no label, a label without a label word, a missing field.
+    """
+    labels = list(section.labels)
+    examples = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            content = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"{path}, line {number} is not JSON: {error.msg}") from error
+        where = f"{path}, line {number}"
+        if not isinstance(content, dict) or "label" not in content:
+            raise ConfigError(f"{where} has no `label`: a line holds an object with a label and the template's fields")
+        if content["label"] not in labels:
+            raise ConfigError(f"{where} has label {content['label']!r}, but task.labels has only {', '.join(labels)}")
+        examples.append(Example(_fields(content, section.template, where), labels.index(content["label"])))
+    if not examples:
+        raise ConfigError(f"{path} holds no examples")
+    return examples
+
+
+def _fields(content: Mapping[str, object], template: str, where: str) -> dict[str, str]:
+    fields = {}
+    for name in template_fields(template):
+        if not isinstance(content.get(name), str):
+            raise ConfigError(f"{where} has no text `{name}`, which task.template wants")
+        fields[name] = str(content[name])
+    return fields
+
+
+def template_fields(template: str) -> list[str]:
+    """The names of the examples' fields in a template, {mask} left out.
+
+    Raises: ConfigError if it is no template or has no field.
+    """
+    try:
+        names = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+    except ValueError as error:
+        raise ConfigError(f"task.template {template!r}: {error}") from error
+    fields = [name for name in names if name != "mask"]
+    if not fields or not all(name.isidentifier() for name in names):
+        raise ConfigError(f"task.template {template!r} must name a field of the examples in braces, such as {{text}}")
+    return fields
+
+
+def draw_few_shot(pool: Sequence[Example], section: TaskSection, seed: int) -> tuple[list[Example], list[Example]]:
+    """Training and validation examples, as many of each class, none in both.
+
+    Raises: ConfigError naming a class that is empty or too small.
+    """
+    rng = np.random.default_rng(seed)
+    training, validation = [], []
+    wanted = section.shots + section.validation_shots
+    for number, label in enumerate(section.labels):
+        of_label = [example for example in pool if example.label == number]
+        if len(of_label) < wanted:
+            raise ConfigError(
+                f"{section.pool} has {len(of_label)} examples of class {label!r}, but task.shots + "
+                f"task.validation_shots need {wanted}"
+            )
+        order = rng.permutation(len(of_label))[:wanted]
+        training += [of_label[i] for i in order[: section.shots]]
+        validation += [of_label[i] for i in order[section.shots :]]
+    return training, validation
+
+
+class TaskTokenizer:
+    """A Hugging Face tokenizer.json, used for one task.
+
+    Args:
+        path: of tokenizer.json.
+    Raises: ConfigError if the file is missing, is no tokenizer, or has no padding token.
+    """
+
+    def __init__(self, path: Path):
+        try:
+            self._tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # tokenizers raises bare exceptions
+            raise ConfigError(f"{path} is no tokenizer: {error}") from error
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self._mask_token = next((t for t in MASK_TOKENS if self._tokenizer.token_to_id(t) is not None), None)
+        padding = next((t for t in PADDING_TOKENS if self._tokenizer.token_to_id(t) is not None), None)
+        if padding is None:
+            raise ConfigError(f"{path} has no padding token: known are {', '.join(PADDING_TOKENS)}")
+        self.padding_id: int = self._tokenizer.token_to_id(padding)
+
+    def label_word_ids(self, words: Mapping[str, str]) -> list[int]:
+        """The token of each label's word.
+
+        Raises: ConfigError naming a word that is no single token, with its pieces, or two labels with one token.
+        """
+        ids: dict[int, str] = {}
+        for label, word in words.items():
+            pieces = [self._tokenizer.encode(text, add_special_tokens=False) for text in (f" {word}", word)]
+            single = [encoding.ids[0] for encoding in pieces if len(encoding.ids) == 1]
+            if not single:
+                raise ConfigError(
+                    f"task.labels: the word {word!r} of {label!r} is {len(pieces[0].ids)} tokens "
+                    f"({' '.join(pieces[0].tokens)}), but a label word must be one"
+                )
+            if single[0] in ids:
+                raise ConfigError(f"task.labels: {ids[single[0]]!r} and {label!r} have the same word {word!r}")
+            ids[single[0]] = label
+        return list(ids)
+
+    def encode(self, examples: Sequence[Example], section: TaskSection) -> TokenBatch:
+        """Examples in the template, padded to `max_tokens`.
+
+        Raises: ConfigError for a text that is too long, unless the task says to truncate.
+        """
+        return self._pad([self._encode_one(example.fields, section) for example in examples], section.max_tokens)
+
+    def encode_descriptions(self, section: TaskSection) -> TokenBatch:
+        """The labels' describing texts, padded to the longest of them."""
+        ids = [self._tokenizer.encode(text).ids for text in section.labels.values()]
+        return self._pad(ids, max(len(row) for row in ids))
+
+    def _encode_one(self, fields: Mapping[str, str], section: TaskSection) -> list[int]:
+        ids = self._fill(fields, section)
+        while len(ids) > section.max_tokens and section.truncate:
+            longest = max(fields, key=lambda name: len(fields[name]))
+            shorter = self._without_last_tokens(fields[longest], len(ids) - section.max_tokens)
+            if shorter == fields[longest]:
+                break
+            fields = {**fields, longest: shorter}
+            ids = self._fill(fields, section)
+        if len(ids) > section.max_tokens:
+            mend = "raise it" if section.truncate else "raise it, or set task.truncate: true"
+            raise ConfigError(f"a text of {len(ids)} tokens exceeds task.max_tokens ({section.max_tokens}): {mend}")
+        return ids
+
+    def _fill(self, fields: Mapping[str, str], section: TaskSection) -> list[int]:
+        return self._tokenizer.encode(section.template.format(**fields, mask=self._mask_token)).ids
+
+    def _without_last_tokens(self, text: str, count: int) -> str:
+        offsets = self._tokenizer.encode(text, add_special_tokens=False).offsets
+        return text[: offsets[-count][0]].rstrip() if count < len(offsets) else ""
+
+    def _pad(self, rows: Sequence[Sequence[int]], length: int) -> TokenBatch:
+        ids = np.full((len(rows), length), self.padding_id, np.int32)
+        mask = np.zeros((len(rows), length), np.float32)
+        for i, row in enumerate(rows):
+            ids[i, : len(row)], mask[i, : len(row)] = row, 1
+        mask_id = self._tokenizer.token_to_id(self._mask_token) if self._mask_token else -1
+        return TokenBatch(ids, mask, (ids == mask_id).astype(np.float32))

@@ -1,0 +1,136 @@
+"""The driver: moves handles between owners and runtime, and sees none of their values."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from secp_spu.config import Config
+from secp_spu.runtime import Batch, LocalRuntime, Owned, PlaintextRuntime, Runtime, SecureModel
+from secp_spu.tuning.owner import PromptSet, Split
+from secp_spu.tuning.progress import Progress
+from secp_spu.tuning.record import Usage
+
+DATA_OWNER = "data_owner"
+"""The party that alone sees logits."""
+
+FINALISTS = 2
+"""Prompts that each generation sends to the validation texts: its best candidate, and the optimizer's mean."""
+
+TEST_TEXTS_PER_CALL = 100
+
+
+class Clock:
+    """Counts what a session takes, on top of what sessions before it took."""
+
+    def __init__(self, runtime: Runtime, seconds: float, forward_calls: int):
+        self._runtime, self._start, self.forward_calls = runtime, time.perf_counter() - seconds, forward_calls
+
+    def read(self) -> Usage:
+        """So far."""
+        return Usage(time.perf_counter() - self._start, self.forward_calls, self._runtime.ledger.state())
+
+
+@dataclass(frozen=True)
+class Session:
+    """A runtime that has the model and the texts, and the data owner."""
+
+    runtime: Runtime
+    config: Config
+    data_owner: Any
+    model: SecureModel
+    batches: dict[Split, list[Batch]]
+    progress: Progress
+    clock: Clock
+
+    def logits(self, prompts: PromptSet, first: int, last: int, split: Split) -> list[Owned]:
+        """Logits of prompts on all texts of a split, opened to the data owner, a part for each batch of texts."""
+        runtime = self.runtime
+        shared = runtime.share(self.data_owner.prompts(prompts, first, last))
+        parts = []
+        for batch in self.batches[split]:
+            logits = self.model.logits(shared, batch)
+            parts.append(runtime.open_to(DATA_OWNER, logits))
+            runtime.free(logits)
+        runtime.free(shared)
+        self.clock.forward_calls += last - first
+        return parts
+
+
+def make_runtime(config: Config) -> Runtime:
+    """The runtime that a configuration asks for, with all parties in this process."""
+    if config.protocol == "plaintext":
+        return PlaintextRuntime()
+    return LocalRuntime(config.protocol, config.parties, correlations=config.correlations)
+
+
+def set_up(runtime: Runtime, config: Config, data_owner: Any, model_owner: Any, progress: Progress) -> Session:
+    """Share the model's weights and the texts' embeddings, once.
+
+    Args:
+        runtime: where it runs.
+        config: of the run.
+        data_owner: actor of a DataOwner.
+        model_owner: actor of a ModelOwner.
+        progress: told of every step.
+    Raises: ConfigError if the label words do not fit, before anything is shared.
+    """
+    before = runtime.disclose(data_owner.public_state())
+    if before["ledger"]:
+        runtime.ledger.restore(before["ledger"])
+    clock = Clock(runtime, before["seconds"], before["forward_calls"])
+    by_words = config.model.head == "label_words"
+    word_ids = runtime.disclose(data_owner.label_word_ids()) if by_words else []
+    encoder = runtime.disclose(model_owner.encoder_config())
+    sizes = runtime.disclose(data_owner.sizes())
+    progress.stage("set-up", encoder.layers + len(sizes) + (0 if by_words else encoder.layers))
+    with runtime.ledger.phase("setup"):
+        layers = []
+        for number in range(encoder.layers):
+            public = runtime.publish(runtime.disclose(model_owner.layer_public(number)))
+            layers.append({"params": runtime.share(model_owner.layer(number)), "public": public})
+            progress.step()
+        head = runtime.share(model_owner.label_word_head(word_ids)) if by_words else None
+        model = SecureModel(runtime, encoder, layers, head, len(config.task.labels), on_layer=progress.step)
+        batches = {split: _share_texts(runtime, data_owner, split, size, progress) for split, size in sizes.items()}
+        if not by_words:
+            model.embed_labels(Batch(**runtime.share(data_owner.label_inputs())))
+    return Session(runtime, config, data_owner, model, batches, progress, clock)
+
+
+def _share_texts(runtime: Runtime, data_owner: Any, split: Split, size: int, progress: Progress) -> list[Batch]:
+    step = TEST_TEXTS_PER_CALL if split == "test" else size
+    starts = range(0, size, step)
+    batches = [Batch(**runtime.share(data_owner.inputs(split, i, min(i + step, size)))) for i in starts]
+    progress.step()
+    return batches
+
+
+def tune(session: Session) -> None:
+    """Run forward-only tuning to its end, from where the data owner's record is.
+
+    Source: forward-only tuning, arXiv 2506.15307, section 3.
+    """
+    owner, progress, config, layers = session.data_owner, session.progress, session.config, session.model.layers
+    state = session.runtime.disclose(owner.public_state())
+    if not state["tested"]:
+        progress.stage("untuned prompt", layers * len(session.batches["test"]))
+        owner.take_untuned(session.logits("untuned", 0, 1, "test"))
+        owner.save(session.clock.read())
+    chunks = _chunks(config)
+    for number in range(state["generations"], config.tuning.generations):
+        progress.stage(f"generation {number + 1} of {config.tuning.generations}", layers * (len(chunks) + 1))
+        owner.ask()
+        owner.tell([part for first, last in chunks for part in session.logits("candidates", first, last, "training")])
+        owner.select(session.logits("finalists", 0, FINALISTS, "validation")[0])
+        owner.save(session.clock.read())
+    progress.stage("tuned prompt", layers * len(session.batches["test"]))
+    after = session.logits("best", 0, 1, "test")
+    owner.finish(after, session.clock.read(), session.runtime.ledger.report())
+
+
+def _chunks(config: Config) -> list[tuple[int, int]]:
+    """The population in parts that go through the model together."""
+    population, step = config.tuning.population, config.tuning.candidates_per_call or config.tuning.population
+    return [(first, min(first + step, population)) for first in range(0, population, step)]
