@@ -206,8 +206,8 @@ def _set(content: dict[str, Any], setting: str) -> None:
             raise ConfigError(f"--set {setting}: {section} is no section")
     try:
         content[name] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {setting}: the value is not YAML") from error
+    except yaml.YAMLError:
+        content[name] = value  # a template, such as {text} It was {mask}
 
 
 def _explain(error: Any) -> str:

@@ -6,6 +6,7 @@ import queue
 import threading
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import count
 from typing import Any, Literal, TypeVar
 
 import jax
@@ -34,6 +35,9 @@ Result = TypeVar("Result")
 
 DEFAULT_TIMEOUT_SECONDS = 300
 """How long a party waits for a message before it gives up: far longer than any one operation of a layer takes."""
+
+_LINKS = count()
+"""Numbers the links of this process: by one name SPU gives out one link, with the messages of all who use it."""
 
 
 class LocalRuntime(Runtime):
@@ -65,7 +69,8 @@ class LocalRuntime(Runtime):
         self._dealer = Dealer(self._scheme, originals) if correlations == "dealt" else None
         self._failure: RuntimeFailure | None = None
         profile_log()
-        self._parties = [_Party(self._scheme, rank, by_rank[rank], timeout_seconds) for rank in range(parties)]
+        link = f"{protocol}-{next(_LINKS)}"
+        self._parties = [_Party(self._scheme, rank, by_rank[rank], link, timeout_seconds) for rank in range(parties)]
         self._everywhere(_Party.connect)
 
     def actor(self, party: str, make: Callable[..., Any], *args: Any, **kwargs: Any) -> LocalActor:
@@ -236,11 +241,11 @@ class LocalActor:
 class _Party:
     """A compute party: a daemon thread that runs one task after another."""
 
-    def __init__(self, scheme: Scheme, rank: int, streams: Mapping[int, MaskStream], timeout_seconds: int):
+    def __init__(self, scheme: Scheme, rank: int, streams: Mapping[int, MaskStream], link: str, timeout_seconds: int):
         self.rank = rank
         self.maker = CorrelationMaker(scheme, rank, streams)
         self.spu: SpuRuntime
-        self._scheme, self._timeout_seconds = scheme, timeout_seconds
+        self._scheme, self._link, self._timeout_seconds = scheme, link, timeout_seconds
         self._tasks: queue.Queue[tuple[Callable, queue.Queue] | None] = queue.Queue()
         self.thread = threading.Thread(target=self._work, name=f"rank-{rank}", daemon=True)
         self.thread.start()
@@ -248,6 +253,7 @@ class _Party:
     def connect(self) -> None:
         """Link up with the others and start an SPU runtime; returns when all are there."""
         description = libspu.link.Desc()
+        description.id = self._link
         description.recv_timeout_ms = self._timeout_seconds * 1000
         for rank in range(self._scheme.parties):
             description.add_party(f"rank-{rank}", f"thread-{rank}")

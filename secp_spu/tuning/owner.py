@@ -45,6 +45,7 @@ class DataOwner:
 
     def __init__(self, config: Config, record: RunRecord, folder: Path, say: Callable[[str], None]):
         self._config, self._record, self._folder, self._say = config, record, folder, say
+        self._by_words = config.model.head == "label_words"
         encoder, embeddings = load_embeddings(config.model.folder)
         self._embed = jax.jit(
             partial(Embeddings(encoder).apply, {"params": embeddings}), static_argnames=("first_position",)
@@ -53,6 +54,7 @@ class DataOwner:
         self._tokenizer = TaskTokenizer(config.model.folder / "tokenizer.json")
         self._check_length(encoder.max_positions - encoder.position_offset)
         self._texts = self._read_texts()
+        self._word_ids = self._tokenizer.label_word_ids(config.task.labels) if self._by_words else []
         tuning = config.tuning
         self._space = PromptSpace.random(
             self._words,
@@ -98,9 +100,13 @@ class DataOwner:
                 )
             self._optimizer.tell(np.array(done.losses))
 
+    def begin(self) -> None:
+        """Claim the folder for this run."""
+        self._record.save(self._folder)
+
     def label_word_ids(self) -> list[int]:
-        """The label words' tokens; everybody may know them, they are in the configuration."""
-        return self._tokenizer.label_word_ids(self._config.task.labels)
+        """The label words' tokens, none for the label-embedding head; everybody may know them."""
+        return self._word_ids
 
     def sizes(self) -> dict[Split, int]:
         """How many texts each split has; everybody may know."""
@@ -121,7 +127,7 @@ class DataOwner:
         ones = np.ones((len(tokens.token_ids), prompt_tokens), np.float32)
         padding_mask = np.concatenate([ones, tokens.padding_mask], 1)
         readout = np.concatenate([0 * ones, tokens.mask_row], 1)
-        if self._config.model.head == "label_embeddings":
+        if not self._by_words:
             readout = padding_mask / padding_mask.sum(1, keepdims=True)
         return {"hidden": np.asarray(hidden), "padding_mask": padding_mask, "readout": readout}
 

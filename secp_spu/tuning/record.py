@@ -70,10 +70,17 @@ class RunRecord:
     usage: Usage = field(default_factory=Usage)
 
     def save(self, folder: Path) -> None:
-        """Write atomically: an interruption leaves the file before or after, never between."""
+        """Write atomically: an interruption leaves the file before or after, never between.
+
+        Raises: ConfigError if the folder cannot be made or written.
+        """
         temporary = folder / f"{FILE_NAME}.part"
-        temporary.write_text(json.dumps(asdict(self)), encoding="utf-8")
-        temporary.replace(folder / FILE_NAME)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(json.dumps(asdict(self)), encoding="utf-8")
+            temporary.replace(folder / FILE_NAME)
+        except OSError as error:
+            raise ConfigError(f"{folder} cannot be written: {error.strerror}") from error
 
     @classmethod
     def load(cls, folder: Path) -> RunRecord:
@@ -94,7 +101,7 @@ class RunRecord:
 
 
 def open_run(folder: Path, digest: str, *, resume: bool) -> RunRecord:
-    """The record to start from, in a folder that belongs to this run alone.
+    """The record to start from, for a folder that is to belong to this run alone; its first `save` claims it.
 
     Raises: ConfigError if the folder holds another run, the same run without `resume`, or something else.
     """
@@ -111,10 +118,4 @@ def open_run(folder: Path, digest: str, *, resume: bool) -> RunRecord:
         raise ConfigError(f"{folder} holds {'this run' if same else 'another run'} already: {mend}")
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError(f"{folder} is not empty and holds no run: choose another folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        fresh = RunRecord(digest)
-        fresh.save(folder)
-    except OSError as error:
-        raise ConfigError(f"{folder} cannot be written: {error.strerror}") from error
-    return fresh
+    return RunRecord(digest)

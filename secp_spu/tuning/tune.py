@@ -74,14 +74,15 @@ def set_up(runtime: Runtime, config: Config, data_owner: Any, model_owner: Any, 
         data_owner: actor of a DataOwner.
         model_owner: actor of a ModelOwner.
         progress: told of every step.
-    Raises: ConfigError if the label words do not fit, before anything is shared.
+    Raises: ConfigError if the outputs' folder cannot be written, before anything is shared.
     """
+    data_owner.begin()
     before = runtime.disclose(data_owner.public_state())
     if before["ledger"]:
         runtime.ledger.restore(before["ledger"])
     clock = Clock(runtime, before["seconds"], before["forward_calls"])
     by_words = config.model.head == "label_words"
-    word_ids = runtime.disclose(data_owner.label_word_ids()) if by_words else []
+    word_ids = runtime.disclose(data_owner.label_word_ids())
     encoder = runtime.disclose(model_owner.encoder_config())
     sizes = runtime.disclose(data_owner.sizes())
     progress.stage("set-up", encoder.layers + len(sizes) + (0 if by_words else encoder.layers))

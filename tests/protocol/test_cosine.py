@@ -1,0 +1,330 @@
+import math
+from itertools import pairwise
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from parties import (
+    ABY3,
+    REVEAL,
+    SEMI2K_2,
+    TRUNCATE,
+    TRUNCATE_FAR,
+    ULP,
+    cost_of,
+    opened,
+    peek,
+    put,
+    shared,
+    times,
+)
+from spu import libspu
+from uniformity import are_alike, are_uniform
+
+from secp_spu.protocol import (
+    AuditReport,
+    cos_error_bound,
+    cos_sin,
+    cosine,
+    dealt_error_bound,
+    declare_correlation,
+    encode,
+    joint_error_bound,
+    joint_plan,
+    open_masked,
+    secure_cos_sin,
+    to_ring,
+)
+from secp_spu.protocol.cosine import POLYNOMIAL_ERROR, _public_factors
+from secp_spu.protocol.sharing import _raw_share
+from secp_spu.runtime import Spec, Stored, program
+
+SOURCES = ("joint", "dealt")
+BITS = (9, 12, 18)
+
+
+def mask_error(setting, source, factor_bits):
+    return joint_error_bound(setting[1], factor_bits) if source == "joint" else dealt_error_bound(factor_bits)
+
+
+def make(runtime, shape, factor_bits=9):
+    with runtime.ledger.phase("offline"):
+        return runtime.correlations(declare_correlation(shape, factor_bits=factor_bits))
+
+
+def run(runtime, x, w, factor_bits=9, fn=cos_sin):
+    """cos and sin of 2 pi x @ w as an owner sees them."""
+    shape = (*x.shape[:-1], w.shape[1])
+    handles = shared(runtime, x), runtime.publish(w), make(runtime, shape, factor_bits)
+    return opened(runtime, runtime.run("cos_sin", fn, *handles))
+
+
+def exact(x, w):
+    angle = 2 * np.pi * (x.astype(np.float64) @ w.astype(np.float64))
+    return np.cos(angle), np.sin(angle)
+
+
+def bound_of(setting, source, factor_bits, x, w):
+    """The function's own bound, angle by angle; and 2**-24 of the owner's float32."""
+    x_l1, w_l1 = np.abs(x).sum(-1, keepdims=True), np.abs(w).sum(0)
+    return cos_error_bound(x_l1, w_l1, factor_bits, mask_error=mask_error(setting, source, factor_bits)) + 2.0**-24
+
+
+def numbers(shape=(2, 5, 3), seed=0):
+    """Zero, both signs, tiny ones, and up to some 50 periods either way."""
+    x = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+    flat = x.reshape(-1, shape[-1])
+    flat[0], flat[1], flat[2] = 0, ULP, -ULP
+    flat[3:5] *= 13
+    return x
+
+
+def frequencies(shape=(3, 7), seed=1):
+    w = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+    w[:, 0] = 0
+    return w
+
+
+def shift_cosine(x, w, correlation):
+    """A fault: C is off by two bounds (0.02, or 10 of 2**-9)."""
+    return cos_sin(x, w, correlation.replace(cos=correlation.cos + 10))
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("factor_bits", BITS)
+def test_secure_cos_sin_matches_plaintext(runtimes, setting, source, factor_bits):
+    x, w = numbers(), frequencies()
+    bound = bound_of(setting, source, factor_bits, x, w)
+    assert bound.max() < (0.015 if factor_bits == 9 else 0.006)
+    results = run(runtimes(setting, source), x, w, factor_bits)
+    for result, expected in zip(results, exact(x, w), strict=True):
+        assert result.shape == (2, 5, 7)
+        error = np.abs(result - expected)
+        assert (error <= bound).all()
+        assert (error > bound / 10).any(), "a bound so wide would be met by luck"
+    assert (np.abs(results[0] - exact(x, w)[1]) > bound).any(), "the bound cannot tell sine from cosine"
+
+
+def test_a_factor_off_by_two_bounds_is_rejected(runtimes, setting):
+    x, w = numbers(), frequencies()
+    bound = bound_of(setting, "dealt", 9, x, w)
+    assert 2 * bound[bound < 0.01].max() <= 10 * 2.0**-9
+    cos, sin = run(runtimes(setting, "dealt"), x, w, fn=shift_cosine)
+    for result, expected in zip((cos, sin), exact(x, w), strict=True):
+        assert (np.abs(result - expected) > bound).any()
+
+
+def edges():
+    """Multiples of 2**-18 turn, so that the angle is exact: what is left is the factors' error."""
+    x = np.array([[0, 0], [2.0**44, 0], [-(2.0**44), 2.0**44], [2.0**43 - 2.0**20, -1.5], [-ULP, ULP]], np.float32)
+    w = np.array([[ULP, 5 * ULP, 0.25, 1 / 3, -0.75], [ULP, -3 * ULP, 0.5, 7.5, 2.0**12]], np.float32)
+    return x, (np.rint(w / ULP) * ULP).astype(np.float32)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_secure_cos_sin_wraps_at_the_edge_of_the_range(runtimes, setting, source):
+    """x @ w leaves the ring many times over; whole turns are lost, and nothing else."""
+    x, w = edges()
+    columns = [[int(value / ULP) for value in column] for column in w.T]
+    steps = [[sum(int(a / ULP) * b for a, b in zip(row, column, strict=True)) for column in columns] for row in x]
+    assert max(abs(step) for row in steps for step in row) > 2**64
+    angle = 2 * np.pi * np.array([[step % 2**36 for step in row] for row in steps]) / 2**36
+    bound = bound_of(setting, source, 9, 0 * x, 0 * w).max()
+    cos, sin = run(runtimes(setting, source), x, w)
+    assert np.abs(cos - np.cos(angle)).max() <= bound
+    assert np.abs(sin - np.sin(angle)).max() <= bound
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_root_mean_square_error_is_where_theory_says(runtimes, setting, source):
+    """About 1e-3 with 9 bits, in every element of 8,192: the deviation of the estimate is below 2 %, the slack 12 %.
+
+    cos - exact = c dC + C dc - s dS - S ds: a public factor's variance and a mask's. One rounding to 2**-b has the
+    variance 4**-b / 12; one probabilistic truncation, up or down with the chance of the remainder, 4**-b / 6.
+    """
+    x = (np.random.default_rng(2).integers(-(2**20), 2**20, (128, 2)) * ULP).astype(np.float32)
+    w = (np.random.default_rng(3).integers(-(2**18), 2**18, (2, 32)) * ULP).astype(np.float32)
+    variance = 4.0**-9 / 12
+    if source == "joint":
+        bits, *others = joint_plan(setting[1], 9)
+        variance = 4.0**-bits / 12
+        for more in others:
+            bits += more - 18
+            variance += 4.0**-more / 12 + 4.0**-bits / 6
+    expected = math.sqrt(variance + 4.0**-9 / 12)
+    errors = np.stack(run(runtimes(setting, source), x, w)) - np.stack(exact(x, w))
+    assert math.sqrt(np.mean(errors**2)) == pytest.approx(expected, rel=0.12)
+    assert expected == pytest.approx(1e-3 if source == "joint" else 0.8e-3, rel=0.05)
+    # No bias: the truncations that are left are fair. Five deviations of the mean.
+    assert abs(errors.mean()) < 5 * expected / math.sqrt(errors.size)
+
+
+@pytest.mark.parametrize(("shape", "features"), [((3, 5), 7), ((2, 11, 3), 13)])
+@pytest.mark.parametrize("factor_bits", BITS)
+def test_secure_cos_sin_costs(setting, runtime, shape, features, factor_bits):
+    """One reveal a pair: 8 bytes and 1 send a party (SEMI2K among three: to both others). Above 9 bits a truncation."""
+    x, w = shared(runtime, np.ones(shape, np.float32)), runtime.publish(np.ones((shape[-1], features), np.float32))
+    correlation = make(runtime, (*shape[:-1], features), factor_bits)
+    _, cost = cost_of(runtime, lambda: runtime.run("cos_sin", cos_sin, x, w, correlation))
+    pairs = math.prod(shape[:-1]) * features
+    drop, drop_sends = {9: (0, 0), 12: TRUNCATE[setting], 18: TRUNCATE_FAR[setting]}[factor_bits]
+    assert cost == times(pairs, REVEAL[setting], (2 * drop, drop_sends))
+
+
+# Openings
+
+ROWS, FEATURES = 64, 64
+"""4,096 openings: 16 of each value of a byte."""
+
+
+def observe(x, w, correlation):
+    """`secure_cos_sin` as it is, and what it opened."""
+    seen = []
+
+    def open_and_keep(value, mask):
+        seen.append(open_masked(value, mask))
+        return seen[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cosine, "open_masked", open_and_keep)
+        results = secure_cos_sin(x, w, correlation)
+    (delta,) = seen
+    return delta, results
+
+
+def openings(runtime, x, w):
+    delta, _ = runtime.run("observe", observe, shared(runtime, x), runtime.publish(w), make(runtime, (ROWS, FEATURES)))
+    assert not delta.spec.secret
+    return peek(runtime, delta)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_openings_are_masked(runtimes, setting, source):
+    """Uniform in every byte and bit, and the same for zero as for numbers at the edge of the range."""
+    runtime = runtimes(setting, source)
+    w = frequencies((2, FEATURES))
+    zero = openings(runtime, np.zeros((ROWS, 2), np.float32), w)
+    edge = openings(runtime, np.full((ROWS, 2), 2.0**44 - 2.0**20, np.float32), w)
+    assert are_uniform(zero)
+    assert are_uniform(edge)
+    assert are_alike(zero, edge)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_openings_of_two_runs_have_nothing_in_common(runtimes, source):
+    """The same numbers under fresh masks: the difference of the openings is uniform too."""
+    runtime = runtimes(ABY3, source)
+    x, w = np.full((ROWS, 2), 0.7, np.float32), frequencies((2, FEATURES))
+    assert are_uniform(openings(runtime, x, w) - openings(runtime, x, w))
+
+
+def test_the_audit_accepts_secure_cos_sin(runtime):
+    run(runtime, numbers(), frequencies())
+    reports = {program.audit for program in runtime.programs if program.name == "cos_sin"}
+    for report in reports:
+        ((line, mask),) = report.openings
+        assert mask == "[2].mask"
+        assert line > 0
+
+
+@pytest.fixture
+def unaudited(monkeypatch):
+    """Let programs compile whatever they open, to see what the audit spares us."""
+    monkeypatch.setattr(program, "audit_program", lambda *_, program, **__: AuditReport(program, ()))
+
+
+def open_turns(x, w, mask):
+    return open_masked(to_ring(x) @ to_ring(w), mask)
+
+
+@pytest.mark.usefixtures("unaudited")
+def test_a_mask_of_32_bits_is_seen_through(runtime):
+    """The control of the checks above: an int32 array shared as usual. The upper half of x @ w is in the open."""
+    w = runtime.publish(frequencies((2, FEATURES)))
+    found = []
+    for value in (0, 2.0**44 - 2.0**20):
+        narrow = np.random.default_rng(4).integers(-(2**31), 2**31, (ROWS, FEATURES)).astype(np.int32)
+        x = shared(runtime, np.full((ROWS, 2), value, np.float32))
+        found.append(peek(runtime, runtime.run("open_turns", open_turns, x, w, shared(runtime, narrow))))
+    assert not are_uniform(found[0])
+    assert not are_uniform(found[1])
+    assert not are_alike(*found)
+
+
+@pytest.mark.usefixtures("unaudited")
+def test_a_mask_used_twice_is_seen_through(runtime):
+    """The other control: each opening is uniform, but their difference is x @ w - x' @ w itself."""
+    x, other = numbers((ROWS, 2)), numbers((ROWS, 2), seed=5)
+    w = frequencies((2, FEATURES))
+    mask = put(runtime, np.frombuffer(np.random.default_rng(6).bytes(8 * ROWS * FEATURES), np.int64).reshape(ROWS, -1))
+    deltas = []
+    for values in (x, other):
+        handles = shared(runtime, values), runtime.publish(w), mask
+        deltas.append(peek(runtime, runtime.run("open_turns", open_turns, *handles)))
+    assert are_uniform(deltas[0])
+    assert are_uniform(deltas[1])
+    difference = deltas[0] - deltas[1]
+    assert not are_uniform(difference)
+    np.testing.assert_array_equal(difference, (encode(x) - encode(other)) @ encode(w))
+
+
+# The public part
+
+
+def publish_raw(runtime, elements):
+    """A public value of 64 bits: `publish` takes 32-bit values alone."""
+    handle = Stored(next(runtime._names), Spec(elements.shape, np.dtype(np.int32), False))
+    public = libspu.Visibility.VIS_PUBLIC
+    share = _raw_share(elements.shape, handle.spec.dtype, "Pub2k<FM64>", elements.tobytes(), public)
+    runtime._everywhere(lambda party: party.spu.set_var(handle.name, share))
+    return handle
+
+
+@pytest.mark.parametrize("factor_bits", BITS)
+def test_public_factors_are_cosine_and_sine_of_every_step(runtimes, factor_bits):
+    """All 2**18 steps of a turn, with random bits below and above them."""
+    runtime = runtimes(SEMI2K_2)
+    rng = np.random.default_rng(7)
+    steps, below, above = np.arange(2**18), rng.integers(0, 2**18, 2**18), rng.integers(0, 2**28, 2**18)
+    delta = (above.astype(np.uint64) << np.uint64(36)) + (steps << 18).astype(np.uint64) + below.astype(np.uint64)
+    handle = publish_raw(runtime, delta)
+    np.testing.assert_array_equal(peek(runtime, handle), delta)
+
+    results = runtime.run("public", lambda delta: _public_factors(delta, factor_bits), handle)
+    angle = 2 * np.pi * steps / 2**18
+    for result, expected in zip(results, (np.cos(angle), np.sin(angle)), strict=True):
+        error = np.abs(peek(runtime, result).view(np.int64) * 2.0**-factor_bits - expected).max()
+        assert 2.0 ** -(factor_bits + 1) * 0.99 < error <= 2.0 ** -(factor_bits + 1) + POLYNOMIAL_ERROR
+
+
+# Plain JAX, and errors
+
+
+def test_cos_sin_without_a_correlation_is_plain_jax():
+    x, w = numbers(), frequencies()
+    # The angle is a sum of 3 products, up to 2 pi 150: a few roundings of it, 2**-24 each.
+    for result, expected in zip(cos_sin(jnp.asarray(x), jnp.asarray(w)), exact(x, w), strict=True):
+        assert np.abs(result - expected).max() <= 2 * np.pi * np.abs(x).sum(-1).max() * np.abs(w).max() * 8 * 2.0**-24
+
+
+@pytest.mark.parametrize(
+    ("x", "w", "shape", "message"),
+    [
+        ((5, 3), (2, 7), (5, 7), "x has 3 columns, frequencies 2 rows: they must agree"),
+        ((5, 3), (3, 7), (5, 3), r"correlation has shape \(5, 3\), x @ frequencies \(5, 7\): declare it with declare_"),
+        ((2, 5, 3), (3, 7), (5, 7), r"correlation has shape \(5, 7\), x @ frequencies \(2, 5, 7\)"),
+    ],
+)
+def test_secure_cos_sin_refuses_shapes_that_disagree(x, w, shape, message):
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(secure_cos_sin, jnp.zeros(x), jnp.zeros(w), declare_correlation(shape))
+
+
+def test_error_bound_grows_with_each_of_its_terms():
+    base = cos_error_bound(1, 1, 9, mask_error=1e-3)
+    assert base < cos_error_bound(2, 1, 9, mask_error=1e-3)
+    assert base < cos_error_bound(1, 2, 9, mask_error=1e-3)
+    assert base < cos_error_bound(1, 1, 9, mask_error=2e-3)
+    bounds = [cos_error_bound(1, 1, bits, mask_error=dealt_error_bound(bits)) for bits in (9, 12, 15, 18)]
+    assert all(coarse > fine for coarse, fine in pairwise(bounds))

@@ -1,0 +1,111 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from parties import REVEAL, SEMI2K_2, TRUNCATE, TRUNCATE_FAR, ULP, cost_of, opened, peek, put, shared, times
+
+from secp_spu.protocol import FRACTION_BITS, AuditReport, from_ring, open_masked, to_ring, truncate
+from secp_spu.protocol.ring import shift_public
+from secp_spu.runtime import Spec, Stored, program
+
+NUMBERS = np.array([0, 1, -1, ULP, -ULP, 3.25, -1234.5, 2.0**20 + 0.5, -(2.0**44)], np.float32)
+
+
+def raise_by_one(x):
+    return from_ring(to_ring(x) + 1)
+
+
+def test_to_ring_and_from_ring_relabel_for_free(runtime):
+    x = shared(runtime, NUMBERS)
+    integers, cost = cost_of(runtime, lambda: runtime.run("to_ring", to_ring, x))
+    np.testing.assert_array_equal(peek(runtime, integers).view(np.int64), NUMBERS.astype(np.float64) / ULP)
+    assert integers.spec.dtype == np.int32
+
+    raised, more = cost_of(runtime, lambda: runtime.run("raise", raise_by_one, x))
+    np.testing.assert_array_equal(peek(runtime, raised).view(np.int64), NUMBERS.astype(np.float64) / ULP + 1)
+    assert raised.spec.dtype == np.float32
+    assert (cost, more) == ((0, 0), (0, 0))
+
+
+def drop_bits(bits):
+    return lambda z: truncate(z, bits)
+
+
+def numbers_to_truncate():
+    """Zero, both signs, every size up to the largest that is allowed, and its neighbours."""
+    powers = [sign * (1 << size) + step for size in range(0, 45) for sign in (1, -1) for step in (-1, 0, 1)]
+    edge = [sign * ((1 << 45) - step) for sign in (1, -1) for step in (0, 1, 2)]
+    random = np.random.default_rng(0).integers(-(2**37), 2**37, 509)
+    return np.concatenate([powers, edge, random]).astype(np.int64)
+
+
+@pytest.mark.parametrize("bits", [1, 9, 16, 17, 18])
+def test_truncate_matches_plaintext(runtime, bits):
+    """One unit at most, always: SPU's truncation corrects the carry, so that large numbers do not wrap by chance."""
+    z = numbers_to_truncate()
+    result = peek(runtime, runtime.run("truncate", drop_bits(bits), put(runtime, z))).view(np.int64)
+    # Integers below 2**46 are exact in float64.
+    exact = z / 2.0**bits
+    assert np.abs(result - exact).max() <= 1
+    assert np.abs(result + 2 - exact).max() > 1, "the control passes"
+    dropped = exact != np.rint(exact)
+    assert dropped.any()
+
+
+@pytest.mark.parametrize("bits", [9, 18])
+@pytest.mark.parametrize("size", [7, 101])
+def test_truncate_costs(setting, runtime, bits, size):
+    z = put(runtime, np.arange(size))
+    _, cost = cost_of(runtime, lambda: runtime.run("truncate", drop_bits(bits), z))
+    assert cost == times(size, (TRUNCATE if bits <= 16 else TRUNCATE_FAR)[setting])
+
+
+@pytest.mark.parametrize("bits", [0, 19, -1])
+def test_truncate_refuses_other_numbers_of_bits(bits):
+    with pytest.raises(ValueError, match=f"bits is {bits}, but one truncation drops 1 to 18 bits"):
+        truncate(jnp.zeros(2, jnp.int32), bits)
+
+
+@pytest.mark.parametrize("bits", [1, 6, 15])
+def test_shift_public_rounds_to_nearest(runtimes, bits):
+    runtime = runtimes(SEMI2K_2)
+    z = np.arange(-(2**17), 2**17, 61, dtype=np.int32)
+    result = runtime.run("shift", lambda z: shift_public(z, bits), runtime.publish(z))
+    assert not result.spec.secret
+    np.testing.assert_array_equal(opened(runtime, result), np.floor(z / 2**bits + 0.5))
+
+
+@pytest.fixture
+def unaudited(monkeypatch):
+    """Let programs compile whatever they open."""
+    monkeypatch.setattr(program, "audit_program", lambda *_, program, **__: AuditReport(program, ()))
+
+
+def open_difference(value, mask):
+    return open_masked(value, mask)
+
+
+@pytest.mark.usefixtures("unaudited")
+@pytest.mark.parametrize("size", [7, 101])
+def test_open_masked_opens_all_64_bits_of_the_difference(setting, runtime, size):
+    """And costs a reveal: 8 bytes an element and 1 send to every party that misses a component."""
+    rng = np.random.default_rng(size)
+    value, mask = rng.integers(0, 2**64, (2, size), dtype=np.uint64)
+    handles = put(runtime, value), put(runtime, mask)
+    delta, cost = cost_of(runtime, lambda: runtime.run("open", open_difference, *handles))
+    assert isinstance(delta, Stored)
+    assert delta.spec == Spec((size,), np.dtype(np.int32), secret=False)
+    np.testing.assert_array_equal(peek(runtime, delta), value - mask)
+    assert cost == times(size, REVEAL[setting])
+
+
+def test_open_masked_refuses_a_broadcast_mask():
+    value, mask = jnp.zeros((2, 3), jnp.int32), jnp.zeros(3, jnp.int32)
+    with pytest.raises(ValueError, match=r"the mask has shape \(3,\), the value \(2, 3\): a mask is never broadcast"):
+        open_masked(value, mask)
+
+
+def test_fraction_bits_are_those_of_the_runtime(runtime):
+    """A product of two fixed-point numbers loses as many bits as the ring functions suppose."""
+    x = shared(runtime, np.array([3.0, -0.25], np.float32))
+    product = peek(runtime, runtime.run("product", lambda x: x * 5, x)).view(np.int64)
+    assert np.abs(product - np.array([15, -1.25]) * 2**FRACTION_BITS).max() <= 1

@@ -1,0 +1,368 @@
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from fixed_point import EXP_UNITS, RECIPROCAL_ERROR, RECIPROCAL_UNITS, RSQRT_ERROR, Arithmetic, spu_exp
+from parties import ABY3, SEMI2K_2, ULP, cost_of, opened, shared
+
+from secp_spu.model import EncoderConfig, EncoderLayer, LabelWordHead
+from secp_spu.model.attention import NORM_EPSILON, PADDING_SCORE
+from secp_spu.model.head import SIMILARITY_SCALE
+from secp_spu.protocol import joint_error_bound
+from secp_spu.runtime import Batch, PlaintextRuntime, SecureModel
+
+CONFIG = EncoderConfig(
+    vocab_size=2,
+    width=21,
+    layers=1,
+    heads=3,
+    intermediate=13,
+    max_positions=5,
+    position_offset=0,
+    type_vocab_size=1,
+    layer_norm_epsilon=1e-5,
+    activation="relu",
+    head_activation="relu",
+    features=61,
+)
+CANDIDATES, TEXTS, PROMPT_TOKENS, TEXT_TOKENS, LABELS = 2, 3, 2, 5, 2
+TOKENS = PROMPT_TOKENS + TEXT_TOKENS
+TEXT_LENGTHS = (5, 3, 1)
+
+
+# What a model and a batch are made of
+
+
+def random_variables(module, *inputs, seed):
+    """Weights of the size that trained ones have: no bias, scale or length at its initial value."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        name, noise = path[-1].key, rng.normal(size=leaf.shape).astype(np.float32)
+        if name == "kernel":
+            return noise / np.float32(np.sqrt(leaf.shape[0]))
+        return 0.8 + noise / 10 if name in ("scale", "length") else noise / 10
+
+    variables = module.init(jax.random.key(seed), *inputs)
+    params = jax.tree_util.tree_map_with_path(draw, variables["params"])
+    return {"params": params, "public": jax.tree.map(np.asarray, variables.get("public", {}))}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything in plaintext."""
+
+    config: EncoderConfig
+    layers: list
+    head: dict
+    prompts: np.ndarray
+    hidden: np.ndarray
+    padding_mask: np.ndarray
+    readout: np.ndarray
+
+
+def make_parts(config, layers=1):
+    rng = np.random.default_rng(2)
+    prompts = rng.normal(size=(CANDIDATES, PROMPT_TOKENS, config.width)).astype(np.float32)
+    hidden = rng.normal(size=(TEXTS, TEXT_TOKENS, config.width)).astype(np.float32)
+    padding_mask = np.float32([[i < PROMPT_TOKENS + length for i in range(TOKENS)] for length in TEXT_LENGTHS])
+    readout = np.zeros((TEXTS, TOKENS), np.float32)
+    readout[:, 0] = 1
+    tokens = jnp.zeros((1, TOKENS, config.width)), jnp.ones((1, TOKENS))
+    variables = [random_variables(EncoderLayer(config, i), *tokens, seed=i) for i in range(layers)]
+    head = random_variables(LabelWordHead(config, LABELS), *tokens, seed=7)["params"]
+    return Parts(config, variables, head, prompts, hidden, padding_mask, readout)
+
+
+def run_model(runtime, parts, **options):
+    """Logits as the data owner sees them, by the driver's own way."""
+    model = secure_model(runtime, parts, **options)
+    return opened(runtime, model.logits(shared(runtime, parts.prompts), shared_batch(runtime, parts)))
+
+
+def secure_model(runtime, parts, *, word_head=True, **options):
+    layers = [
+        {"params": shared(runtime, layer["params"]), "public": runtime.publish(layer["public"])}
+        for layer in parts.layers
+    ]
+    head = shared(runtime, parts.head) if word_head else None
+    return SecureModel(runtime, parts.config, layers, head, LABELS, **options)
+
+
+def shared_batch(runtime, parts):
+    return Batch(*(shared(runtime, values) for values in (parts.hidden, parts.padding_mask, parts.readout)))
+
+
+def mean_readout(parts):
+    """1/length over the tokens of the texts alone."""
+    rows = parts.padding_mask[:, PROMPT_TOKENS:]
+    return rows / rows.sum(1, keepdims=True)
+
+
+def flax_logits(parts):
+    """The plaintext modules, one pair of candidate and text after another."""
+    run_layer = jax.jit(EncoderLayer(parts.config).apply)
+    run_head = jax.jit(LabelWordHead(parts.config, LABELS).apply)
+    rows = []
+    for prompt in parts.prompts:
+        for text, padding_mask, readout in zip(parts.hidden, parts.padding_mask, parts.readout, strict=True):
+            hidden = np.concatenate([prompt, text])[None]
+            for layer in parts.layers:
+                hidden = run_layer(layer, hidden, padding_mask[None])
+            rows.append(run_head({"params": parts.head}, hidden, readout[None])[0])
+    return np.stack(rows)
+
+
+# The same model once more, in the arithmetic of fixed_point.py
+
+
+@dataclass(frozen=True)
+class SecondModel:
+    """A second implementation, in numpy; exact unless its arithmetic has a generator."""
+
+    parts: Parts
+    mask_error: float
+    arithmetic: Arithmetic
+
+    def encode(self, hidden, padding_mask):
+        given = self.arithmetic.given
+        hidden, padding_mask = given(hidden), np.asarray(padding_mask, np.float64)
+        for layer in self.parts.layers:
+            hidden = self.layer(layer, hidden, padding_mask)
+        return hidden
+
+    def logits(self):
+        """Candidate by candidate, text by text."""
+        parts = self.parts
+        pairs = [np.concatenate([prompt, text]) for prompt in parts.prompts for text in parts.hidden]
+        hidden = self.encode(np.stack(pairs), np.tile(parts.padding_mask, (CANDIDATES, 1)))
+        at_mask = self.read_out(hidden, np.tile(parts.readout, (CANDIDATES, 1)))
+        inner = np.maximum(self.dense(at_mask, parts.head["dense"]), 0)
+        return self.dense(self.layer_norm(inner, parts.head["norm"]), parts.head["decoder"])
+
+    def similarities(self):
+        """Logits by label embeddings; here the texts without a prompt, and the first of them as descriptions."""
+        parts = self.parts
+        pooled = self.pool(self.encode(parts.hidden, parts.padding_mask[:, PROMPT_TOKENS:]), mean_readout(parts))
+        return self.arithmetic.times(self.arithmetic.matmul(pooled, pooled[:LABELS].T), SIMILARITY_SCALE)
+
+    def pool(self, hidden, readout):
+        mean = self.read_out(hidden, readout)
+        norm = self.arithmetic.times(mean, mean).sum(-1, keepdims=True)
+        return self.arithmetic.times(mean, self.arithmetic.rsqrt(norm))
+
+    def read_out(self, hidden, readout):
+        return self.arithmetic.matmul(self.arithmetic.given(readout)[:, None, :], hidden)[:, 0, :]
+
+    def layer(self, variables, hidden, padding_mask):
+        params, heads = variables["params"], self.parts.config.heads
+        batch, tokens, width = hidden.shape
+        projected = self.dense(hidden, params["query_key_value"]).reshape(batch, tokens, 3, heads, -1)
+        attend = self.random_features if self.parts.config.attention == "rfa" else self.softmax
+        attended = attend(variables, *projected.transpose(2, 0, 3, 1, 4), padding_mask)
+        attended = attended.transpose(0, 2, 1, 3).reshape(batch, tokens, width)
+        attended = self.dense(attended, params["attention_output"])
+        hidden = self.layer_norm(hidden + attended, params["attention_norm"])
+        inner = np.maximum(self.dense(hidden, params["intermediate"]), 0)
+        return self.layer_norm(hidden + self.dense(inner, params["output"]), params["output_norm"])
+
+    def softmax(self, _variables, query, key, value, padding_mask):
+        times, matmul = self.arithmetic.times, self.arithmetic.matmul
+        scores = times(matmul(query, key.swapaxes(-1, -2)), query.shape[-1] ** -0.5)
+        scores = scores + ((1 - padding_mask) * PADDING_SCORE)[:, None, None, :]
+        return matmul(self.arithmetic.softmax(scores), value)
+
+    def random_features(self, variables, query, key, value, padding_mask):
+        times, matmul = self.arithmetic.times, self.arithmetic.matmul
+        length = self.arithmetic.given(variables["params"]["attention"]["length"])[:, None, None]
+        frequencies = variables["public"]["attention"]["frequencies"].astype(np.float64)
+        phi = []
+        for both in (query, key):
+            norm = times(both, both).sum(-1, keepdims=True) + self.arithmetic.off(NORM_EPSILON, ULP)
+            scaled = times(both, times(self.arithmetic.rsqrt(norm), length))
+            phi.append(self.arithmetic.cos_sin(scaled, frequencies, self.parts.config.factor_bits, self.mask_error))
+        weight = (padding_mask / 8)[:, None, :, None]
+        ones = np.broadcast_to(weight, (*value.shape[:-1], 1))
+        summary = matmul(phi[1].swapaxes(-1, -2), np.concatenate([times(value, weight), ones], -1))
+        attended = matmul(phi[0], summary)
+        return times(attended[..., :-1], self.arithmetic.reciprocal(attended[..., -1:]))
+
+    def dense(self, x, params):
+        given = self.arithmetic.given
+        return self.arithmetic.matmul(x, given(params["kernel"])) + given(params["bias"])
+
+    def layer_norm(self, x, params):
+        """(x - mean) * (rsqrt(variance + epsilon) * scale) + bias"""
+        times, given = self.arithmetic.times, self.arithmetic.given
+        centred = x - self.arithmetic.mean(x)
+        variance = self.arithmetic.mean(times(centred, centred)) + self.arithmetic.off(CONFIG.layer_norm_epsilon, ULP)
+        return times(centred, times(self.arithmetic.rsqrt(variance), given(params["scale"]))) + given(params["bias"])
+
+
+DRAWS = 64
+
+
+def expected_and_tolerance(runtime, parts, compute):
+    """The exact result, and the largest error of DRAWS results whose every operation is off by some of its bound.
+
+    SPU's operations are mostly off by less: a cosine of 9 bits by 1e-3 in the mean of squares, where a uniform draw
+    over its bound has 3.7e-3. So this largest error is 10 deviations of what is to be expected, or more.
+    """
+    mask_error = joint_error_bound(runtime.parties, parts.config.factor_bits)
+    exact = compute(SecondModel(parts, mask_error, Arithmetic()))
+    rng = np.random.default_rng(3)
+    draws = [compute(SecondModel(parts, mask_error, Arithmetic(rng))) for _ in range(DRAWS)]
+    return exact, np.abs(np.stack(draws) - exact).max()
+
+
+# SPU's own functions, over the ranges in use
+
+
+@pytest.mark.parametrize(
+    ("function", "expected", "proportion", "units"),
+    [
+        (lambda x: jax.lax.rsqrt(x), lambda x: x**-0.5, RSQRT_ERROR, RECIPROCAL_UNITS),
+        (lambda x: 1 / x, lambda x: 1 / x, RECIPROCAL_ERROR, RECIPROCAL_UNITS),
+        (lambda x: jnp.exp(-x), lambda x: spu_exp(-x), 0, EXP_UNITS),
+    ],
+    ids=["rsqrt", "reciprocal", "exp"],
+)
+def test_spus_functions_keep_the_errors_that_are_supposed(runtime, function, expected, proportion, units):
+    x = (np.rint(np.geomspace(0.05, 50, 4001) / ULP) * ULP).astype(np.float32)
+    result = opened(runtime, runtime.run("function", function, shared(runtime, x)))
+    exact = expected(x.astype(np.float64))
+    allowed = exact * proportion + units * ULP
+    assert (np.abs(result - exact) <= allowed).all()
+    assert (np.abs(result - exact) > allowed / 10).any(), "an error so wide would mean nothing"
+
+
+def test_spus_exp_of_padded_scores_is_zero(runtime):
+    """Or one unit, as far as PADDING_SCORE says; the control: it is nonsense where others would put padding."""
+    x = PADDING_SCORE + np.linspace(-199, 199, 401).astype(np.float32)
+    assert np.abs(opened(runtime, runtime.run("exp", jnp.exp, shared(runtime, x)))).max() <= ULP
+    far = opened(runtime, runtime.run("exp", jnp.exp, shared(runtime, np.full(401, -1e4, np.float32))))
+    assert np.abs(far).min() > 1, "SPU's exp has become better: PADDING_SCORE may be lower"
+
+
+# The model
+
+
+def parts_of(attention, factor_bits=9, layers=1):
+    return make_parts(replace(CONFIG, attention=attention, factor_bits=factor_bits, layers=layers), layers)
+
+
+@pytest.mark.parametrize(("attention", "factor_bits"), [("softmax", 9), ("rfa", 9), ("rfa", 18)])
+def test_a_model_matches_plaintext(runtime, attention, factor_bits):
+    parts = parts_of(attention, factor_bits)
+    exact, tolerance = expected_and_tolerance(runtime, parts, SecondModel.logits)
+    # Flax computes in float32: a few hundred roundings of numbers up to 10.
+    np.testing.assert_allclose(exact, flax_logits(parts), rtol=0, atol=1e-4)
+
+    logits = run_model(runtime, parts)
+    assert logits.shape == (CANDIDATES * TEXTS, LABELS)
+    assert np.abs(logits - exact).max() <= tolerance
+    assert tolerance < np.ptp(exact, axis=0).min() / 10, "the tolerance cannot tell texts from each other"
+
+
+def test_two_layers_match_plaintext(runtimes):
+    """Each with its own weights, frequencies and correlations."""
+    runtime, parts = runtimes(SEMI2K_2), parts_of("rfa", layers=2)
+    exact, tolerance = expected_and_tolerance(runtime, parts, SecondModel.logits)
+    np.testing.assert_allclose(exact, flax_logits(parts), rtol=0, atol=1e-4)
+    assert tolerance < np.ptp(exact, axis=0).min() / 10
+    assert np.abs(run_model(runtime, parts) - exact).max() <= tolerance
+
+    swapped = replace(parts, layers=parts.layers[::-1])
+    assert np.abs(flax_logits(swapped) - exact).max() > tolerance, "the tolerance cannot tell the layers' order"
+
+
+def test_label_embeddings_match_plaintext(runtimes):
+    """The head without weights: the similarity of texts to descriptions, which go through the layers too."""
+    runtime, parts = runtimes(SEMI2K_2), parts_of("rfa")
+    exact, tolerance = expected_and_tolerance(runtime, parts, SecondModel.similarities)
+    # A text is wholly similar to itself.
+    np.testing.assert_allclose(np.diag(exact), SIMILARITY_SCALE, rtol=1e-9)
+    assert tolerance < np.ptp(exact, axis=0).min() / 10
+
+    rows = parts.hidden, parts.padding_mask[:, PROMPT_TOKENS:], mean_readout(parts)
+    results = []
+    for place in (runtime, PlaintextRuntime()):
+        model = secure_model(place, parts, word_head=False)
+        model.embed_labels(Batch(*(shared(place, values[:LABELS]) for values in rows)))
+        no_prompt = shared(place, np.zeros((1, 0, CONFIG.width), np.float32))
+        results.append(opened(place, model.logits(no_prompt, Batch(*(shared(place, values) for values in rows)))))
+    assert np.abs(results[0] - exact).max() <= tolerance
+    np.testing.assert_allclose(results[1], exact, rtol=0, atol=SIMILARITY_SCALE * 1e-4)
+
+
+@pytest.mark.parametrize("attention", ["softmax", "rfa"])
+def test_the_driver_runs_in_plaintext_too(attention):
+    """The same calls on a PlaintextRuntime are the plaintext model: texts of one candidate after those of another."""
+    parts = parts_of(attention)
+    np.testing.assert_allclose(run_model(PlaintextRuntime(), parts), flax_logits(parts), rtol=0, atol=1e-4)
+
+
+def test_a_pass_leaves_logits_and_nothing_else(runtimes):
+    """Of all that its programs return and its correlations hold; inputs and weights stay for the next pass."""
+    runtime, parts = runtimes(SEMI2K_2), parts_of("rfa", layers=2)
+    model, prompts, batch = secure_model(runtime, parts), shared(runtime, parts.prompts), shared_batch(runtime, parts)
+    layers_done = []
+    model._on_layer = lambda: layers_done.append(len(layers_done))
+    first = int(next(runtime._names)[1:])
+    for _ in range(2):
+        logits = model.logits(prompts, batch)
+        last = int(next(runtime._names)[1:])
+        left = [name for name in map("v{}".format, range(first + 1, last)) if is_kept(runtime, name)]
+        assert left == [logits.name]
+        first = last
+    assert layers_done == [0, 1, 2, 3]
+    assert model.layers == 2
+    for handle in jax.tree.leaves([model._layers, prompts, batch.hidden, batch.padding_mask, batch.readout]):
+        assert is_kept(runtime, handle.name)
+
+
+def is_kept(runtime, name):
+    """Whether the parties have a variable; asked of each directly, since a runtime ends with a party that fails."""
+    kept = []
+    for party in runtime._parties:
+        try:
+            kept.append(bool(party.spu.get_var(name)))
+        except Exception:
+            kept.append(False)
+    assert len(set(kept)) == 1
+    return kept[0]
+
+
+# Sums over the parties of (bytes, sends) of one layer on [2, 5, 21], 3 heads, 61 features: the program, and making its
+# 2 * 2 * 3 * 5 * 61 = 3,660 correlations.
+LAYER_COSTS = {
+    (ABY3, "rfa"): ((0, 0), (3660 * 304, 16)),
+    (SEMI2K_2, "rfa"): ((0, 0), (3660 * 112, 4)),
+    (ABY3, "softmax"): ((0, 0), (0, 0)),
+    (SEMI2K_2, "softmax"): ((0, 0), (0, 0)),
+}
+
+
+@pytest.mark.parametrize(("which", "attention"), LAYER_COSTS)
+def test_a_layer_costs_what_it_did(runtimes, which, attention):
+    """Pinned: a change of a byte or a message is a change of the protocol, and wants a reason."""
+    runtime, config = runtimes(which), replace(CONFIG, attention=attention)
+    hidden, padding_mask = np.ones((2, 5, 21), np.float32), np.ones((2, 5), np.float32)
+    layer = EncoderLayer(config)
+    declared = layer.init(jax.random.key(0), hidden, padding_mask).get("correlations", {})
+    variables = random_variables(layer, hidden, padding_mask, seed=0)
+    handles = {"params": shared(runtime, variables["params"]), "public": runtime.publish(variables["public"])}
+    inputs = shared(runtime, hidden), shared(runtime, padding_mask)
+
+    def run_layer(variables, hidden, padding_mask, correlations):
+        return layer.apply({**variables, "correlations": correlations}, hidden, padding_mask)
+
+    def make():
+        with runtime.ledger.phase("offline"):
+            return runtime.correlations(declared)
+
+    correlations, offline = cost_of(runtime, make, "offline")
+    _, online = cost_of(runtime, lambda: runtime.run("layer", run_layer, handles, *inputs, correlations))
+    assert (online, offline) == LAYER_COSTS[which, attention]

@@ -1,0 +1,237 @@
+import json
+import time
+
+import numpy as np
+import pytest
+from parties import ABY3, MULTIPLY, SEMI2K_2, SEMI2K_3, TRUNCATE, cost_of, opened, put, shared, times
+
+from secp_spu.protocol import cos_sin, declare_correlation
+from secp_spu.runtime import Ledger, LocalRuntime
+from secp_spu.runtime.ledger import Cost, ProfileError, parse_profile
+
+ZERO = {"bytes": 0, "bytes_total": 0, "sends": 0, "seconds": 0}
+
+
+def party_log(multiply=(120, 2), reveal=(48, 1), link=None):
+    """What one party of SPU 0.9.5 logs of a run."""
+    link = link or (multiply[0] + reveal[0], multiply[1] + reveal[1])
+    prefix = "2026-11-23 14:42:17.433 [info] [api.cc:printProfilingData:"
+    return (
+        f"{prefix}172] [Profiling] SPU execution f completed, input processing took 1.3e-05s, execution took 0.01s, "
+        "output processing took 4.7e-06s, total time 0.011217896s.\n"
+        f"{prefix}220] HLO profiling: total time 0.002255746\n"
+        f"{prefix}223] - pphlo.free, executed 3 times, duration 1e-06s, send bytes 0 recv bytes 0, "
+        "send actions 0, recv actions 0\n"
+        f"{prefix}223] - pphlo.multiply, executed 1 times, duration 0.5s, send bytes {multiply[0]} recv bytes 120, "
+        f"send actions {multiply[1]}, recv actions 2\n"
+        f"{prefix}223] - pphlo.custom_call: spu.reveal, executed 2 times, duration 2.5e-01s, send bytes {reveal[0]} "
+        f"recv bytes 48, send actions {reveal[1]}, recv actions 1\n"
+        f"{prefix}233] Link details: total send bytes {link[0]}, recv bytes 168, send actions {link[1]}, "
+        "recv actions 3\n"
+    )
+
+
+# Reading SPU's log
+
+
+def test_parse_profile_reads_the_rows_of_all_parties():
+    rows = parse_profile(party_log() + party_log(multiply=(80, 1)), parties=2)
+    assert rows == [
+        ("multiply", Cost(120, 2, 0.25)),
+        ("spu.reveal", Cost(48, 1, 0.125)),
+        ("multiply", Cost(80, 1, 0.25)),
+        ("spu.reveal", Cost(48, 1, 0.125)),
+    ]
+
+
+def test_parse_profile_reads_lines_in_any_order():
+    """The parties write at the same time."""
+    lines = (party_log() + party_log()).splitlines(keepends=True)
+    mixed = parse_profile("".join(lines[::2] + lines[1::2]), parties=2)
+    assert sorted(map(str, mixed)) == sorted(map(str, parse_profile("".join(lines), parties=2)))
+
+
+@pytest.mark.parametrize(("text", "found"), [("", 0), (party_log(), 1), (party_log() * 3, 3)])
+def test_parse_profile_misses_a_party(text, found):
+    with pytest.raises(ProfileError, match=f"SPU's log has the totals of {found} parties, not of 2"):
+        parse_profile(text, parties=2)
+
+
+@pytest.mark.parametrize(("link", "by_links"), [((169, 3), r"\(337, 6\)"), ((168, 4), r"\(336, 7\)")])
+def test_parse_profile_misses_a_row(link, by_links):
+    """A line that it could not read must not be a cost that nobody counts."""
+    with pytest.raises(
+        ProfileError, match=rf"operations sent \(336, 6\) \(bytes, messages\), but the links {by_links}"
+    ):
+        parse_profile(party_log() + party_log(link=link), parties=2)
+
+
+def test_parse_profile_misses_a_row_of_another_form():
+    text = (party_log() * 2).replace("- pphlo.multiply, executed", "- pphlo.multiply was executed", 1)
+    with pytest.raises(ProfileError, match=r"operations sent \(216, 4\)"):
+        parse_profile(text, parties=2)
+
+
+# The books
+
+
+def booked(ledger, program="f", *rows):
+    with ledger.timed(program) as found:
+        found += rows
+
+
+def test_phases_nest_and_end_with_their_block():
+    ledger = Ledger(2)
+    booked(ledger, "a", ("op", Cost(2, 2)))
+    with ledger.phase("setup"):
+        booked(ledger, "b", ("op", Cost(4, 2)))
+        with ledger.phase("offline"):
+            booked(ledger, "c", ("op", Cost(8, 2)))
+        booked(ledger, "b", ("op", Cost(16, 2)))
+    with pytest.raises(KeyError), ledger.phase("offline"):
+        raise KeyError
+    booked(ledger, "a", ("op", Cost(32, 2)))
+    report = ledger.report()
+    assert list(report) == ["setup", "offline", "online"]
+    assert {phase: line["bytes_total"] for phase, line in report.items()} == {"setup": 20, "offline": 8, "online": 34}
+    assert {phase: list(line["programs"]) for phase, line in report.items()} == {
+        "setup": ["b"],
+        "offline": ["c"],
+        "online": ["a"],
+    }
+
+
+def test_report_has_means_and_sums():
+    ledger = Ledger(3)
+    booked(ledger, "f", ("multiply", Cost(300, 6, 0.5)), ("reveal", Cost(100, 1, 0.25)), ("multiply", Cost(1, 1, 1)))
+    booked(ledger, "g", ("reveal", Cost(500, 2)))
+    online = ledger.report()["online"]
+    assert (online["bytes_total"], online["bytes"], online["sends"]) == (901, 901 / 3, 10 / 3)
+    # The largest first.
+    assert list(online["operations"]) == ["reveal", "multiply"]
+    assert online["operations"]["multiply"] == {"bytes": 301 / 3, "bytes_total": 301, "sends": 7 / 3, "seconds": 1.5}
+    assert list(online["programs"]) == ["g", "f"]
+    assert online["programs"]["f"]["bytes_total"] == 401
+    for phase in ("setup", "offline"):
+        assert ledger.report()[phase] == ZERO | {"operations": {}, "programs": {}}
+
+
+def test_seconds_are_those_of_the_block():
+    ledger = Ledger(2)
+    start = time.perf_counter()
+    with ledger.timed("f"):
+        time.sleep(0.05)
+    spent = time.perf_counter() - start
+    assert 0.05 <= ledger.report()["online"]["seconds"] <= spent
+    assert ledger.report()["online"]["programs"]["f"]["seconds"] >= 0.05
+
+
+def book_and_fail(ledger):
+    with ledger.timed("f") as rows:
+        rows.append(("op", Cost(1, 1)))
+        raise KeyError
+
+
+def test_what_fails_is_not_booked():
+    ledger = Ledger(2)
+    with pytest.raises(KeyError):
+        book_and_fail(ledger)
+    assert ledger.report()["online"] == ZERO | {"operations": {}, "programs": {}}
+
+
+def test_a_restored_ledger_goes_on():
+    ledger = Ledger(3)
+    with ledger.phase("offline"):
+        booked(ledger, "f", ("multiply", Cost(300, 6, 0.5)))
+    booked(ledger, "g", ("reveal", Cost(30, 3, 0.5)))
+    # By way of a file, as in a checkpoint.
+    state = json.loads(json.dumps(ledger.state()))
+    restored = Ledger(3)
+    restored.restore(state)
+    assert restored.report() == ledger.report()
+
+    booked(restored, "g", ("reveal", Cost(3, 3, 0.5)))
+    assert restored.report()["online"]["operations"]["reveal"]["bytes_total"] == 33
+    assert restored.report()["offline"] == ledger.report()["offline"]
+    assert state == ledger.state(), "the checkpoint has changed with the ledger"
+
+
+# Known costs
+
+
+def product(a, b):
+    return a * b
+
+
+def matrix_product(a, b):
+    return a @ b
+
+
+@pytest.mark.parametrize("size", [7, 101])
+def test_a_product_costs_what_spu_says(setting, runtime, size):
+    """Integers are multiplied; fixed-point numbers truncated too."""
+    for dtype, operations in ((np.int32, ["multiply"]), (np.float32, ["multiply", "truncate"])):
+        handles = put(runtime, np.arange(size), dtype), put(runtime, np.arange(size), dtype)
+        _, cost = cost_of(runtime, lambda: runtime.run("product", product, *handles))  # noqa: B023
+        table = {"multiply": MULTIPLY[setting], "truncate": TRUNCATE[setting]}
+        assert cost == times(size, *(table[name] for name in operations))
+
+
+@pytest.mark.parametrize(("rows", "inner", "columns"), [(3, 5, 7), (11, 13, 2)])
+def test_a_matrix_product_costs_what_spu_says(setting, runtime, rows, inner, columns):
+    """SEMI2K opens both operands to every other party; ABY3 sends by the elements of the result."""
+    handles = put(runtime, np.ones((rows, inner), int)), put(runtime, np.ones((inner, columns), int))
+    _, cost = cost_of(runtime, lambda: runtime.run("matrix_product", matrix_product, *handles))
+    opened_bytes = 8 * (rows * inner + inner * columns)
+    expected = {
+        ABY3: (24 * rows * columns, 3),
+        SEMI2K_2: (2 * 1 * opened_bytes, 2),
+        SEMI2K_3: (3 * 2 * opened_bytes, 6),
+    }
+    assert cost == expected[setting]
+
+
+@pytest.mark.parametrize("size", [7, 101])
+def test_share_sends_every_party_its_components(setting, runtime, size):
+    """8 bytes an element and component: two components a party under ABY3, one under SEMI2K. One message a party."""
+    _, cost = cost_of(runtime, lambda: shared(runtime, np.ones(size, np.float32)))
+    parties = setting[1]
+    assert cost == (8 * size * parties * (2 if setting == ABY3 else 1), parties)
+    _, cost = cost_of(runtime, lambda: shared(runtime, [np.ones(size, np.int32)] * 3))
+    assert cost == (3 * 8 * size * parties * (2 if setting == ABY3 else 1), 3 * parties)
+
+
+@pytest.mark.parametrize("size", [7, 101])
+def test_open_to_takes_one_component_of_every_party(setting, runtime, size):
+    """8 bytes an element and party, one message a party and array."""
+    handles = shared(runtime, [np.ones(size, np.float32)] * 2)
+    _, cost = cost_of(runtime, lambda: opened(runtime, handles))
+    parties = setting[1]
+    assert cost == (2 * 8 * size * parties, 2 * parties)
+
+
+def test_publish_and_free_cost_nothing(runtime):
+    _, cost = cost_of(runtime, lambda: runtime.free(runtime.publish(np.ones(7, np.float32))))
+    assert cost == (0, 0)
+
+
+@pytest.mark.parametrize("source", ["joint", "dealt"])
+def test_operations_and_programs_add_up_to_the_phase(setting, source):
+    with LocalRuntime(*setting, correlations=source) as runtime:
+        with runtime.ledger.phase("setup"):
+            x = shared(runtime, np.ones((3, 2), np.float32))
+        w = runtime.publish(np.ones((2, 5), np.float32))
+        with runtime.ledger.phase("offline"):
+            correlation = runtime.correlations(declare_correlation((3, 5)))
+        opened(runtime, runtime.run("cos_sin", cos_sin, x, w, correlation))
+        report = runtime.ledger.report()
+    for line in report.values():
+        assert line["bytes"] == line["bytes_total"] / setting[1]
+        for parts in ("operations", "programs"):
+            for unit in ("bytes_total", "sends"):
+                assert sum(part[unit] for part in line[parts].values()) == pytest.approx(line[unit], abs=1e-9)
+    assert set(report["setup"]["programs"]) == {"share"}
+    assert set(report["offline"]["programs"]) == ({"draw", "combine"} if source == "joint" else {"deal"})
+    assert set(report["online"]["programs"]) == {"cos_sin", "open_to"}
+    assert {"spu.reveal", "open_to"} <= set(report["online"]["operations"])
+    assert "free" not in report["online"]["operations"]

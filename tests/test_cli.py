@@ -1,0 +1,155 @@
+"""The commands as a user calls them: exit status, one line on bad input, outputs, Ctrl-C, nothing lost."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from secp_spu.cli import DEMO_CONFIG
+
+COMMAND = [str(Path(sys.executable).parent / "secp-spu")]
+SMALL = [
+    f"--set={setting}"
+    for setting in (
+        "task.shots=2",
+        "task.validation_shots=2",
+        "task.test_examples=6",
+        "tuning.population=4",
+        "tuning.generations=2",
+    )
+]
+PLAINTEXT = ["--set=protocol=plaintext"]
+
+
+def _call(*arguments):
+    return subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, check=False)
+
+
+def _tune(out, *more):
+    return _call("tune", "--config", DEMO_CONFIG, "--out", out, *SMALL, *more)
+
+
+def test_tune_writes_its_outputs_and_says_where(tmp_path):
+    done = _tune(tmp_path / "run")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "untuned prompt: accuracy" in done.stdout
+    assert "generation   2:" in done.stdout
+    assert f"outputs in {tmp_path / 'run'}" in done.stdout
+    names = {"checkpoint.json", "costs.png", "loss.png", "prompt.safetensors", "report.json"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == names
+
+
+def test_quiet_is_quiet(tmp_path):
+    done = _tune(tmp_path / "run", *PLAINTEXT, "--quiet")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert json.loads((tmp_path / "run" / "report.json").read_text())["protocol"] == "plaintext"
+
+
+def test_demo_takes_settings(tmp_path):
+    done = _call("demo", "--out", tmp_path / "run", *SMALL, *PLAINTEXT)
+    assert done.returncode == 0
+    assert "accuracy on unseen texts" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set=tuning.populaton=4"], "tuning.populaton is no key: did you mean population?"),
+        (["--set=tuning.population=four"], "tuning.population is 'four'"),
+        (["--set=task.pool=absent.jsonl"], "absent.jsonl does not exist"),
+        (["--set=protocol=spdz"], "protocol is 'spdz'"),
+        (["--set=protocol=semi2k", "--set=parties=2"], "trusted_first_party: is false"),
+        (["--set=task.max_tokens=5"], "exceeds task.max_tokens (5)"),
+        (["--set=task.shots=1000"], "task.shots + task.validation_shots need"),
+        (["--set=task.labels={positive: good, other: bad}"], "but task.labels has only positive, other"),
+        (["--set=task.labels={positive: incomprehensible, negative: bad}"], "a label word must be one"),
+        (["--resume"], "no run to resume"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_bad_input_is_one_line_and_exit_2(tmp_path, arguments, message):
+    done = _tune(tmp_path / "run", *arguments)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not list((tmp_path / "run").glob("*.png"))
+
+
+def test_a_run_that_failed_on_its_input_leaves_the_folder_free(tmp_path):
+    assert _tune(tmp_path / "run", "--set=task.shots=1000").returncode == 2
+    assert _tune(tmp_path / "run", *PLAINTEXT).returncode == 0
+
+
+def test_weights_with_nan_are_refused_by_tensor(tmp_path):
+    import numpy as np
+    from safetensors.numpy import load_file, save_file
+
+    source, folder = DEMO_CONFIG.parent / "model", tmp_path / "model"
+    folder.mkdir()
+    for path in source.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    tensors = dict(load_file(folder / "model.safetensors"))
+    name = sorted(tensors)[-1]
+    tensors[name] = np.full_like(tensors[name], np.nan)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    done = _tune(tmp_path / "run", f"--set=model.folder={folder}")
+    assert done.returncode == 2
+    assert name in done.stderr
+
+
+def test_another_runs_folder_is_left_as_it_is(tmp_path):
+    assert _tune(tmp_path / "run", *PLAINTEXT).returncode == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    for arguments, message in (([], "holds this run already"), (["--set=tuning.seed=5"], "holds another run already")):
+        done = _tune(tmp_path / "run", *PLAINTEXT, *arguments)
+        assert done.returncode == 2
+        assert message in done.stderr
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+
+
+def test_a_finished_run_is_resumed_to_the_same_report(tmp_path):
+    assert _tune(tmp_path / "run", *PLAINTEXT).returncode == 0
+    before = json.loads((tmp_path / "run" / "report.json").read_text())
+    done = _tune(tmp_path / "run", *PLAINTEXT, "--resume")
+    assert done.returncode == 0
+    after = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert {k: after[k] for k in ("loss", "accuracy_after")} == {k: before[k] for k in ("loss", "accuracy_after")}
+
+
+def test_ctrl_c_leaves_a_checkpoint_that_resumes(tmp_path):
+    folder = tmp_path / "run"
+    arguments = ["tune", "--config", str(DEMO_CONFIG), "--out", str(folder), *SMALL, "--set=tuning.generations=500"]
+    running = subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert running.stdout is not None
+    for line in running.stdout:
+        if line.startswith("generation   1"):
+            break
+    time.sleep(0.5)  # somewhere inside the second generation
+    os.kill(running.pid, signal.SIGINT)
+    _, errors = running.communicate(timeout=120)
+    assert running.returncode == 1
+    assert errors.splitlines()[-1].startswith("error: interrupted after generation")
+    done = _tune(folder, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert "accuracy on unseen texts" in done.stdout
+
+
+def test_audit_names_every_program_and_what_masks_it():
+    done = _call("audit", "--config", DEMO_CONFIG, *SMALL)
+    assert done.returncode == 0, done.stderr
+    for program in ("assemble", "combine", "layer", "head"):
+        assert program in done.stdout
+    assert "mask" in done.stdout
+
+
+def test_help_is_there():
+    done = _call("--help")
+    assert done.returncode == 0
+    for command in ("demo", "tune", "audit"):
+        assert command in done.stdout
