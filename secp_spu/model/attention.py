@@ -11,8 +11,9 @@ from jax import Array
 from secp_spu.model.config import EncoderConfig
 from secp_spu.protocol import cos_sin, declare_correlation
 
-PADDING_SCORE = -1e4
-"""Added to the scores of padded keys: exp of it is zero in float32 and in fixed point."""
+PADDING_SCORE = -300.0
+"""Added to the scores of padded keys, so that exp is zero for scores up to 200 apart: SPU's exp of a negative number,
+the power (1 + x/256)**256 in fixed point, is zero from -14 to -500 and nonsense below."""
 
 INITIAL_LENGTH = 1.3
 """Of queries and keys before adaptation: the best start found for a pre-trained encoder."""

@@ -1,7 +1,7 @@
 """Programs are compiled as the runtimes compile them, so that the audit reads what SPU's compiler prints."""
 
 import re
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.extend
@@ -301,7 +301,7 @@ def test_audit_rejects_what_spu_is_asked_for_by_an_unknown_name():
 
 
 def test_audit_rejects_a_call_with_a_secret_operand_and_a_public_result():
-    code = compiled(HONEST["sum"]).replace("@spu.reveal", "@spu.gather")
+    code = compiled("sum").replace("@spu.reveal", "@spu.gather")
     with pytest.raises(AuditError, match="may make something public of something secret"):
         audit_text(code, HONEST["sum"])
 
@@ -309,8 +309,9 @@ def test_audit_rejects_a_call_with_a_secret_operand_and_a_public_result():
 # Mutations of the compiled text
 
 
-def compiled(case):
-    fn, *inputs = case
+@cache
+def compiled(name):
+    fn, *inputs = HONEST[name]
     return compile_program("tested", fn, tuple(inputs)).code.decode()
 
 
@@ -362,7 +363,7 @@ def test_audit_rejects_every_exchange_on_the_way_of_a_mask(name):
     Except for an earlier opening in the place of a later one, which may be shown twice.
     """
     case = HONEST[name]
-    lines = compiled(case).splitlines()
+    lines = compiled(name).splitlines()
     audit_text("\n".join(lines), case)
     tried, opened = 0, set()
     for reveal_line in [n for n, line in enumerate(lines) if "spu.reveal" in line]:
@@ -383,7 +384,7 @@ def test_audit_rejects_every_exchange_on_the_way_of_a_mask(name):
 def test_audit_rejects_every_further_use_of_a_mask(name):
     """Every operand anywhere else, replaced by the mask or by its negative in turn; types are SPU's to check."""
     case = HONEST[name]
-    lines = compiled(case).splitlines()
+    lines = compiled(name).splitlines()
     chains = [mask_chain(lines, n) for n, line in enumerate(lines) if "spu.reveal" in line]
     tried = 0
     for chain in chains:
@@ -404,9 +405,7 @@ def test_audit_rejects_every_further_use_of_a_mask(name):
 
 def test_audit_rejects_two_openings_in_the_wrong_order():
     """The second layer's opening, moved before the first: its value depends on factors that are still to be opened."""
-    case = HONEST["two layers"]
-    code = compiled(case).replace("[2]", "[x]")
-    lines = code.splitlines()
+    case, lines = HONEST["two layers"], compiled("two layers").splitlines()
     first, second = (n for n, line in enumerate(lines) if "spu.reveal" in line)
     lines[first], lines[second] = lines[second], lines[first]
     with pytest.raises(AuditError, match=OWN_FACTORS):
@@ -427,8 +426,7 @@ def test_audit_rejects_two_openings_in_the_wrong_order():
     ],
 )
 def test_audit_rejects_what_it_does_not_understand(change):
-    case = HONEST["cos_sin"]
-    code = compiled(case)
+    case, code = HONEST["cos_sin"], compiled("cos_sin")
     assert change(code) != code
     with pytest.raises(AuditError):
         audit_text(change(code), case)
@@ -436,7 +434,7 @@ def test_audit_rejects_what_it_does_not_understand(change):
 
 def test_audit_takes_masks_by_name_alone():
     """The same text, but the input is not a correlation's mask."""
-    code = compiled(HONEST["sum"])
+    code = compiled("sum")
     names = ["[0]", "[1].mask", "[1].cos", "[1].sin"]
     with pytest.raises(AuditError, match=UNMASKED):
         audit_program(code, names, masks={}, factors={})
