@@ -34,8 +34,8 @@ def truncate(z: Array, bits: int = FRACTION_BITS) -> Array:
             with less room.
         bits: how many to drop, 1 to 18.
     Returns: secret ring integers of the same shape, at most one unit off.
-    Cost (a party, 64-bit ring): 4 bytes an element and 1 send under SEMI2K with two parties (8 bytes for 17 or 18 bits),
-        16 and 2 with three; under ABY3 28/3 (40/3) and 5/3, on average over the parties, which take turns.
+    Cost (a party, 64-bit ring): 4 bytes an element and 1 send under SEMI2K with two parties (8 bytes for 17 or 18
+        bits), 16 and 2 with three; under ABY3 28/3 (40/3) and 5/3, on average over the parties, which take turns.
     Raises: ValueError for another number of bits.
     """
     if not 1 <= bits <= FRACTION_BITS:

@@ -150,6 +150,10 @@ def factors_of_a_later_opening(x, c, d):
     return open_masked(to_ring(x) * c.cos[0], d.mask), open_masked(to_ring(x), c.mask)
 
 
+def own_factors_after_another_opening(x, c, d):
+    return open_masked(to_ring(x), c.mask), open_masked(to_ring(x) * d.cos[0] * c.cos[0], d.mask)
+
+
 def factors_by_way_of_a_loop(x, c):
     total = lax.fori_loop(0, 3, lambda _, a: a + c.sin[0] * to_ring(x), to_ring(x))
     return open_masked(total, c.mask)
@@ -226,6 +230,13 @@ FAULTY = {
         correlation(5, harmonics=3),
     ),
     "factors of a later opening": (OWN_FACTORS, factors_of_a_later_opening, secret(5), correlation(5), correlation(5)),
+    "own factors after another opening": (
+        OWN_FACTORS,
+        own_factors_after_another_opening,
+        secret(5),
+        correlation(5),
+        correlation(5),
+    ),
     "factors by way of a loop": (OWN_FACTORS, factors_by_way_of_a_loop, secret(5), correlation(5)),
     "a public mask": (
         UNMASKED,

@@ -22,7 +22,6 @@ from spu import libspu
 from uniformity import are_alike, are_uniform
 
 from secp_spu.protocol import (
-    AuditReport,
     cos_error_bound,
     cos_sin,
     cosine,
@@ -37,7 +36,7 @@ from secp_spu.protocol import (
 )
 from secp_spu.protocol.cosine import POLYNOMIAL_ERROR, _public_factors
 from secp_spu.protocol.sharing import _raw_share
-from secp_spu.runtime import Spec, Stored, program
+from secp_spu.runtime import Spec, Stored
 
 SOURCES = ("joint", "dealt")
 BITS = (9, 12, 18)
@@ -225,12 +224,6 @@ def test_the_audit_accepts_secure_cos_sin(runtime):
         ((line, mask),) = report.openings
         assert mask == "[2].mask"
         assert line > 0
-
-
-@pytest.fixture
-def unaudited(monkeypatch):
-    """Let programs compile whatever they open, to see what the audit spares us."""
-    monkeypatch.setattr(program, "audit_program", lambda *_, program, **__: AuditReport(program, ()))
 
 
 def open_turns(x, w, mask):

@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 from parties import REVEAL, SEMI2K_2, TRUNCATE, TRUNCATE_FAR, ULP, cost_of, opened, peek, put, shared, times
 
-from secp_spu.protocol import FRACTION_BITS, AuditReport, from_ring, open_masked, to_ring, truncate
+from secp_spu.protocol import FRACTION_BITS, from_ring, open_masked, to_ring, truncate
 from secp_spu.protocol.ring import shift_public
-from secp_spu.runtime import Spec, Stored, program
+from secp_spu.runtime import Spec, Stored
 
 NUMBERS = np.array([0, 1, -1, ULP, -ULP, 3.25, -1234.5, 2.0**20 + 0.5, -(2.0**44)], np.float32)
 
@@ -72,12 +72,6 @@ def test_shift_public_rounds_to_nearest(runtimes, bits):
     result = runtime.run("shift", lambda z: shift_public(z, bits), runtime.publish(z))
     assert not result.spec.secret
     np.testing.assert_array_equal(opened(runtime, result), np.floor(z / 2**bits + 0.5))
-
-
-@pytest.fixture
-def unaudited(monkeypatch):
-    """Let programs compile whatever they open."""
-    monkeypatch.setattr(program, "audit_program", lambda *_, program, **__: AuditReport(program, ()))
 
 
 def open_difference(value, mask):

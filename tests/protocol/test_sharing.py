@@ -32,7 +32,9 @@ def test_encode_takes_floats_to_the_nearest_ring_integer(array):
 
 @pytest.mark.parametrize("array", [np.asarray, jnp.asarray])
 def test_encode_keeps_integers_and_their_sign(array):
-    np.testing.assert_array_equal(encode(array(INTEGERS)).view(np.int64), INTEGERS.astype(np.int64))
+    elements = encode(array(INTEGERS))
+    assert (type(elements), elements.dtype) == (np.ndarray, np.uint64)
+    np.testing.assert_array_equal(elements.view(np.int64), INTEGERS.astype(np.int64))
 
 
 def test_decode_undoes_encode():

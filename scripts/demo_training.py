@@ -1,0 +1,144 @@
+"""A corpus in, a trained masked language model with random feature attention out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from demo_corpus import MASKED_TOKENS, PADDING, SEQUENCE_TOKENS, Corpus, MaskedBatch, draw_batch
+from jax import Array
+
+from secp_spu.model import Encoder, EncoderConfig, LabelWordHead, RandomFeatureAttention
+from secp_spu.protocol import cos_sin
+
+log = logging.getLogger(__name__)
+
+Tree = dict[str, Any]
+
+BATCH = 64
+WARM_UP_STEPS = 200
+PEAK_LEARNING_RATE = 1.5e-3
+INITIAL_DEVIATIONS = {"word": 0.1, "position": 0.03, "type": 0.03}
+"""Of the tables of embeddings."""
+
+RAMP_SHARE = 0.6
+"""Share of the steps over which questions to which yes means bad come up: what words mean is learned before what is
+asked, and neither is learned if both kinds of question come as often from the start."""
+
+OTHER_TARGETS_WEIGHT = 0.1
+"""Of the loss at masked tokens that are no answers."""
+
+LEAST_KERNEL = 0.15
+KERNEL_PENALTY = 1000.0
+"""Mean kernels below LEAST_KERNEL cost the square of what they lack, times KERNEL_PENALTY. They are the denominators of
+random feature attention but for a factor: without the penalty some pass through zero in training."""
+
+LENGTHS = (0.5, 0.9)
+"""Bounds of the learned lengths of queries and keys."""
+
+
+def train(config: EncoderConfig, corpus: Corpus, *, steps: int, seed: int) -> Tree:
+    """Params of `Encoder` ("encoder") and of `LabelWordHead` over all words ("head"), its decoder tied to them."""
+    params, public = _initial(config, jax.random.key(seed))
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0, PEAK_LEARNING_RATE, WARM_UP_STEPS, steps, PEAK_LEARNING_RATE / 50
+    )
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.98, weight_decay=0.01))
+    state = optimizer.init(params)
+
+    @jax.jit
+    def step(params: Tree, state: optax.OptState, batch: MaskedBatch):
+        objective = partial(_objective, config, public, batch=batch)
+        gradient, losses = jax.grad(objective, has_aux=True)(params)
+        updates, state = optimizer.update(gradient, state, params)
+        return _bound_lengths(optax.apply_updates(params, updates)), state, losses
+
+    rng = np.random.default_rng(seed)
+    rows = {good: np.flatnonzero(corpus.asks_for_good == good) for good in (True, False)}
+    for i in range(steps):
+        other = rng.random(BATCH) < 0.5 * min(1.0, i / (RAMP_SHARE * steps))
+        chosen = np.where(other, rng.choice(rows[False], BATCH), rng.choice(rows[True], BATCH))
+        batch = draw_batch(corpus, chosen, rng)
+        params, state, losses = step(params, state, batch)
+        if i % 250 == 249:
+            log.info("step %d: loss of answers %.3f, of other words %.3f", i + 1, *losses)
+    return {"encoder": params["encoder"], "head": _head(params)}
+
+
+@contextmanager
+def mean_kernels() -> Iterator[list[Array]]:
+    """A list that random feature attention, called within, adds its mean kernels to [batch, heads, tokens, 1].
+
+    Its denominators are these times `features` and times the tokens' share of the next power of two.
+    """
+    means: list[Array] = []
+
+    def spy(call, args, kwargs, context):
+        if isinstance(context.module, RandomFeatureAttention) and context.method_name == "__call__":
+            query, key, _, padding_mask = args
+            means.append(_mean_kernel(context.module, jnp.stack([query, key]), padding_mask))
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(spy):
+        yield means
+
+
+def _mean_kernel(attention: nn.Module, both: Array, padding_mask: Array) -> Array:
+    length = attention.get_variable("params", "length")
+    frequencies = attention.get_variable("public", "frequencies")
+    both = both * length[:, None, None] * jax.lax.rsqrt(jnp.sum(both * both, -1, keepdims=True) + 1e-4)
+    phi_query, phi_key = jnp.concatenate(cos_sin(both, frequencies), axis=-1)
+    weight = padding_mask / padding_mask.sum(-1, keepdims=True)
+    summary = (phi_key * weight[:, None, :, None]).sum(-2)
+    return phi_query @ summary[..., None] / frequencies.shape[1]
+
+
+def _initial(config: EncoderConfig, key: Array) -> tuple[Tree, Tree]:
+    """Params to train, and public variables."""
+    keys = jax.random.split(key, 3)
+    row = jnp.zeros((1, SEQUENCE_TOKENS))
+    encoder = Encoder(config).init(keys[0], row.astype(jnp.int32), row)
+    embeddings = encoder["params"]["embeddings"]
+    for table, table_key in zip(INITIAL_DEVIATIONS, jax.random.split(keys[1], 3), strict=True):
+        shape = embeddings[table]["embedding"].shape
+        embeddings[table]["embedding"] = INITIAL_DEVIATIONS[table] * jax.random.normal(table_key, shape)
+    head = LabelWordHead(config, config.vocab_size).init(keys[2], row[..., None] + jnp.zeros(config.width), row)[
+        "params"
+    ]
+    decoder_bias = head.pop("decoder")["bias"]
+    return {"encoder": encoder["params"], "head": head, "decoder_bias": decoder_bias}, encoder.get("public", {})
+
+
+def _head(params: Tree) -> Tree:
+    """Params of `LabelWordHead` over all words, its decoder tied to the word embeddings."""
+    words = params["encoder"]["embeddings"]["word"]["embedding"]
+    return {**params["head"], "decoder": {"kernel": words.T, "bias": params["decoder_bias"]}}
+
+
+def _objective(config: EncoderConfig, public: Tree, params: Tree, batch: MaskedBatch) -> tuple[Array, Array]:
+    """What training makes small; and the losses of answers and of other words."""
+    padding_mask = (batch.token_ids != PADDING).astype(jnp.float32)
+    with mean_kernels() as kernels:
+        variables = {"params": params["encoder"], "public": public}
+        hidden = jnp.asarray(Encoder(config).apply(variables, batch.token_ids, padding_mask))
+    head = {"params": _head(params)}
+    rows = jax.nn.one_hot(batch.places, SEQUENCE_TOKENS)
+    logits = jax.vmap(lambda row: LabelWordHead(config, config.vocab_size).apply(head, hidden, row), 1, 1)(rows)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch.targets).mean(0)
+    weights = np.array([1.0] + [OTHER_TARGETS_WEIGHT] * (MASKED_TOKENS - 1), np.float32)
+    lacking = sum(jnp.mean(jax.nn.relu(LEAST_KERNEL - kernel) ** 2) for kernel in kernels)
+    return losses @ weights + KERNEL_PENALTY * lacking, jnp.stack([losses[0], losses[1:].mean()])
+
+
+def _bound_lengths(params: Tree) -> Tree:
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: jnp.clip(leaf, *LENGTHS) if path[-1].key == "length" else leaf, params
+    )
