@@ -75,7 +75,10 @@ class Runtime(ABC):
 
     @abstractmethod
     def open_to(self, party: str, values: Tree) -> Owned:
-        """Reconstruct secret arrays at one owner only."""
+        """Reconstruct secret arrays at one owner only.
+
+        Raises: SpentCorrelationError for a part of a correlation that is not spent.
+        """
 
     @abstractmethod
     def disclose(self, value: Owned) -> Any:
@@ -154,6 +157,15 @@ class Runtime(ABC):
             if names in given and max(times[name] for name in names) > 1:
                 raise SpentCorrelationError(f"correlation {names[0]} is {times[names[0]]} inputs of one run")
         self._fresh -= given
+
+    def _refuse_unspent(self, values: Tree) -> None:
+        """A mask must not be seen before the value that it masks is."""
+        reserved = {name for names in self._fresh for name in names}
+        for stored in jax.tree.leaves(values):
+            if stored.name in reserved:
+                raise SpentCorrelationError(
+                    f"{stored.name} is part of an unspent correlation: nobody may see it"
+                )
 
     def __enter__(self):
         return self

@@ -111,6 +111,7 @@ class LocalRuntime(Runtime):
 
     def open_to(self, party: str, values: Tree) -> Owned:
         """See `Runtime.open_to`. Each compute party sends one component, 8 bytes an element."""
+        self._refuse_unspent(values)
         leaves, tree = jax.tree.flatten(values)
         with self.ledger.timed("open_to") as rows:
             found = self._everywhere(lambda p: [p.spu.get_var(handle.name) for handle in leaves])
