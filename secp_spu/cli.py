@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -63,11 +64,16 @@ def tune(
 def audit(config: ConfigOption, settings: SetOption = []) -> None:  # noqa: B006
     """Compile every program of a configuration and prove its openings masked; nothing is run."""
     reports = audit_config(load_config(config, settings))
-    table = Table("program", "openings", "masked by", title="Every opening is masked, by a mask that is used once")
-    for report in reports:
-        names = ", ".join(sorted({name for _, name in report.openings}))
-        table.add_row(report.program, str(len(report.openings)), names or "nothing is opened")
-    Console().print(table)
+    rows = Counter((report.program, tuple(name for _, name in report.openings)) for report in reports)
+    table = Table("program", "compiled for", "openings", "masked by")
+    for (program, masks), times in rows.items():
+        shapes = f"{times} shape{'s' if times > 1 else ''}"
+        table.add_row(program, shapes, str(len(masks)), ", ".join(masks) or "nothing is opened")
+    console = Console()
+    console.print(table)
+    console.print(
+        f"{len(reports)} programs: every opening is proven masked, by a mask that is used once", soft_wrap=True
+    )
 
 
 def _tune(config: Config, out: Path, *, resume: bool, quiet: bool) -> None:

@@ -163,9 +163,7 @@ class Runtime(ABC):
         reserved = {name for names in self._fresh for name in names}
         for stored in jax.tree.leaves(values):
             if stored.name in reserved:
-                raise SpentCorrelationError(
-                    f"{stored.name} is part of an unspent correlation: nobody may see it"
-                )
+                raise SpentCorrelationError(f"{stored.name} is part of an unspent correlation: nobody may see it")
 
     def __enter__(self):
         return self

@@ -54,7 +54,7 @@ def compile_program(name: str, fn: Callable, inputs: tuple) -> Program:
     Raises: AuditError if an opening is not proven masked.
     """
     leaves, tree = jax.tree.flatten(inputs)
-    names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(inputs)]
+    names = [input_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(inputs)]
     vis = [libspu.Visibility.VIS_SECRET if spec.secret else libspu.Visibility.VIS_PUBLIC for spec in leaves]
 
     def program(*flat):
@@ -80,10 +80,15 @@ def _correlation_inputs(inputs: tuple) -> tuple[dict[str, str], dict[str, str]]:
     with_path = jax.tree_util.tree_leaves_with_path(inputs, is_leaf=lambda node: isinstance(node, CosineCorrelation))
     for path, node in with_path:
         if isinstance(node, CosineCorrelation):
-            correlation = jax.tree_util.keystr(path)
+            correlation = input_name(path)
             masks[f"{correlation}.mask"] = correlation
             factors |= {f"{correlation}.cos": correlation, f"{correlation}.sin": correlation}
     return masks, factors
+
+
+def input_name(path: tuple) -> str:
+    """A place in a pytree as words and dots, such as 3.attention.features.mask."""
+    return ".".join(str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key)))) for key in path)
 
 
 def _output_specs(code: str, results: Tree) -> Tree:

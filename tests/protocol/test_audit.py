@@ -27,6 +27,7 @@ from secp_spu.protocol import (
     truncate,
 )
 from secp_spu.runtime import Spec, compile_program, program
+from secp_spu.runtime.program import input_name
 
 FLOAT, INTEGER = np.dtype(np.float32), np.dtype(np.int32)
 
@@ -76,7 +77,7 @@ def test_audit_accepts_a_masked_opening(case):
     fn, *inputs = HONEST[case]
     report = audit(fn, *inputs, name=case)
     assert report.program == case
-    masks = [f"[{i}].mask" for i, spec in enumerate(inputs) if isinstance(spec, CosineCorrelation)]
+    masks = [f"{i}.mask" for i, spec in enumerate(inputs) if isinstance(spec, CosineCorrelation)]
     assert [mask for _, mask in report.openings] == (masks[:1] if case == "one mask under another" else masks)
 
 
@@ -103,7 +104,7 @@ def test_audit_names_the_line_and_the_mask_of_every_opening():
     fn, *inputs = HONEST["two layers"]
     compiled = compile_program("tested", fn, tuple(inputs))
     lines = compiled.code.decode().splitlines()
-    for (number, mask), expected in zip(compiled.audit.openings, ("[2].mask", "[3].mask"), strict=True):
+    for (number, mask), expected in zip(compiled.audit.openings, ("2.mask", "3.mask"), strict=True):
         assert "spu.reveal" in lines[number - 1]
         assert mask == expected
     assert sum("spu.reveal" in line for line in lines) == 2
@@ -164,7 +165,7 @@ NO_DIFFERENCE = "what is opened is not a difference value - mask"
 NO_INTEGER = "what is opened is not a secret ring integer"
 REGION = "the opening is inside a region, so it may run more than once"
 TWICE = "is used 2 times, not once"
-OWN_FACTORS = r"the opened value depends on \[\d\]\.(?:cos|sin), whose mask is not opened before it"
+OWN_FACTORS = r"the opened value depends on \d\.(?:cos|sin), whose mask is not opened before it"
 
 FAULTY = {
     "unmasked": (NO_DIFFERENCE, lambda x: reveal(to_ring(x)), secret(5)),
@@ -275,7 +276,7 @@ def test_audit_names_all_faults_at_once():
 def test_audit_accepts_that_an_opening_is_shown_twice(again):
     """Harmless: the same number, or its negative, tells nothing more. Each is reported; each costs a send."""
     report = audit(lambda x, c: (lambda d: (reveal(d), again(d)))(to_ring(x) - c.mask), secret(5), correlation(5))
-    assert [mask for _, mask in report.openings] == ["[1].mask"] * 2
+    assert [mask for _, mask in report.openings] == ["1.mask"] * 2
 
 
 # Other ways out
@@ -329,10 +330,10 @@ def compiled(name):
 def audit_text(code, case):
     """The audit of a changed text, with the names that `compile_program` gives."""
     inputs = tuple(case[1:])
-    names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(inputs)]
+    names = [input_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(inputs)]
     correlations = [i for i, spec in enumerate(inputs) if isinstance(spec, CosineCorrelation)]
-    masks = {f"[{i}].mask": f"[{i}]" for i in correlations}
-    factors = {f"[{i}].{part}": f"[{i}]" for i in correlations for part in ("cos", "sin")}
+    masks = {f"{i}.mask": f"{i}" for i in correlations}
+    factors = {f"{i}.{part}": f"{i}" for i in correlations for part in ("cos", "sin")}
     return audit_program(code, names, masks=masks, factors=factors)
 
 
@@ -446,10 +447,10 @@ def test_audit_rejects_what_it_does_not_understand(change):
 def test_audit_takes_masks_by_name_alone():
     """The same text, but the input is not a correlation's mask."""
     code = compiled("sum")
-    names = ["[0]", "[1].mask", "[1].cos", "[1].sin"]
+    names = ["0", "1.mask", "1.cos", "1.sin"]
     with pytest.raises(AuditError, match=UNMASKED):
         audit_program(code, names, masks={}, factors={})
-    assert audit_program(code, names, masks={"[1].mask": "[1]"}, factors={}).openings
+    assert audit_program(code, names, masks={"1.mask": "1"}, factors={}).openings
 
 
 # The runtime

@@ -335,3 +335,9 @@ def test_a_handle_is_only_a_name(runtimes):
     del x
     gc.collect()
     np.testing.assert_array_equal(opened(runtime, copy), INTEGERS)
+
+
+def test_a_mask_cannot_be_opened_before_it_is_spent(runtime):
+    fresh = runtime.correlations(declare_correlation((3,)))
+    with pytest.raises(SpentCorrelationError, match="nobody may see it"):
+        runtime.open_to("owner", fresh.tree.mask)

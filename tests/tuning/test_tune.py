@@ -29,13 +29,13 @@ SMALL = (
     "task.test_examples=6",
     "tuning.population=4",
     "tuning.generations=3",
-    "tuning.seed=1",
+    "tuning.seed=2",
 )
 
-MPC_ERROR = 0.02
-"""Between a candidate's loss under MPC and in plaintext. One feature is off by 1e-3 (RMS), a head averages 32 features
-of two dozen tokens, and four such layers' errors add up to a few 1e-3 of a logit; the loss is 1-Lipschitz in each
-logit. A wrong share or a lost row moves losses by far more."""
+MPC_ERROR = 0.01
+"""Between a candidate's loss under MPC and in plaintext. A cosine is off by 1e-3 (RMS); a head averages 32 of them over
+some twenty tokens, which leaves 1e-4 of the attention's output; two layers and a head with weights of a few units make
+a few 1e-3 of a logit of that, and the cross-entropy moves by at most twice its logits. Seen: 3e-3 in 48 evaluations."""
 
 
 def _run(folder, *settings, stop_after=None):
@@ -73,17 +73,16 @@ def secure_folder(tmp_path_factory):
 
 def test_secure_tuning_proposes_the_candidates_of_plaintext_tuning(plaintext, secure_folder):
     secure = RunRecord.load(secure_folder)
-    for number, (one, other) in enumerate(zip(plaintext.generations, secure.generations, strict=True)):
+    for one, other in zip(plaintext.generations, secure.generations, strict=True):
+        assert np.diff(np.sort(one.losses)).min() > 2 * MPC_ERROR, "take a seed whose losses have a clear order"
         assert one.candidates == other.candidates
         np.testing.assert_allclose(one.losses, other.losses, atol=MPC_ERROR)
-        if np.diff(np.sort(one.losses)).min() <= 2 * MPC_ERROR:
-            pytest.skip(f"losses of generation {number + 1} are too close for the order to be certain")
     assert secure.accuracy_before == plaintext.accuracy_before
     assert secure.accuracy_after == plaintext.accuracy_after
 
 
 def test_losses_under_mpc_are_not_those_of_another_seed(secure_folder, tmp_path):
-    other = _run(tmp_path / "other", "protocol=plaintext", "tuning.seed=2")
+    other = _run(tmp_path / "other", "protocol=plaintext", "tuning.seed=3")
     secure = RunRecord.load(secure_folder)
     assert np.abs(np.subtract(other.generations[0].losses, secure.generations[0].losses)).max() > 2 * MPC_ERROR
 
