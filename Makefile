@@ -2,7 +2,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-OUT ?= runs/demo
 
 .PHONY: help install install-dev demo test lint lock clean
 
@@ -14,7 +13,8 @@ install: $(VENV)/core.stamp  ## what the demo needs, into .venv, from requiremen
 install-dev: $(VENV)/dev.stamp  ## everything, SecretFlow included, from requirements/dev.txt
 
 demo: install  ## tune a prompt for the shipped tiny model, under ABY3, in one process
-	$(BIN)/secp-spu demo --out $(OUT)
+	rm -rf runs/demo
+	$(BIN)/secp-spu demo --out runs/demo
 
 test: install-dev  ## the whole test suite
 	$(BIN)/python -m pytest

@@ -158,7 +158,7 @@ def main() -> None:
         app()
     except (ConfigError, CheckpointError) as error:
         _end(f"error: {error}", 2)
-    except (AuditError, Interrupted) as error:
+    except (AuditError, Interrupted, OSError) as error:
         _end(f"error: {error}", 1)
     except RuntimeFailure as error:
         # Parties that still wait for the failed one hold C++ threads, which an orderly exit would abort on.
@@ -166,7 +166,7 @@ def main() -> None:
 
 
 def _end(message: str, status: int, *, at_once: bool = False) -> None:
-    print(message, file=sys.stderr)
+    print(" ".join(message.split()), file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
     if at_once:

@@ -24,18 +24,23 @@ class ConfigError(ValueError):
 
 def _locate(value: str, info: ValidationInfo) -> Path:
     """A path of the configuration: $VARIABLES replaced, `package:NAME/...` found, relative to the file's folder."""
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"is {value!r}, but must be a path; put it in quotes if YAML reads it as something else")
     text = re.sub(r"\$\{(\w+)\}|\$(\w+)", lambda match: _variable(match.group(1) or match.group(2)), value)
     if text.startswith(PACKAGE_PREFIX):
         name, _, rest = text.removeprefix(PACKAGE_PREFIX).partition("/")
-        spec = importlib.util.find_spec(name)
+        spec = importlib.util.find_spec(name) if name.isidentifier() else None
         if spec is None or spec.origin is None:
-            raise ValueError(f"the Python package {name} is not installed: see 'Installing' in the README")
+            raise ValueError(f"the Python package {name!r} is not installed: see 'Installing' in the README")
         path = Path(spec.origin).parent / rest
     else:
         folder: Path = (info.context or {}).get("folder", Path())
-        path = folder / Path(text).expanduser()
-    if not path.exists():
-        raise ValueError(f"{path} does not exist")
+        path = folder / text
+    try:
+        path.stat()
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError)
+        raise ValueError(f"{path} does not exist" if missing else f"{path}: {error.strerror}") from error
     return path
 
 
@@ -120,12 +125,12 @@ class TuningSection(_Section):
     """
 
     prompt_tokens: Count
-    intrinsic_dim: Annotated[int, Field(ge=2)]
-    population: Annotated[int, Field(ge=4)]
+    intrinsic_dim: Annotated[int, Field(ge=2, le=10_000)]
+    population: Annotated[int, Field(ge=4, le=10_000)]
     generations: Count
     loss: Literal["cross_entropy", "hinge"] = "cross_entropy"
-    sigma: Annotated[float, Field(gt=0)] = 1.0
-    alpha: Annotated[float, Field(gt=0)] = 1.0
+    sigma: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     candidates_per_call: Count | None = None
     seed: Annotated[int, Field(ge=0)] = 0
 
@@ -183,7 +188,7 @@ def load_config(path: Path, settings: Sequence[str] = ()) -> Config:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"configuration {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"configuration {path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"configuration {path} holds no keys: it must be a YAML mapping")
@@ -206,7 +211,7 @@ def _set(content: dict[str, Any], setting: str) -> None:
             raise ConfigError(f"--set {setting}: {section} is no section")
     try:
         content[name] = yaml.safe_load(value)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         content[name] = value  # a template, such as {text} It was {mask}
 
 
@@ -225,4 +230,5 @@ def _explain(error: Any) -> str:
     if error["type"] == "value_error":
         message = str(error["ctx"]["error"])
         return f"{key}: {message}" if key else message
-    return f"{key} is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+    quotes = ", in quotes (YAML reads yes, no and numbers otherwise)" if error["type"] == "string_type" else ""
+    return f"{key} is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}{quotes}"

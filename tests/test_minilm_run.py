@@ -39,8 +39,9 @@ def test_secure_logits_are_those_of_plaintext(tmp_path):
 
 
 def test_tuning_lowers_the_loss_on_real_texts(tmp_path):
-    settings = ["protocol=plaintext", "task.test_examples=8", "tuning.population=8", "tuning.generations=4"]
-    config, folder = load_config(CONFIG, [*settings, "tuning.candidates_per_call=8"]), tmp_path / "run"
+    settings = ["protocol=plaintext", "task.shots=8", "task.validation_shots=4", "task.test_examples=8"]
+    settings += ["tuning.population=8", "tuning.generations=4", "tuning.candidates_per_call=8"]
+    config, folder = load_config(CONFIG, settings), tmp_path / "run"
     record = RunRecord(config.digest())
     with make_runtime(config) as runtime:
         tune(_session(runtime, config, record, folder))

@@ -53,6 +53,7 @@ class DataOwner:
         self._words = embeddings["word"]["embedding"]
         self._tokenizer = TaskTokenizer(config.model.folder / "tokenizer.json")
         self._check_length(encoder.max_positions - encoder.position_offset)
+        self._descriptions = None if self._by_words else self._tokenizer.encode_descriptions(config.task)
         self._texts = self._read_texts()
         self._word_ids = self._tokenizer.label_word_ids(config.task.labels) if self._by_words else []
         tuning = config.tuning
@@ -70,6 +71,10 @@ class DataOwner:
         self._finalists = self._candidates
 
     def _check_length(self, positions: int) -> None:
+        if not self._by_words:
+            longest = self._tokenizer.encode_descriptions(self._config.task).token_ids.shape[1]
+            if longest > positions:
+                raise ConfigError(f"a text of task.labels has {longest} tokens, the model only {positions} positions")
         wanted = self._config.task.max_tokens + self._config.tuning.prompt_tokens
         if wanted > positions:
             raise ConfigError(
@@ -120,7 +125,9 @@ class DataOwner:
 
     def label_inputs(self) -> dict[str, np.ndarray]:
         """The labels' describing texts, for the label-embedding head; no prompt stands before them."""
-        return self._model_inputs(self._tokenizer.encode_descriptions(self._config.task), 0)
+        if self._descriptions is None:
+            raise ConfigError("model.head is label_words: its labels have no descriptions")
+        return self._model_inputs(self._descriptions, 0)
 
     def _model_inputs(self, tokens: TokenBatch, prompt_tokens: int) -> dict[str, np.ndarray]:
         hidden = self._embed(self._words[tokens.token_ids], first_position=prompt_tokens)
@@ -150,6 +157,8 @@ class DataOwner:
     def tell(self, logits: list[np.ndarray]) -> None:
         """Take the logits of all candidates on the training texts, part by part, and propose two finalists."""
         told = self._losses("training", np.concatenate(logits))
+        if not np.isfinite(told).all():
+            raise ConfigError("losses are not finite: take a smaller tuning.alpha, or look for overflow in the model")
         self._optimizer.tell(told)
         self._record.generations.append(Generation(fingerprint(self._candidates), told.tolist(), float("inf")))
         self._finalists = np.stack([self._candidates[told.argmin()], self._optimizer.mean])

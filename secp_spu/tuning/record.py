@@ -8,11 +8,13 @@ stopped, or an error. Masks are not part of it: they are made fresh, always.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from secp_spu.config import ConfigError
+from secp_spu.runtime import Ledger
 
 FILE_NAME = "checkpoint.json"
 
@@ -93,11 +95,25 @@ class RunRecord:
             content = json.loads(path.read_text(encoding="utf-8"))
             content["generations"] = [Generation(**g) for g in content["generations"]]
             content["usage"] = Usage(**content["usage"])
-            return cls(**content)
+            record = cls(**content)
+            record._check()
+            return record
         except FileNotFoundError as error:
             raise ConfigError(f"{folder} holds no run to resume: leave --resume away") from error
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise ConfigError(f"{path} is no checkpoint of this version: {error}") from error
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise ConfigError(f"{path} is no checkpoint of this version, or damaged ({error}): start anew") from error
+
+    def _check(self) -> None:
+        """Raise ValueError or TypeError for fields that no run writes."""
+        numbers = [self.best_validation_loss, self.usage.seconds, self.usage.forward_calls, *self.best]
+        for generation in self.generations:
+            numbers += [*generation.losses, generation.validation_loss]
+        if any(not isinstance(number, int | float) or math.isnan(number) for number in numbers):
+            raise ValueError("a number is missing")
+        if bool(self.generations) != bool(self.best) or len({len(g.losses) for g in self.generations}) > 1:
+            raise ValueError("generations and their results do not fit")
+        if self.usage.ledger:
+            Ledger(1).restore(self.usage.ledger)
 
 
 def open_run(folder: Path, digest: str, *, resume: bool) -> RunRecord:

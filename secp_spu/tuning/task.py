@@ -47,12 +47,14 @@ def read_examples(path: Path, section: TaskSection) -> list[Example]:
     """
     labels = list(section.labels)
     examples = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(_read_text(path).split("\n"), 1):
+        where = f"{path}, line {number}"
+        if not line.strip():
+            continue
         try:
             content = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"{path}, line {number} is not JSON: {error.msg}") from error
-        where = f"{path}, line {number}"
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"{where} is not JSON: {error}") from error
         if not isinstance(content, dict) or "label" not in content:
             raise ConfigError(f"{where} has no `label`: a line holds an object with a label and the template's fields")
         if content["label"] not in labels:
@@ -63,12 +65,21 @@ def read_examples(path: Path, section: TaskSection) -> list[Example]:
     return examples
 
 
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 at byte {error.start}: save it as UTF-8") from error
+
+
 def _fields(content: Mapping[str, object], template: str, where: str) -> dict[str, str]:
     fields = {}
     for name in template_fields(template):
         if not isinstance(content.get(name), str):
             raise ConfigError(f"{where} has no text `{name}`, which task.template wants")
-        fields[name] = str(content[name])
+        fields[name] = str(content[name]).encode("utf-8", "replace").decode("utf-8")
     return fields
 
 
@@ -78,12 +89,17 @@ def template_fields(template: str) -> list[str]:
     Raises: ConfigError if it is no template or has no field.
     """
     try:
-        names = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+        parts = [part for part in string.Formatter().parse(template) if part[1] is not None]
     except ValueError as error:
         raise ConfigError(f"task.template {template!r}: {error}") from error
-    fields = [name for name in names if name != "mask"]
-    if not fields or not all(name.isidentifier() for name in names):
-        raise ConfigError(f"task.template {template!r} must name a field of the examples in braces, such as {{text}}")
+    names = [str(name) for _, name, _, _ in parts]
+    fields = [name for name in names if name not in ("mask", "label")]
+    plain = all(name.isidentifier() and not spec and not conversion for _, name, spec, conversion in parts if name)
+    if not fields or not plain or not all(names) or names.count("mask") > 1 or "label" in names:
+        raise ConfigError(
+            f"task.template {template!r} must name fields of the examples in plain braces, such as {{text}}, and "
+            "{mask} once at most; the label is not for the model to read"
+        )
     return fields
 
 
@@ -124,6 +140,7 @@ class TaskTokenizer:
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._mask_token = next((t for t in MASK_TOKENS if self._tokenizer.token_to_id(t) is not None), None)
+        self._mask_id: int = self._tokenizer.token_to_id(self._mask_token) if self._mask_token else -1
         padding = next((t for t in PADDING_TOKENS if self._tokenizer.token_to_id(t) is not None), None)
         if padding is None:
             raise ConfigError(f"{path} has no padding token: known are {', '.join(PADDING_TOKENS)}")
@@ -169,6 +186,11 @@ class TaskTokenizer:
                 break
             fields = {**fields, longest: shorter}
             ids = self._fill(fields, section)
+        if "{mask}" in section.template and (self._mask_token is None or ids.count(self._mask_id) != 1):
+            raise ConfigError(
+                f"a text reads {ids.count(self._mask_id)} mask tokens, but the template's must be the only one: "
+                f"take {self._mask_token} out of the texts, or a tokenizer that has it"
+            )
         if len(ids) > section.max_tokens:
             mend = "raise it" if section.truncate else "raise it, or set task.truncate: true"
             raise ConfigError(f"a text of {len(ids)} tokens exceeds task.max_tokens ({section.max_tokens}): {mend}")
@@ -186,5 +208,4 @@ class TaskTokenizer:
         mask = np.zeros((len(rows), length), np.float32)
         for i, row in enumerate(rows):
             ids[i, : len(row)], mask[i, : len(row)] = row, 1
-        mask_id = self._tokenizer.token_to_id(self._mask_token) if self._mask_token else -1
-        return TokenBatch(ids, mask, (ids == mask_id).astype(np.float32))
+        return TokenBatch(ids, mask, (ids == self._mask_id).astype(np.float32))

@@ -46,6 +46,27 @@ def test_a_bad_line_is_named(tmp_path, row, message):
         read_examples(path, SECTION)
 
 
+def test_blank_lines_and_a_byte_order_mark_are_no_fault(tmp_path):
+    path = tmp_path / "x"
+    path.write_bytes(
+        b"\xef\xbb\xbf" + json.dumps({"text": "a\u2028b", "label": LABELS[0]}, ensure_ascii=False).encode() + b"\n\n"
+    )
+    assert read_examples(path, SECTION) == [Example({"text": "a\u2028b"}, 0)]
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path):
+    (tmp_path / "latin").write_bytes('{"text": "caf\xe9"}'.encode("latin-1"))
+    with pytest.raises(ConfigError, match="is not UTF-8 at byte 13"):
+        read_examples(tmp_path / "latin", SECTION)
+    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+        read_examples(tmp_path, SECTION)
+
+
+def test_a_text_with_a_mask_of_its_own_is_refused(tokenizer):
+    with pytest.raises(ConfigError, match="reads 2 mask tokens"):
+        tokenizer.encode([Example({"text": "the <mask> was good"}, 0)], SECTION)
+
+
 def test_an_empty_file_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="holds no examples"):
         read_examples(_write(tmp_path / "x"), SECTION)
@@ -68,7 +89,20 @@ def test_a_class_without_enough_examples_is_named():
         draw_few_shot(pool, SECTION, 0)
 
 
-@pytest.mark.parametrize("template", ["no field", "{mask}", "{text", "{}", "{text!r:>{mask}} {a b}"])
+@pytest.mark.parametrize(
+    "template",
+    [
+        "no field",
+        "{mask}",
+        "{text",
+        "{}",
+        "{text!r} {mask}",
+        "{text:>9} {mask}",
+        "{a b}",
+        "{text} {mask} {mask}",
+        "{text} {label}",
+    ],
+)
 def test_what_is_no_template_is_refused(template):
     with pytest.raises(ConfigError, match=r"task\.template"):
         template_fields(template)
