@@ -52,8 +52,8 @@ class DataOwner:
         )
         self._words = embeddings["word"]["embedding"]
         self._tokenizer = TaskTokenizer(config.model.folder / "tokenizer.json")
-        self._check_length(encoder.max_positions - encoder.position_offset)
         self._descriptions = None if self._by_words else self._tokenizer.encode_descriptions(config.task)
+        self._check_length(encoder.max_positions - encoder.position_offset)
         self._texts = self._read_texts()
         self._word_ids = self._tokenizer.label_word_ids(config.task.labels) if self._by_words else []
         tuning = config.tuning
@@ -71,8 +71,8 @@ class DataOwner:
         self._finalists = self._candidates
 
     def _check_length(self, positions: int) -> None:
-        if not self._by_words:
-            longest = self._tokenizer.encode_descriptions(self._config.task).token_ids.shape[1]
+        if self._descriptions:
+            longest = self._descriptions.token_ids.shape[1]
             if longest > positions:
                 raise ConfigError(f"a text of task.labels has {longest} tokens, the model only {positions} positions")
         wanted = self._config.task.max_tokens + self._config.tuning.prompt_tokens

@@ -93,7 +93,7 @@ def template_fields(template: str) -> list[str]:
     except ValueError as error:
         raise ConfigError(f"task.template {template!r}: {error}") from error
     names = [str(name) for _, name, _, _ in parts]
-    fields = [name for name in names if name not in ("mask", "label")]
+    fields = [name for name in names if name != "mask"]
     plain = all(name.isidentifier() and not spec and not conversion for _, name, spec, conversion in parts if name)
     if not fields or not plain or not all(names) or names.count("mask") > 1 or "label" in names:
         raise ConfigError(
