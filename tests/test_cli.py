@@ -125,7 +125,14 @@ def test_a_finished_run_is_resumed_to_the_same_report(tmp_path):
 def test_ctrl_c_leaves_a_checkpoint_that_resumes(tmp_path):
     folder = tmp_path / "run"
     arguments = ["tune", "--config", str(DEMO_CONFIG), "--out", str(folder), *SMALL, "--set=tuning.generations=500"]
-    running = subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    running = subprocess.Popen(
+        [*COMMAND, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # a test run in the background of a shell ignores SIGINT, and so would its children
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     assert running.stdout is not None
     for line in running.stdout:
         if line.startswith("generation   1"):
