@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import jax
 import numpy as np
 
 from secp_spu.protocol import CosineCorrelation, combine_factors
-from secp_spu.runtime.base import Correlations, Owned, Runtime, Stored, is_declared, spec_of
-from secp_spu.runtime.local import LocalActor
+from secp_spu.runtime.base import Correlations, Owned, Stored, is_declared, spec_of
+from secp_spu.runtime.one_process import OneProcessRuntime
 from secp_spu.runtime.program import Program, Tree
 
 
-class AuditRuntime(Runtime):
+class AuditRuntime(OneProcessRuntime):
     """Takes the driver through all programs of a run without running them."""
-
-    def actor(self, party: str, make: Callable[..., Any], *args: Any, **kwargs: Any) -> LocalActor:
-        """See `Runtime.actor`."""
-        return LocalActor(party, make(*args, **kwargs))
 
     def share(self, values: Owned) -> Tree:
         """See `Runtime.share`."""
@@ -32,10 +25,6 @@ class AuditRuntime(Runtime):
     def open_to(self, party: str, values: Tree) -> Owned:
         """See `Runtime.open_to`; here the result is zero."""
         return Owned(party, jax.tree.map(lambda handle: np.zeros(handle.spec.shape, handle.spec.dtype), values))
-
-    def disclose(self, value: Owned) -> Any:
-        """See `Runtime.disclose`."""
-        return value.value
 
     def correlations(self, declared: Tree) -> Correlations:
         """See `Runtime.correlations`; the program that makes joint ones is compiled too."""

@@ -26,8 +26,9 @@ from secp_spu.protocol import (
     encode,
     party_streams,
 )
-from secp_spu.runtime.base import Correlations, Owned, Runtime, RuntimeFailure, Stored, is_declared, spec_of
+from secp_spu.runtime.base import Correlations, Owned, RuntimeFailure, Stored, is_declared, spec_of
 from secp_spu.runtime.ledger import Cost, profile_log
+from secp_spu.runtime.one_process import OneProcessRuntime
 from secp_spu.runtime.program import Program, Tree
 
 Source = Literal["joint", "dealt"]
@@ -40,7 +41,7 @@ _LINKS = count()
 """Numbers the links of this process: by one name SPU gives out one link, with the messages of all who use it."""
 
 
-class LocalRuntime(Runtime):
+class LocalRuntime(OneProcessRuntime):
     """SPU parties as threads of this process, linked in memory: the embedded default.
 
     The process sees everything, so this protects nothing; it computes and costs what separate machines would.
@@ -72,10 +73,6 @@ class LocalRuntime(Runtime):
         link = f"{protocol}-{next(_LINKS)}"
         self._parties = [_Party(self._scheme, rank, by_rank[rank], link, timeout_seconds) for rank in range(parties)]
         self._everywhere(_Party.connect)
-
-    def actor(self, party: str, make: Callable[..., Any], *args: Any, **kwargs: Any) -> LocalActor:
-        """See `Runtime.actor`."""
-        return LocalActor(party, make(*args, **kwargs))
 
     def share(self, values: Owned) -> Tree:
         """See `Runtime.share`. Fresh uniform shares from the operating system's randomness."""
@@ -120,10 +117,6 @@ class LocalRuntime(Runtime):
             rows.append(("open_to", Cost(sent, self.parties * len(leaves))))
         arrays = [decode(array, handle.spec.dtype) for array, handle in zip(elements, leaves, strict=True)]
         return Owned(party, jax.tree.unflatten(tree, arrays))
-
-    def disclose(self, value: Owned) -> Any:
-        """See `Runtime.disclose`."""
-        return value.value
 
     def free(self, values: Tree) -> None:
         """See `Runtime.free`."""
@@ -214,29 +207,6 @@ class LocalRuntime(Runtime):
                 party.end()
             for party in self._parties:
                 party.thread.join()
-
-
-class LocalActor:
-    """An object that belongs to one party; what its methods return does too."""
-
-    def __init__(self, party: str, instance: Any):
-        self._party, self._instance = party, instance
-
-    def __getattr__(self, name: str) -> Callable[..., Owned]:
-        method = getattr(self._instance, name)
-
-        def call(*args: Any, **kwargs: Any) -> Owned:
-            plain, named = jax.tree.map(self._mine, (args, kwargs), is_leaf=lambda node: isinstance(node, Owned))
-            return Owned(self._party, method(*plain, **named))
-
-        return call
-
-    def _mine(self, value: Any) -> Any:
-        if not isinstance(value, Owned):
-            return value
-        if value.party != self._party:
-            raise ValueError(f"{self._party} was given a value of {value.party}: owners do not see each other's values")
-        return value.value
 
 
 class _Party:

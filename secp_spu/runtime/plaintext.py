@@ -9,22 +9,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from secp_spu.runtime.base import Correlations, Owned, Runtime, Stored, spec_of
-from secp_spu.runtime.local import LocalActor
+from secp_spu.runtime.base import Correlations, Owned, Stored, spec_of
+from secp_spu.runtime.one_process import OneProcessRuntime
 from secp_spu.runtime.program import Program, Tree
 
 
-class PlaintextRuntime(Runtime):
+class PlaintextRuntime(OneProcessRuntime):
     """Programs run as plain JAX in this process; correlations are not needed, so the plaintext model runs."""
 
     def __init__(self):
         super().__init__("plaintext", 1)
         self._values: dict[str, jax.Array] = {}
         self._compiled_functions: dict[Callable, Callable] = {}
-
-    def actor(self, party: str, make: Callable[..., Any], *args: Any, **kwargs: Any) -> LocalActor:
-        """See `Runtime.actor`."""
-        return LocalActor(party, make(*args, **kwargs))
 
     def share(self, values: Owned) -> Tree:
         """See `Runtime.share`; here the value is only put aside."""
@@ -37,10 +33,6 @@ class PlaintextRuntime(Runtime):
     def open_to(self, party: str, values: Tree) -> Owned:
         """See `Runtime.open_to`."""
         return Owned(party, jax.tree.map(lambda handle: np.asarray(self._values[handle.name]), values))
-
-    def disclose(self, value: Owned) -> Any:
-        """See `Runtime.disclose`."""
-        return value.value
 
     def correlations(self, declared: Tree) -> Correlations:
         """None are needed: without its correlations a module computes in plaintext."""

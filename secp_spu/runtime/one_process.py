@@ -1,0 +1,45 @@
+"""What all runtimes of a single process share: owners as objects here, and values that nobody has to send."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from secp_spu.runtime.base import Owned, Runtime
+
+
+class OneProcessRuntime(Runtime):
+    """A runtime whose owners are objects of this process."""
+
+    def actor(self, party: str, make: Callable[..., Any], *args: Any, **kwargs: Any) -> LocalActor:
+        """See `Runtime.actor`."""
+        return LocalActor(party, make(*args, **kwargs))
+
+    def disclose(self, value: Owned) -> Any:
+        """See `Runtime.disclose`."""
+        return value.value
+
+
+class LocalActor:
+    """An object that belongs to one party; what its methods return does too."""
+
+    def __init__(self, party: str, instance: Any):
+        self._party, self._instance = party, instance
+
+    def __getattr__(self, name: str) -> Callable[..., Owned]:
+        method = getattr(self._instance, name)
+
+        def call(*args: Any, **kwargs: Any) -> Owned:
+            plain, named = jax.tree.map(self._mine, (args, kwargs), is_leaf=lambda node: isinstance(node, Owned))
+            return Owned(self._party, method(*plain, **named))
+
+        return call
+
+    def _mine(self, value: Any) -> Any:
+        if not isinstance(value, Owned):
+            return value
+        if value.party != self._party:
+            raise ValueError(f"{self._party} was given a value of {value.party}: owners do not see each other's values")
+        return value.value
