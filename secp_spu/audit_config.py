@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from secp_spu.config import Config
 from secp_spu.protocol import AuditReport
 from secp_spu.runtime import AuditRuntime
-from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, Progress, RunRecord, set_up, tune
+from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, Progress, set_up, tune
 
 
 def audit_config(config: Config) -> list[AuditReport]:
@@ -21,7 +21,6 @@ def audit_config(config: Config) -> list[AuditReport]:
     """
     config = config.model_copy(update={"tuning": config.tuning.model_copy(update={"generations": 1})})
     with TemporaryDirectory() as folder, AuditRuntime(config.protocol, config.parties) as runtime:
-        record, out = RunRecord(config.digest()), Path(folder)
-        data_owner = runtime.actor(DATA_OWNER, DataOwner, config, record, out, Progress().line)
+        data_owner = runtime.actor(DATA_OWNER, DataOwner, config, Path(folder), resume=False)
         tune(set_up(runtime, config, data_owner, runtime.actor("model_owner", ModelOwner, config), Progress()))
         return [program.audit for program in runtime.programs]

@@ -21,8 +21,9 @@ from secp_spu.config import Config, ConfigError, load_config
 from secp_spu.model import CheckpointError
 from secp_spu.protocol import AuditError
 from secp_spu.runtime import RuntimeFailure
-from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, Progress, make_runtime, open_run, set_up
+from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, Progress, join_cluster, make_runtime, open_run, set_up
 from secp_spu.tuning import tune as run_tuning
+from secp_spu.tuning.record import FILE_NAME as CHECKPOINT
 
 DEMO_CONFIG = Path(__file__).parent / "demo" / "config.yaml"
 
@@ -76,22 +77,53 @@ def audit(config: ConfigOption, settings: SetOption = []) -> None:  # noqa: B006
     )
 
 
-def _tune(config: Config, out: Path, *, resume: bool, quiet: bool) -> None:
+@app.command()
+def party(
+    config: ConfigOption,
+    name: Annotated[str, typer.Option("--party", help="Which party of the cluster this process is.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for the outputs; the data owner needs it.")] = None,
+    settings: SetOption = [],  # noqa: B006
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Be one party of a cluster that tunes a soft prompt: every party starts this on its own machine."""
+    loaded = load_config(config, settings, party=name)
+    cluster = loaded.cluster
+    if cluster is None or name not in cluster.everyone:
+        known = ", ".join(cluster.everyone) if cluster else "none: `cluster` is missing"
+        raise ConfigError(f"--party {name}: the parties of {config} are {known}")
+    if cluster.data_owner != name:
+        if out or resume:
+            raise ConfigError(f"--out and --resume are for {cluster.data_owner} alone, who has the outputs")
+        out = Path()
+    elif out is None:
+        raise ConfigError(f"--out is missing: {name} is the data owner, who gets the outputs")
+    _tune(loaded, out, resume=resume, quiet=quiet, party=name)
+
+
+def _tune(config: Config, out: Path, *, resume: bool, quiet: bool, party: str | None = None) -> None:
     console = Console(quiet=quiet)
-    record = open_run(out, config.digest(), resume=resume)
+    at_home = party is None or (config.cluster is not None and config.cluster.data_owner == party)
+    if at_home:
+        open_run(out, config, resume=resume)  # what is wrong with it is said before anything starts
     progress: Progress = Progress() if quiet else TerminalProgress(console)
-    with make_runtime(config) as runtime:
+    if config.cluster:
+        progress.line(f"{party or 'SecretFlow'}: starting{' and waiting for the other parties' if party else ''}")
+    with join_cluster(config, party) if party else make_runtime(config) as runtime:
         try:
-            data_owner = runtime.actor(DATA_OWNER, DataOwner, config, record, out, progress.line)
+            data_owner = runtime.actor(DATA_OWNER, DataOwner, config, out.absolute(), resume=resume)
             model_owner = runtime.actor("model_owner", ModelOwner, config)
             run_tuning(set_up(runtime, config, data_owner, model_owner, progress))
         except KeyboardInterrupt:
             progress.close()
-            done = len(record.generations)
-            raise Interrupted(f"interrupted after generation {done}; go on with --resume --out {out}") from None
+            done = f"; go on with --resume --out {out}" if (out / CHECKPOINT).exists() else ""
+            raise Interrupted(f"interrupted{done}") from None
         finally:
             progress.close()
-    _summarise(console, json.loads((out / "report.json").read_text(encoding="utf-8")), out)
+    if at_home:
+        _summarise(console, json.loads((out / "report.json").read_text(encoding="utf-8")), out)
+    else:
+        console.print(f"{party}: done; the outputs are with the data owner")
 
 
 class Interrupted(Exception):

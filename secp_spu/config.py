@@ -22,10 +22,19 @@ class ConfigError(ValueError):
     """Bad input: one sentence that names the key or file, what came, what is allowed and the mend."""
 
 
-def _locate(value: str, info: ValidationInfo) -> Path:
-    """A path of the configuration: $VARIABLES replaced, `package:NAME/...` found, relative to the file's folder."""
+Role = Literal["data_owner", "model_owner"]
+OWNERS: frozenset[Role] = frozenset({"data_owner", "model_owner"})
+
+
+def _locate(value: str, info: ValidationInfo, *readers: Role) -> Path:
+    """A path of the configuration: $VARIABLES replaced, `package:NAME/...` found, relative to the file's folder.
+
+    Where none of its readers is, in a cluster, the path stays as it is written: the file is on another machine.
+    """
     if not isinstance(value, str) or not value:
         raise ValueError(f"is {value!r}, but must be a path; put it in quotes if YAML reads it as something else")
+    if readers and not (info.context or {}).get("roles", OWNERS) & set(readers):
+        return Path(value)
     text = re.sub(r"\$\{(\w+)\}|\$(\w+)", lambda match: _variable(match.group(1) or match.group(2)), value)
     if text.startswith(PACKAGE_PREFIX):
         name, _, rest = text.removeprefix(PACKAGE_PREFIX).partition("/")
@@ -75,7 +84,7 @@ class ModelSection(_Section):
     @field_validator("folder", mode="before")
     @classmethod
     def _find(cls, value: str, info: ValidationInfo) -> Path:
-        return _locate(value, info)
+        return _locate(value, info, "data_owner", "model_owner")
 
 
 class TaskSection(_Section):
@@ -106,7 +115,7 @@ class TaskSection(_Section):
     @field_validator("pool", "test", mode="before")
     @classmethod
     def _find(cls, value: str, info: ValidationInfo) -> Path:
-        return _locate(value, info)
+        return _locate(value, info, "data_owner")
 
 
 class TuningSection(_Section):
@@ -121,7 +130,9 @@ class TuningSection(_Section):
         sigma: CMA-ES' first step size.
         alpha: scales A, whose entries have the standard deviation alpha * sd(word embeddings) / (sqrt(d) * sigma).
         candidates_per_call: candidates in one forward pass; all by default.
-        seed: of the few-shot draw, p0, A and CMA-ES. Masks are never seeded.
+        seed: of the few-shot draw, p0, A and CMA-ES; masks are never seeded. Who knows it knows the first generation's
+            prompts, so in a cluster it is the data owner's secret, which by default draws one and keeps it in its
+            checkpoint.
     """
 
     prompt_tokens: Count
@@ -132,7 +143,132 @@ class TuningSection(_Section):
     sigma: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     candidates_per_call: Count | None = None
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0)] | None = None
+
+
+class AddressSection(_Section):
+    """Where a party can be reached by the others.
+
+    Attributes:
+        control: `host:port` of SecretFlow: owners' shares in, opened logits out, what all may know.
+        compute: `host:port` of SPU: what the compute parties send each other; none for a party that is none.
+    """
+
+    control: str
+    compute: str | None = None
+
+    @field_validator("control", "compute")
+    @classmethod
+    def _check(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[\w.-]+:\d{1,5}", value):
+            raise ValueError(f"is {value!r}, but must be host:port, such as 10.0.0.1:9100")
+        if value is not None and not 0 < port_of(value) < 65536:
+            raise ValueError(f"is {value!r}, but a port is a number from 1 to 65535")
+        return value
+
+
+class TlsSection(_Section):
+    """Certificates, in PEM files; `{party}` in a path stands for the name of the party that reads it.
+
+    Each party has one certificate, for SecretFlow and SPU, as client and as server: every connection shows both sides'
+    certificates, and one that the authority has not signed is refused.
+
+    Attributes:
+        ca: of the authority that signs the parties' certificates, and theirs alone.
+        certificate: this party's.
+        key: this party's private key.
+    """
+
+    ca: Located
+    certificate: Located
+    key: Located
+
+    @field_validator("ca", "certificate", "key", mode="before")
+    @classmethod
+    def _find(cls, value: str, info: ValidationInfo) -> Path:
+        party = (info.context or {}).get("party")
+        return _locate(value.replace("{party}", party), info) if party and isinstance(value, str) else Path(value)
+
+
+class ClusterSection(_Section):
+    """SecretFlow's parties, by name. Without `addresses` they are simulated on this machine, which protects nothing.
+
+    Attributes:
+        data_owner: the party that has the texts; it alone sees prompts, losses, labels and logits.
+        model_owner: the party that has the weights.
+        compute: the parties that hold the shares, in the order of their names, which are SPU's ranks.
+        dealer: the party that deals the correlations, with `correlations: dealt`: no owner, and no compute party.
+        addresses: of every party.
+        tls: certificates. Without them whoever sees the network sees all shares, hence all secrets.
+        plain_text: must be true for addresses of other machines without `tls`: say so only where the network itself is
+            trusted or encrypted.
+        start_seconds: how long a party waits for the others to come up.
+        timeout_seconds: how long a compute party waits for a message; longer than any operation takes.
+    """
+
+    data_owner: str
+    model_owner: str
+    compute: Annotated[list[str], Field(min_length=2)]
+    dealer: str | None = None
+    addresses: dict[str, AddressSection] | None = None
+    tls: TlsSection | None = None
+    plain_text: bool = False
+    start_seconds: Count = 120
+    timeout_seconds: Count = 300
+
+    @property
+    def everyone(self) -> list[str]:
+        """All parties, each once."""
+        named = [self.data_owner, self.model_owner, *self.compute, *([self.dealer] if self.dealer else [])]
+        return sorted(set(named))
+
+    def roles(self, party: str) -> set[Role]:
+        """What a party owns."""
+        owners: dict[Role, str] = {"data_owner": self.data_owner, "model_owner": self.model_owner}
+        return {role for role, name in owners.items() if name == party}
+
+    @model_validator(mode="after")
+    def _check(self) -> ClusterSection:
+        if bad := [name for name in self.everyone if not re.fullmatch(r"[a-z][a-z0-9_]*", name)]:
+            raise ValueError(f"cluster: {bad[0]!r} is no name for a party: lower-case letters, digits and _")
+        if self.data_owner == self.model_owner:
+            raise ValueError("cluster.model_owner: is the data owner too: nothing would have to be kept from anyone")
+        if self.compute != sorted(set(self.compute)):
+            raise ValueError(f"cluster.compute: SPU orders ranks by name, so write {sorted(set(self.compute))}")
+        if self.dealer in {self.data_owner, self.model_owner, *self.compute}:
+            raise ValueError(
+                f"cluster.dealer: is {self.dealer}, who sees openings or owns secrets, but a dealer knows every mask: "
+                "name another party"
+            )
+        if self.addresses is not None:
+            self._check_addresses(self.addresses)
+        return self
+
+    def _check_addresses(self, addresses: dict[str, AddressSection]) -> None:
+        if set(addresses) != set(self.everyone):
+            raise ValueError(f"cluster.addresses: are of {sorted(addresses)}, but the parties are {self.everyone}")
+        for name in self.compute:
+            if addresses[name].compute is None:
+                raise ValueError(f"cluster.addresses.{name}.compute: is missing, and {name} is a compute party")
+        used = [address for a in addresses.values() for address in (a.control, a.compute) if address]
+        if len(set(used)) < len(used):
+            raise ValueError("cluster.addresses: two of them are the same")
+        away = [address for address in used if not _is_loopback(address)]
+        if away and self.tls is None and not self.plain_text:
+            raise ValueError(
+                f"cluster.tls: is missing, but {away[0]} is another machine: without it whoever sees the network sees "
+                "every secret; name certificates, or set cluster.plain_text: true if the network itself is encrypted"
+            )
+
+
+def port_of(address: str) -> int:
+    """The port of a `host:port`."""
+    return int(address.rpartition(":")[2])
+
+
+def _is_loopback(address: str) -> bool:
+    host = address.rpartition(":")[0]
+    return host == "localhost" or host.startswith("127.")
 
 
 class Config(_Section):
@@ -146,12 +282,14 @@ class Config(_Section):
             compute party and see no opening.
         trusted_first_party: must be true for semi2k: SPU's published wheels let the first party deal the triples, and
             it could open everything with them.
+        cluster: SecretFlow's parties; without it all parties are threads of one process.
     """
 
     protocol: Literal["aby3", "semi2k", "plaintext"] = "aby3"
     parties: Annotated[int, Field(ge=2)] = 3
     correlations: Literal["joint", "dealt"] = "joint"
     trusted_first_party: bool = False
+    cluster: ClusterSection | None = None
     model: ModelSection
     task: TaskSection
     tuning: TuningSection
@@ -165,23 +303,55 @@ class Config(_Section):
                 "trusted_first_party: is false, but under semi2k the first party deals the multiplication triples and "
                 "could open every secret with them: set it to true if that party may be trusted, or take aby3"
             )
+        if self.cluster:
+            self._check_cluster(self.cluster)
         if self.model.head == "label_words" and "{mask}" not in self.task.template:
             raise ValueError("task.template: has no {mask}, where the label-word head reads")
         return self
 
-    def digest(self) -> str:
-        """A fingerprint of all that decides a run's course; `generations` may grow when a run is resumed."""
+    def _check_cluster(self, cluster: ClusterSection) -> None:
+        if self.protocol == "plaintext":
+            raise ValueError("cluster: has no use for protocol plaintext: leave it out")
+        if len(cluster.compute) != self.parties:
+            raise ValueError(f"cluster.compute: names {len(cluster.compute)} parties, but parties is {self.parties}")
+        if (self.correlations == "dealt") != (cluster.dealer is not None):
+            raise ValueError(
+                "cluster.dealer: is needed for correlations: dealt, and for nothing else; it must be a party that is "
+                "neither an owner nor a compute party"
+            )
+
+    def agreed(self) -> dict[str, Any]:
+        """What the configurations of all parties of a cluster must have in common, by dotted key.
+
+        Not among it: paths, which each party has of its own, and the seed, which is the data owner's secret.
+        """
         content = self.model_dump(mode="json")
-        del content["tuning"]["generations"]
+        own = {"model": {"folder"}, "task": {"pool", "test"}, "tuning": {"seed"}, "cluster": {"tls"}}
+        flat: dict[str, Any] = {"cluster.tls": self.cluster is not None and self.cluster.tls is not None}
+        for key, value in content.items():
+            if isinstance(value, dict):
+                flat |= {f"{key}.{k}": v for k, v in value.items() if k not in own.get(key, set())}
+            else:
+                flat[key] = value
+        return flat
+
+    def digest(self) -> str:
+        """A fingerprint of all that decides a run's course; `generations` may grow when a run is resumed.
+
+        Where the parties are and how they link up does not decide it: a run may go on elsewhere.
+        """
+        content = self.model_dump(mode="json")
+        del content["tuning"]["generations"], content["cluster"]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def load_config(path: Path, settings: Sequence[str] = ()) -> Config:
+def load_config(path: Path, settings: Sequence[str] = (), *, party: str | None = None) -> Config:
     """Read a configuration.
 
     Args:
         path: of a YAML file.
         settings: `KEY=VALUE` with dotted keys, such as `tuning.population=8`; they win over the file.
+        party: of a cluster, the one that reads; only files that it needs have to be there. None: all parties.
     Raises: ConfigError naming the file and key.
     """
     try:
@@ -194,10 +364,17 @@ def load_config(path: Path, settings: Sequence[str] = ()) -> Config:
         raise ConfigError(f"configuration {path} holds no keys: it must be a YAML mapping")
     for setting in settings:
         _set(content, setting)
+    roles = OWNERS if party is None else _roles(content, party)
     try:
-        return Config.model_validate(content, context={"folder": path.resolve().parent})
+        return Config.model_validate(content, context={"folder": path.resolve().parent, "roles": roles, "party": party})
     except ValidationError as error:
         raise ConfigError(f"configuration {path}: {_explain(error.errors()[0])}") from error
+
+
+def _roles(content: dict[str, Any], party: str) -> set[str]:
+    """What a party owns, read before validation: it decides which files have to be there."""
+    cluster = content.get("cluster")
+    return {role for role in OWNERS if isinstance(cluster, dict) and cluster.get(role) == party}
 
 
 def _set(content: dict[str, Any], setting: str) -> None:
@@ -220,7 +397,7 @@ def _explain(error: Any) -> str:
     key = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         sections: dict[str, type[_Section]]
-        sections = {"model": ModelSection, "task": TaskSection, "tuning": TuningSection}
+        sections = {"model": ModelSection, "task": TaskSection, "tuning": TuningSection, "cluster": ClusterSection}
         section = sections.get(str(error["loc"][0]), Config) if len(error["loc"]) > 1 else Config
         names = list(section.model_fields)
         close = get_close_matches(str(error["loc"][-1]), names, n=1)
@@ -229,6 +406,6 @@ def _explain(error: Any) -> str:
         return f"{key} is missing"
     if error["type"] == "value_error":
         message = str(error["ctx"]["error"])
-        return f"{key}: {message}" if key else message
+        return message if message.startswith(key) else f"{key}: {message}"
     quotes = ", in quotes (YAML reads yes, no and numbers otherwise)" if error["type"] == "string_type" else ""
     return f"{key} is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}{quotes}"

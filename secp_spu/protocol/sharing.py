@@ -146,16 +146,22 @@ class Scheme:
         flat = np.frombuffer(_content(share), np.uint64).reshape(*meta.shape.dims, len(held))
         return {number: flat[..., i] for i, number in enumerate(held)}
 
-    def reconstruct(self, shares: Sequence[libspu.Share]) -> RingArray:
-        """The ring elements that the shares of all ranks stand for; a public value is read from rank 0's."""
+    def part(self, rank: int, share: libspu.Share) -> RingArray:
+        """What `rank` contributes to opening a share: its first component. All ranks' parts add up to the value.
+
+        A public value is rank 0's to contribute; the others add zeros.
+        """
         meta = libspu.ValueMeta()
-        meta.ParseFromString(shares[0].meta)
-        if meta.visibility == libspu.Visibility.VIS_PUBLIC:
-            return np.frombuffer(_content(shares[0]), np.uint64).reshape(meta.shape.dims)
-        known: dict[int, RingArray] = {}
-        for rank, share in enumerate(shares):
-            known.update(self.components(rank, share))
-        return sum(known.values(), start=np.zeros(meta.shape.dims, np.uint64))
+        meta.ParseFromString(share.meta)
+        if meta.visibility != libspu.Visibility.VIS_PUBLIC:
+            return self.components(rank, share)[rank]
+        elements = np.frombuffer(_content(share), np.uint64).reshape(meta.shape.dims)
+        return elements if rank == 0 else np.zeros_like(elements)
+
+    def reconstruct(self, shares: Sequence[libspu.Share]) -> RingArray:
+        """The ring elements that the shares of all ranks stand for."""
+        parts = [self.part(rank, share) for rank, share in enumerate(shares)]
+        return sum(parts, start=np.zeros_like(parts[0]))
 
 
 def _raw_share(

@@ -85,6 +85,16 @@ class Runtime(ABC):
         """An owner's value that all may know, such as how many texts there are, for the driver to act on."""
 
     @abstractmethod
+    def at_home(self, value: Owned) -> Any:
+        """An owner's value if this process is its owner's, or all parties' in one; None in another party's process."""
+
+    def settle(self) -> None:  # noqa: B027 - most runtimes have nothing to wait for
+        """Wait for everything asked so far, and bring the ledger up to date.
+
+        Raises: RuntimeFailure.
+        """
+
+    @abstractmethod
     def correlations(self, declared: Tree) -> Correlations:
         """Make what a program declared to spend: a pytree with a CosineCorrelation of shapes at every leaf."""
 
@@ -133,6 +143,14 @@ class Runtime(ABC):
         if key not in self._programs:
             self._programs[key] = compile_program(name, fn, specs)
         return self._programs[key]
+
+    def _handles(self, wanted: CosineCorrelation) -> CosineCorrelation:
+        """Names for a correlation that is to be made."""
+        return jax.tree.map(lambda leaf: Stored(next(self._names), spec_of(leaf, secret=True)), wanted)
+
+    def _factor_handles(self, handles: CosineCorrelation) -> list[list[Stored]]:
+        """Names for every party's factors, cosines and sines, of a joint correlation."""
+        return [[Stored(next(self._names), handles.cos.spec) for _ in range(self.parties)] for _ in ("cos", "sin")]
 
     def _made(self, tree: Tree) -> Correlations:
         """Correlations that this runtime has just made."""

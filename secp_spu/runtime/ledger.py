@@ -51,22 +51,26 @@ class Ledger:
     owner sends shares to the parties), `open_to` (the parties send shares to an owner) and `deal` (a dealer sends
     corrections). Their bytes are what crosses between machines if owners, dealer and parties are all different.
 
-    Seconds of a phase are wall-clock time inside the runtime; of an operation, the mean over the parties.
+    Seconds of a phase are wall-clock time inside the runtime, where parties have processes of their own the mean of
+    theirs; of an operation, the mean over the parties.
+
+    Attributes:
+        current: the phase that is booked under.
     """
 
     def __init__(self, parties: int):
         self.parties = parties
         self.phases: dict[Phase, PhaseCost] = {phase: PhaseCost() for phase in PHASES}
-        self._phase: Phase = "online"
+        self.current: Phase = "online"
 
     @contextmanager
     def phase(self, phase: Phase) -> Iterator[None]:
         """Book what happens inside under `phase`."""
-        before, self._phase = self._phase, phase
+        before, self.current = self.current, phase
         try:
             yield
         finally:
-            self._phase = before
+            self.current = before
 
     @contextmanager
     def timed(self, program: str) -> Iterator[list[tuple[str, Cost]]]:
@@ -77,7 +81,7 @@ class Ledger:
         self._book(program, rows, time.perf_counter() - start)
 
     def _book(self, program: str, rows: list[tuple[str, Cost]], seconds: float) -> None:
-        phase = self.phases[self._phase]
+        phase = self.phases[self.current]
         total = Cost(sum(cost.bytes_total for _, cost in rows), sum(cost.sends_total for _, cost in rows), seconds)
         phase.total.add(total)
         phase.programs.setdefault(program, Cost()).add(total)
@@ -103,6 +107,20 @@ class Ledger:
             "sends": cost.sends_total / self.parties,
             "seconds": round(cost.seconds, 6),
         }
+
+    def add(self, state: dict[str, dict]) -> None:
+        """Add the figures of one party's own ledger, of which there are `parties`."""
+        one = Ledger(1)
+        one.restore(state)
+        for name, phase in one.phases.items():
+            mine = self.phases[name]
+            self._add(mine.total, phase.total)
+            for ours, theirs in ((mine.operations, phase.operations), (mine.programs, phase.programs)):
+                for key, cost in theirs.items():
+                    self._add(ours.setdefault(key, Cost()), cost)
+
+    def _add(self, sum_: Cost, cost: Cost) -> None:
+        sum_.add(Cost(cost.bytes_total, cost.sends_total, cost.seconds / self.parties))
 
     def state(self) -> dict[str, dict]:
         """All figures, for a checkpoint."""

@@ -10,23 +10,12 @@ from itertools import count
 from typing import Any, Literal, TypeVar
 
 import jax
-import numpy as np
 from spu import Runtime as SpuRuntime
 from spu import libspu
 
-from secp_spu.protocol import (
-    FRACTION_BITS,
-    CorrelationMaker,
-    CosineCorrelation,
-    Dealer,
-    MaskStream,
-    Scheme,
-    combine_factors,
-    decode,
-    encode,
-    party_streams,
-)
+from secp_spu.protocol import CosineCorrelation, Dealer, MaskStream, Scheme, combine_factors, party_streams
 from secp_spu.runtime.base import Correlations, Owned, RuntimeFailure, Stored, is_declared, spec_of
+from secp_spu.runtime.compute_party import ComputeParty, join, split, spu_config
 from secp_spu.runtime.ledger import Cost, profile_log
 from secp_spu.runtime.one_process import OneProcessRuntime
 from secp_spu.runtime.program import Program, Tree
@@ -76,34 +65,21 @@ class LocalRuntime(OneProcessRuntime):
 
     def share(self, values: Owned) -> Tree:
         """See `Runtime.share`. Fresh uniform shares from the operating system's randomness."""
+        leaves, tree = jax.tree.flatten(values.value)
+        handles = [Stored(next(self._names), spec_of(leaf, secret=True)) for leaf in leaves]
         with self.ledger.timed("share") as rows:
-            leaves, tree = jax.tree.flatten(values.value)
-            handles = [Stored(next(self._names), spec_of(leaf, secret=True)) for leaf in leaves]
-            for handle, leaf in zip(handles, leaves, strict=True):
-                self._share_one(handle, leaf, rows)
+            for handle, leaf in zip(handles, leaves, strict=True):  # one by one, so that the components of one are held
+                parts = split([leaf], self._scheme, self._shares)
+                names, dtypes = [handle.name], [handle.spec.dtype]
+                sent = self._everywhere(lambda party: party.side.store_secret(names, dtypes, parts[party.rank]))  # noqa: B023
+                rows.append(("share", Cost(sum(sent), self.parties)))
         return jax.tree.unflatten(tree, handles)
-
-    def _share_one(self, handle: Stored, leaf: np.ndarray, rows: list[tuple[str, Cost]]) -> None:
-        components = dict(enumerate(self._scheme.split(encode(leaf), self._shares)))
-
-        def store(party: _Party) -> int:
-            share = self._scheme.share(party.rank, components, handle.spec.dtype)
-            party.spu.set_var(handle.name, share)
-            return sum(components[c].nbytes for c in self._scheme.held_by(party.rank))
-
-        rows.append(("share", Cost(sum(self._everywhere(store)), self.parties)))
 
     def publish(self, values: Tree) -> Tree:
         """See `Runtime.publish`."""
         leaves, tree = jax.tree.flatten(values)
         handles = [Stored(next(self._names), spec_of(leaf, secret=False)) for leaf in leaves]
-        shares = [self._scheme.public(leaf) for leaf in leaves]
-
-        def store(party: _Party) -> None:
-            for handle, share in zip(handles, shares, strict=True):
-                party.spu.set_var(handle.name, share)
-
-        self._everywhere(store)
+        self._everywhere(lambda party: party.side.store_public([h.name for h in handles], leaves))
         return jax.tree.unflatten(tree, handles)
 
     def open_to(self, party: str, values: Tree) -> Owned:
@@ -111,18 +87,16 @@ class LocalRuntime(OneProcessRuntime):
         self._refuse_unspent(values)
         leaves, tree = jax.tree.flatten(values)
         with self.ledger.timed("open_to") as rows:
-            found = self._everywhere(lambda p: [p.spu.get_var(handle.name) for handle in leaves])
-            elements = [self._scheme.reconstruct(shares) for shares in zip(*found, strict=True)]
-            sent = sum(array.nbytes for array in elements) * self.parties
+            parts = self._everywhere(lambda p: p.side.parts([handle.name for handle in leaves]))
+            sent = sum(array.nbytes for of_party in parts for array in of_party)
             rows.append(("open_to", Cost(sent, self.parties * len(leaves))))
-        arrays = [decode(array, handle.spec.dtype) for array, handle in zip(elements, leaves, strict=True)]
-        return Owned(party, jax.tree.unflatten(tree, arrays))
+        return Owned(party, jax.tree.unflatten(tree, join(parts, [handle.spec for handle in leaves])))
 
     def free(self, values: Tree) -> None:
         """See `Runtime.free`."""
         names = [handle.name for handle in jax.tree.leaves(values)]
         if names:
-            self._everywhere(lambda party: [party.spu.del_var(name) for name in names])
+            self._everywhere(lambda party: party.side.free(names))
 
     def correlations(self, declared: Tree) -> Correlations:
         """See `Runtime.correlations`."""
@@ -131,48 +105,28 @@ class LocalRuntime(OneProcessRuntime):
 
     def _deal(self, dealer: Dealer, wanted: CosineCorrelation) -> CosineCorrelation:
         handles = self._handles(wanted)
+        names = jax.tree.map(lambda handle: handle.name, handles)
         with self.ledger.timed("deal") as rows:
             correction = dealer.correct(wanted)
-
-            def store(party: _Party) -> int:
-                last = self.parties - 1 in self._scheme.held_by(party.rank)
-                received = correction if last else None
-                for handle, share in zip(jax.tree.leaves(handles), party.maker.dealt(wanted, received), strict=True):
-                    party.spu.set_var(handle.name, share)
-                return received.nbytes if received else 0
-
-            sent = self._everywhere(store)
-            rows.append(("deal", Cost(sum(sent), sum(size > 0 for size in sent))))
+            receivers = self._scheme.holders(self.parties - 1)
+            sent = self._everywhere(lambda p: p.side.deal(wanted, names, correction if p.rank in receivers else None))
+            rows.append(("deal", Cost(sum(sent), len(receivers))))
         return handles
 
     def _make_jointly(self, wanted: CosineCorrelation) -> CosineCorrelation:
         handles = self._handles(wanted)
-        spec = handles.cos.spec
-        factors = [[Stored(next(self._names), spec) for _ in range(self.parties)] for _ in ("cos", "sin")]
-
-        def store(party: _Party) -> None:
-            shares = party.maker.joint(wanted)
-            party.spu.set_var(handles.mask.name, shares.mask)
-            for row, column in zip(factors, (shares.cos, shares.sin), strict=True):
-                for handle, share in zip(row, column, strict=True):
-                    party.spu.set_var(handle.name, share)
-
+        factors = self._factor_handles(handles)
+        cos, sin = ([handle.name for handle in row] for row in factors)
         with self.ledger.timed("draw"):
-            self._everywhere(store)
-        cos, sin = self.run("combine", combine_factors, *factors)
+            self._everywhere(lambda party: party.side.draw(wanted, handles.mask.name, cos, sin))
+        combined_cos, combined_sin = self.run("combine", combine_factors, *factors)
         self.free(factors)
-        return CosineCorrelation(handles.mask, cos, sin, wanted.factor_bits)
-
-    def _handles(self, wanted: CosineCorrelation) -> CosineCorrelation:
-        return jax.tree.map(lambda leaf: Stored(next(self._names), spec_of(leaf, secret=True)), wanted)
+        return CosineCorrelation(handles.mask, combined_cos, combined_sin, wanted.factor_bits)
 
     def _execute(self, program: Program, inputs: list[Stored], outputs: list[Stored]) -> None:
         names = [handle.name for handle in inputs], [handle.name for handle in outputs]
-        executable = libspu.Executable(
-            name=program.name, input_names=names[0], output_names=names[1], code=program.code
-        )
         with self.ledger.timed(program.name) as rows, profile_log().run(self.parties, rows):
-            self._everywhere(lambda party: party.spu.run(executable))
+            self._everywhere(lambda party: party.side.execute(program.name, program.code, *names))
 
     def _everywhere(self, task: Callable[[_Party], Result]) -> list[Result]:
         """Run a task at all parties at once; the first failure ends them all.
@@ -194,7 +148,7 @@ class LocalRuntime(OneProcessRuntime):
 
     def _fail(self, rank: int, error: BaseException) -> None:
         """Report the failure at once; a party that waits for a message of the failed one ends when its wait does."""
-        self._failure = RuntimeFailure(f"rank {rank} failed, all parties ended: {_first_line(error)}")
+        self._failure = RuntimeFailure(f"rank {rank} failed, all parties ended: {first_line(error)}")
         for party in self._parties:
             party.end()
         raise self._failure from error
@@ -214,8 +168,9 @@ class _Party:
 
     def __init__(self, scheme: Scheme, rank: int, streams: Mapping[int, MaskStream], link: str, timeout_seconds: int):
         self.rank = rank
-        self.maker = CorrelationMaker(scheme, rank, streams)
         self.spu: SpuRuntime
+        self.side: ComputeParty
+        self._streams = streams
         self._scheme, self._link, self._timeout_seconds = scheme, link, timeout_seconds
         self._tasks: queue.Queue[tuple[Callable, queue.Queue] | None] = queue.Queue()
         self.thread = threading.Thread(target=self._work, name=f"rank-{rank}", daemon=True)
@@ -229,11 +184,8 @@ class _Party:
         for rank in range(self._scheme.parties):
             description.add_party(f"rank-{rank}", f"thread-{rank}")
         link = libspu.link.create_mem(description, self.rank)
-        config = libspu.RuntimeConfig(
-            protocol=self._scheme.kind, field=libspu.FieldType.FM64, fxp_fraction_bits=FRACTION_BITS
-        )
-        config.enable_pphlo_profile = True
-        self.spu = SpuRuntime(link, config)
+        self.spu = SpuRuntime(link, spu_config(self._scheme))
+        self.side = ComputeParty(self._scheme, self.rank, self.spu, self._streams)
 
     def submit(self, task: Callable[[_Party], Any], done: queue.Queue) -> None:
         """Run a task when the earlier ones are done; put (rank, result, error) into `done`."""
@@ -253,7 +205,7 @@ class _Party:
                 return
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """SPU's errors carry a C++ stack; the line that says what is wrong stands before it."""
     lines = [line.strip() for line in str(error).replace("what:", "").splitlines()]
     return next((line for line in lines if line), type(error).__name__)

@@ -21,6 +21,10 @@ class OneProcessRuntime(Runtime):
         """See `Runtime.disclose`."""
         return value.value
 
+    def at_home(self, value: Owned) -> Any:
+        """See `Runtime.at_home`."""
+        return value.value
+
 
 class LocalActor:
     """An object that belongs to one party; what its methods return does too."""

@@ -7,7 +7,7 @@ from secp_spu.tuning.owner import DataOwner
 from secp_spu.tuning.progress import Progress
 from secp_spu.tuning.prompt import PromptSpace, load_prompt, save_prompt
 from secp_spu.tuning.record import RunRecord, Usage, open_run
-from secp_spu.tuning.tune import DATA_OWNER, Session, make_runtime, set_up, tune
+from secp_spu.tuning.tune import DATA_OWNER, Session, join_cluster, make_runtime, set_up, tune
 
 __all__ = [
     "DATA_OWNER",
@@ -21,6 +21,7 @@ __all__ = [
     "Session",
     "Usage",
     "accuracy",
+    "join_cluster",
     "load_prompt",
     "losses",
     "make_runtime",

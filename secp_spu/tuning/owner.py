@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,7 @@ from secp_spu.model import Embeddings, load_embeddings
 from secp_spu.tuning.loss import accuracy, losses
 from secp_spu.tuning.optimizer import CmaEs, fingerprint
 from secp_spu.tuning.prompt import PromptSpace, save_prompt
-from secp_spu.tuning.record import Generation, RunRecord, Usage
+from secp_spu.tuning.record import Generation, Usage, open_run
 from secp_spu.tuning.report import describe_generation, write_report
 from secp_spu.tuning.task import Example, TaskTokenizer, TokenBatch, draw_few_shot, read_examples
 
@@ -37,14 +36,13 @@ class DataOwner:
 
     Args:
         config: of the run.
-        record: to start from; replayed, and written after every generation.
-        folder: for the outputs.
-        say: takes the lines that only the data owner may read.
+        folder: for the outputs and the run's record, which is written after every generation.
+        resume: go on with the run in the folder, whose optimizer is replayed.
     Raises: ConfigError for a task, tokenizer or record that does not fit.
     """
 
-    def __init__(self, config: Config, record: RunRecord, folder: Path, say: Callable[[str], None]):
-        self._config, self._record, self._folder, self._say = config, record, folder, say
+    def __init__(self, config: Config, folder: Path, *, resume: bool):
+        self._config, self._record, self._folder = config, open_run(folder, config, resume=resume), folder
         self._by_words = config.model.head == "label_words"
         encoder, embeddings = load_embeddings(config.model.folder)
         self._embed = jax.jit(
@@ -61,11 +59,11 @@ class DataOwner:
             self._words,
             tuning.prompt_tokens,
             tuning.intrinsic_dim,
-            rng=np.random.default_rng([tuning.seed, 1]),
+            rng=np.random.default_rng([self._record.seed, 1]),
             alpha=tuning.alpha,
             sigma=tuning.sigma,
         )
-        self._optimizer = CmaEs(tuning.intrinsic_dim, tuning.population, tuning.sigma, [tuning.seed, 2])
+        self._optimizer = CmaEs(tuning.intrinsic_dim, tuning.population, tuning.sigma, [self._record.seed, 2])
         self._replay()
         self._candidates = np.zeros((0, tuning.intrinsic_dim))
         self._finalists = self._candidates
@@ -84,7 +82,7 @@ class DataOwner:
     def _read_texts(self) -> dict[Split, Texts]:
         section = self._config.task
         pool, test = read_examples(section.pool, section), read_examples(section.test, section)
-        training, validation = draw_few_shot(pool, section, self._config.tuning.seed)
+        training, validation = draw_few_shot(pool, section, self._record.seed)
         splits: dict[Split, list[Example]] = {
             "training": training,
             "validation": validation,
@@ -185,18 +183,17 @@ class DataOwner:
         tested = record.accuracy_before is not None
         return {"generations": len(record.generations), "tested": tested, **asdict(record.usage)}
 
-    def take_untuned(self, logits: list[np.ndarray]) -> None:
-        """Take the untuned prompt's logits on the test texts, part by part."""
+    def take_untuned(self, logits: list[np.ndarray]) -> str:
+        """Take the untuned prompt's logits on the test texts, part by part; returns a line for the data owner."""
         found = self._record.accuracy_before = self._test_accuracy(logits)
-        self._say(f"untuned prompt: accuracy {found:.3f} on {len(self._texts['test'].labels)} unseen texts")
+        return f"untuned prompt: accuracy {found:.3f} on {len(self._texts['test'].labels)} unseen texts"
 
-    def save(self, usage: Usage) -> None:
-        """Write the checkpoint; after a generation, say what it brought and took."""
+    def save(self, usage: Usage) -> str | None:
+        """Write the checkpoint; returns, after a generation, a line for the data owner on what it brought and took."""
         record = self._record
         before, record.usage = record.usage, usage
         record.save(self._folder)
-        if record.generations:
-            self._say(describe_generation(record, before))
+        return describe_generation(record, before) if record.generations else None
 
     def finish(self, logits: list[np.ndarray], usage: Usage, ledger: dict[str, Any]) -> None:
         """Take the selected prompt's logits on the test texts, and write all outputs."""

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 import math
+import secrets
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from secp_spu.config import ConfigError
+from secp_spu.config import Config, ConfigError
 from secp_spu.runtime import Ledger
 
 FILE_NAME = "checkpoint.json"
@@ -55,6 +56,7 @@ class RunRecord:
 
     Attributes:
         digest: of the configuration.
+        seed: of the run; the data owner's secret.
         generations: those finished.
         best: the selected point z; empty before the first generation.
         best_validation_loss: its loss on the validation examples.
@@ -64,6 +66,7 @@ class RunRecord:
     """
 
     digest: str
+    seed: int
     generations: list[Generation] = field(default_factory=list)
     best: list[float] = field(default_factory=list)
     best_validation_loss: float = float("inf")
@@ -105,7 +108,7 @@ class RunRecord:
 
     def _check(self) -> None:
         """Raise ValueError or TypeError for fields that no run writes."""
-        numbers = [self.best_validation_loss, self.usage.seconds, self.usage.forward_calls, *self.best]
+        numbers = [self.seed, self.best_validation_loss, self.usage.seconds, self.usage.forward_calls, *self.best]
         for generation in self.generations:
             numbers += [*generation.losses, generation.validation_loss]
         if any(not isinstance(number, int | float) or math.isnan(number) for number in numbers):
@@ -116,11 +119,14 @@ class RunRecord:
             Ledger(1).restore(self.usage.ledger)
 
 
-def open_run(folder: Path, digest: str, *, resume: bool) -> RunRecord:
+def open_run(folder: Path, config: Config, *, resume: bool) -> RunRecord:
     """The record to start from, for a folder that is to belong to this run alone; its first `save` claims it.
+
+    Where the configuration has no seed, a new run draws one.
 
     Raises: ConfigError if the folder holds another run, the same run without `resume`, or something else.
     """
+    digest = config.digest()
     if resume:
         found = RunRecord.load(folder)
         if found.digest != digest:
@@ -134,4 +140,4 @@ def open_run(folder: Path, digest: str, *, resume: bool) -> RunRecord:
         raise ConfigError(f"{folder} holds {'this run' if same else 'another run'} already: {mend}")
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError(f"{folder} is not empty and holds no run: choose another folder")
-    return RunRecord(digest)
+    return RunRecord(digest, secrets.randbits(63) if config.tuning.seed is None else config.tuning.seed)

@@ -38,7 +38,7 @@ def build_report(config: Config, record: RunRecord, ledger: dict[str, Any]) -> d
         "protocol": config.protocol,
         "parties": 1 if config.protocol == "plaintext" else config.parties,
         "correlations": config.correlations,
-        "seed": config.tuning.seed,
+        "seed": record.seed,
         "ledger": ledger,
     }
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
-from secp_spu.config import Config
+from secp_spu.config import Config, ConfigError
 from secp_spu.runtime import Batch, LocalRuntime, Owned, PlaintextRuntime, Runtime, SecureModel
 from secp_spu.tuning.owner import PromptSet, Split
 from secp_spu.tuning.progress import Progress
 from secp_spu.tuning.record import Usage
+
+if TYPE_CHECKING:
+    from secp_spu.runtime.secretflow import SecretFlowRuntime
 
 DATA_OWNER = "data_owner"
 """The party that alone sees logits."""
@@ -28,7 +32,8 @@ class Clock:
         self._runtime, self._start, self.forward_calls = runtime, time.perf_counter() - seconds, forward_calls
 
     def read(self) -> Usage:
-        """So far."""
+        """So far; waits for what was asked so far."""
+        self._runtime.settle()
         return Usage(time.perf_counter() - self._start, self.forward_calls, self._runtime.ledger.state())
 
 
@@ -57,12 +62,56 @@ class Session:
         self.clock.forward_calls += last - first
         return parts
 
+    def show(self, line: Owned) -> None:
+        """Show a line that only the data owner may read, where it is; there may be none."""
+        if text := self.runtime.at_home(line):
+            self.progress.line(text)
+
 
 def make_runtime(config: Config) -> Runtime:
-    """The runtime that a configuration asks for, with all parties in this process."""
+    """The runtime that a configuration asks for, with all parties on this machine.
+
+    Raises: ConfigError for a configuration of several machines, or without SecretFlow where it is needed.
+    """
     if config.protocol == "plaintext":
         return PlaintextRuntime()
+    if config.cluster:
+        if config.cluster.addresses:
+            raise ConfigError("cluster.addresses name a machine for each party: start each with secp-spu party")
+        return _secretflow(config, None)
     return LocalRuntime(config.protocol, config.parties, correlations=config.correlations)
+
+
+def join_cluster(config: Config, party: str) -> Runtime:
+    """One party's runtime of a cluster, when all parties are up and agree on the configuration.
+
+    Raises: ConfigError if they do not agree, or this configuration is none of a cluster with that party.
+    """
+    if config.cluster is None or config.cluster.addresses is None:
+        raise ConfigError("cluster.addresses are missing: they say where each party is")
+    runtime = _secretflow(config, party)
+    facts = runtime.gather({f"the version of {name}": version(name) for name in ("secp-spu", "spu")} | config.agreed())
+    mine = facts[party]
+    for other, theirs in facts.items():
+        if differing := [key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key)]:
+            key = min(differing)
+            raise ConfigError(
+                f"the parties' configurations differ: {key} is {mine.get(key)!r} at {party} but {theirs.get(key)!r} at "
+                f"{other}; give all parties the same"
+            )
+    return runtime
+
+
+def _secretflow(config: Config, party: str | None) -> SecretFlowRuntime:
+    if config.cluster is None:
+        raise ConfigError("cluster: is missing")
+    try:
+        from secp_spu.runtime.secretflow import SecretFlowRuntime
+    except ImportError as error:
+        raise ConfigError(
+            f"{error.name or error} cannot be imported, and `cluster:` needs SecretFlow: see 'Installing' in the README"
+        ) from error
+    return SecretFlowRuntime(config.protocol, config.cluster, party)
 
 
 def set_up(runtime: Runtime, config: Config, data_owner: Any, model_owner: Any, progress: Progress) -> Session:
@@ -117,18 +166,19 @@ def tune(session: Session) -> None:
     state = session.runtime.disclose(owner.public_state())
     if not state["tested"]:
         progress.stage("untuned prompt", layers * len(session.batches["test"]))
-        owner.take_untuned(session.logits("untuned", 0, 1, "test"))
-        owner.save(session.clock.read())
+        session.show(owner.take_untuned(session.logits("untuned", 0, 1, "test")))
+        session.show(owner.save(session.clock.read()))
     chunks = _chunks(config)
     for number in range(state["generations"], config.tuning.generations):
         progress.stage(f"generation {number + 1} of {config.tuning.generations}", layers * (len(chunks) + 1))
         owner.ask()
         owner.tell([part for first, last in chunks for part in session.logits("candidates", first, last, "training")])
         owner.select(session.logits("finalists", 0, FINALISTS, "validation")[0])
-        owner.save(session.clock.read())
+        session.show(owner.save(session.clock.read()))
     progress.stage("tuned prompt", layers * len(session.batches["test"]))
     after = session.logits("best", 0, 1, "test")
-    owner.finish(after, session.clock.read(), session.runtime.ledger.report())
+    usage = session.clock.read()
+    session.runtime.disclose(owner.finish(after, usage, session.runtime.ledger.report()))
 
 
 def _chunks(config: Config) -> list[tuple[int, int]]:

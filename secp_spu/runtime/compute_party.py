@@ -1,0 +1,106 @@
+"""One compute party's side, whatever links it to the others: an SPU runtime, its variables, its random streams."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from spu import Runtime as SpuRuntime
+from spu import libspu
+
+from secp_spu.protocol import (
+    FRACTION_BITS,
+    Correction,
+    CorrelationMaker,
+    CosineCorrelation,
+    MaskStream,
+    Scheme,
+    decode,
+    encode,
+)
+from secp_spu.protocol.sharing import RingArray
+from secp_spu.runtime.program import Spec
+
+
+class ComputeParty:
+    """What one party does with its shares; between parties only SPU's programs and the owners' shares travel.
+
+    Args:
+        scheme: how values are shared.
+        rank: of the party.
+        spu: its linked SPU runtime.
+        streams: of the components that it holds, for correlations.
+    """
+
+    def __init__(self, scheme: Scheme, rank: int, spu: SpuRuntime, streams: Mapping[int, MaskStream]):
+        self._scheme, self._rank, self._spu = scheme, rank, spu
+        self._maker = CorrelationMaker(scheme, rank, streams)
+
+    def store_secret(self, names: Sequence[str], dtypes: Sequence[np.dtype], parts: Sequence[dict]) -> int:
+        """Keep an owner's arrays, given as components by number; returns how many bytes those were."""
+        for name, dtype, components in zip(names, dtypes, parts, strict=True):
+            self._spu.set_var(name, self._scheme.share(self._rank, components, dtype))
+        return sum(components[c].nbytes for components in parts for c in self._scheme.held_by(self._rank))
+
+    def store_public(self, names: Sequence[str], values: Sequence[np.ndarray]) -> None:
+        """Keep arrays that everybody may know."""
+        for name, value in zip(names, values, strict=True):
+            self._spu.set_var(name, self._scheme.public(value))
+
+    def parts(self, names: Sequence[str]) -> list[RingArray]:
+        """This party's part of each array; the parts of all parties add up to it."""
+        return [self._scheme.part(self._rank, self._spu.get_var(name)) for name in names]
+
+    def free(self, names: Sequence[str]) -> None:
+        """Delete arrays."""
+        for name in names:
+            self._spu.del_var(name)
+
+    def draw(self, wanted: CosineCorrelation, mask: str, cos: Sequence[str], sin: Sequence[str]) -> None:
+        """Keep a fresh joint mask and its share of every party's factors, for `combine_factors`; sends nothing."""
+        shares = self._maker.joint(wanted)
+        self._spu.set_var(mask, shares.mask)
+        for name, share in zip([*cos, *sin], [*shares.cos, *shares.sin], strict=True):
+            self._spu.set_var(name, share)
+
+    def deal(self, wanted: CosineCorrelation, names: CosineCorrelation, correction: Correction | None) -> int:
+        """Keep a fresh dealt correlation; returns how many bytes the dealer sent for it."""
+        for name, share in zip(jax.tree.leaves(names), self._maker.dealt(wanted, correction), strict=True):
+            self._spu.set_var(name, share)
+        return correction.nbytes if correction else 0
+
+    def execute(self, name: str, code: bytes, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+        """Run a program, together with the other parties."""
+        self._spu.run(libspu.Executable(name=name, input_names=inputs, output_names=outputs, code=code))
+
+
+def split(leaves: Sequence[np.ndarray], scheme: Scheme, stream: MaskStream) -> list[list[dict[int, RingArray]]]:
+    """At an owner: fresh components of arrays, for each rank those that it holds."""
+    components = [dict(enumerate(scheme.split(encode(leaf), stream))) for leaf in leaves]
+    return [[{c: parts[c] for c in scheme.held_by(rank)} for parts in components] for rank in range(scheme.parties)]
+
+
+def join(parts: Sequence[Sequence[RingArray]], specs: Sequence[Spec]) -> list[np.ndarray]:
+    """At an owner: the arrays that all ranks' parts add up to."""
+    sums = (np.add.reduce(column, dtype=np.uint64) for column in zip(*parts, strict=True))
+    return [decode(elements, spec.dtype) for elements, spec in zip(sums, specs, strict=True)]
+
+
+def spu_settings(scheme: Scheme) -> dict[str, Any]:
+    """SPU's settings, the same for every runtime, as JSON's types."""
+    return {
+        "protocol": scheme.kind.name,
+        "field": "FM64",
+        "fxp_fraction_bits": FRACTION_BITS,
+        "enable_pphlo_profile": True,
+    }
+
+
+def spu_config(scheme: Scheme) -> libspu.RuntimeConfig:
+    """The same as SPU's own object."""
+    config = libspu.RuntimeConfig()
+    config.ParseFromJsonString(json.dumps(spu_settings(scheme)))
+    return config
