@@ -108,7 +108,7 @@ def _tune(config: Config, out: Path, *, resume: bool, quiet: bool, party: str | 
         open_run(out, config, resume=resume)  # what is wrong with it is said before anything starts
     progress: Progress = Progress() if quiet else TerminalProgress(console)
     if config.cluster:
-        progress.line(f"{party or 'SecretFlow'}: starting{' and waiting for the other parties' if party else ''}")
+        progress.line(f"starting SecretFlow as {party}, waiting for the others" if party else "starting SecretFlow")
     with join_cluster(config, party) if party else make_runtime(config) as runtime:
         try:
             data_owner = runtime.actor(DATA_OWNER, DataOwner, config, out.absolute(), resume=resume)
@@ -123,7 +123,7 @@ def _tune(config: Config, out: Path, *, resume: bool, quiet: bool, party: str | 
     if at_home:
         _summarise(console, json.loads((out / "report.json").read_text(encoding="utf-8")), out)
     else:
-        console.print(f"{party}: done; the outputs are with the data owner")
+        console.print("done; the outputs are with the data owner")
 
 
 class Interrupted(Exception):

@@ -106,6 +106,10 @@ class Runtime(ABC):
     def close(self) -> None:
         """End the parties; what they keep is gone."""
 
+    def abandon(self) -> None:
+        """End after an error in the driver: as `close`, but nothing is waited for that may never come."""
+        self.close()
+
     @abstractmethod
     def _execute(self, program: Program, inputs: list[Stored], outputs: list[Stored]) -> None:
         """Run a compiled program on stored arrays."""
@@ -186,8 +190,11 @@ class Runtime(ABC):
     def __enter__(self):
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abandon()
 
 
 def is_declared(node: object) -> bool:

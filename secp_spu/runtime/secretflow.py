@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,8 +28,9 @@ from secp_spu.runtime.compute_party import ComputeParty, join, split, spu_settin
 from secp_spu.runtime.ledger import Cost, Ledger, Phase, profile_log
 from secp_spu.runtime.local import first_line
 from secp_spu.runtime.program import Program, Tree
+from secp_spu.runtime.ray_processes import end_ray_processes, mark_ray_processes
 from secp_spu.runtime.spu_logging import provide_spu_logging
-from secp_spu.runtime.watch import Certificates, Watch
+from secp_spu.runtime.watch import LINGER_SECONDS, Certificates, Watch
 
 SPU_LOGGING_PATCHED = provide_spu_logging()  # before SecretFlow, which cannot be imported without
 
@@ -59,9 +61,13 @@ class SecretFlowRuntime(Runtime):
         self._waiter = ThreadPoolExecutor(1, "secretflow")
         self._loaded: dict[int, int] = {}
         self._watch = _start(cluster, party)
-        self._spu = _SpuDevice(self._scheme, cluster, party)
-        self._dealer = self._exchange_keys()
-        self._reveal([self._tell(name, "ready") for name in cluster.compute])
+        try:
+            self._spu = _SpuDevice(self._scheme, cluster, party)
+            self._dealer = self._exchange_keys()
+            self._reveal([self._tell(name, "ready") for name in cluster.compute])
+        except BaseException:
+            self.abandon()
+            raise
 
     def _exchange_keys(self) -> Any:
         """A key for each component of the masks, at its holders alone; with a dealer, made by it and known to it."""
@@ -165,15 +171,20 @@ class SecretFlowRuntime(Runtime):
             self._own(name, ref)
 
     def close(self) -> None:
-        """See `Runtime.close`. After a failure nothing is waited for: the process should end."""
-        failed = self._failure is not None
+        """See `Runtime.close`."""
+        if self._failure:
+            return
         if self._watch:
-            if not failed:
-                self.gather(None)  # nobody leaves while another still waits for a message
+            self.gather(None)  # nobody leaves while another still waits for a message
             self._watch.end()
+        self._failure = RuntimeFailure("the runtime is closed")
+        sf.shutdown(barrier_on_shutdown=False)
+        end_ray_processes()
+
+    def abandon(self) -> None:
+        """See `Runtime.abandon`. The process should end after it: SecretFlow cannot be started again."""
         self._failure = self._failure or RuntimeFailure("the runtime is closed")
-        if not failed:
-            sf.shutdown(barrier_on_shutdown=False)
+        _leave_after_failure(self._watch)
 
     def _tell(self, party: str, method: str, *args: Any) -> Any:
         """Ask one compute party for something; returns a reference to the result."""
@@ -231,6 +242,7 @@ def _start(cluster: ClusterSection, party: str | None) -> Watch | None:
     }
     if not SPU_LOGGING_PATCHED:
         options["runtime_env"] = {"worker_process_setup_hook": provide_spu_logging}
+    mark_ray_processes()
     # JAX's, for every process that Ray starts; none of them goes on with JAX's threads
     warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
     if party is None:
@@ -256,8 +268,21 @@ def _start(cluster: ClusterSection, party: str | None) -> Watch | None:
         **options,
     )
     watch = Watch(others, certificates)
-    watch.wait(cluster.start_seconds)
+    try:
+        watch.wait(cluster.start_seconds)
+    except BaseException:
+        _leave_after_failure(watch)
+        raise
     return watch
+
+
+def _leave_after_failure(watch: Watch | None) -> None:
+    """End Ray without SecretFlow's own shutdown, which waits for parties that may be gone."""
+    if watch:
+        time.sleep(LINGER_SECONDS)
+        watch.end()
+    ray.shutdown()
+    end_ray_processes()
 
 
 def _check_free(key: str, address: str) -> None:

@@ -90,16 +90,25 @@ def join_cluster(config: Config, party: str) -> Runtime:
     if config.cluster is None or config.cluster.addresses is None:
         raise ConfigError("cluster.addresses are missing: they say where each party is")
     runtime = _secretflow(config, party)
-    facts = runtime.gather({f"the version of {name}": version(name) for name in ("secp-spu", "spu")} | config.agreed())
+    try:
+        own = {f"the version of {name}": version(name) for name in ("secp-spu", "spu", "jax")}
+        _agree(runtime.gather(own | config.agreed()), party)
+    except BaseException:
+        runtime.abandon()
+        raise
+    return runtime
+
+
+def _agree(facts: dict[str, dict[str, Any]], party: str) -> None:
+    """Refuse a cluster whose parties have different configurations or versions."""
     mine = facts[party]
     for other, theirs in facts.items():
-        if differing := [key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key)]:
-            key = min(differing)
-            raise ConfigError(
-                f"the parties' configurations differ: {key} is {mine.get(key)!r} at {party} but {theirs.get(key)!r} at "
-                f"{other}; give all parties the same"
-            )
-    return runtime
+        for key in sorted(mine.keys() | theirs.keys()):
+            if mine.get(key) != theirs.get(key):
+                raise ConfigError(
+                    f"the parties' configurations differ: {key} is {mine.get(key)!r} at {party}, but "
+                    f"{theirs.get(key)!r} at {other}; give all parties the same"
+                )
 
 
 def _secretflow(config: Config, party: str | None) -> SecretFlowRuntime:

@@ -1,0 +1,199 @@
+"""A configuration of a cluster in, all of its parties on this machine: started, their output streamed, ended together.
+
+python scripts/cluster_on_this_machine.py --config configs/cluster-aby3.yaml --out runs/cluster
+
+Every party is a process of its own on free ports of 127.0.0.1. When one fails, the others get some seconds to say why
+and are then ended. No process is left behind, nor when this one is interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+
+from secp_spu.config import ClusterSection, ConfigError, load_config
+
+GRACE_SECONDS = 30
+"""How long the others may go on after one party has failed; each of them notices on its own within some 20 seconds."""
+
+
+class Party:
+    """A party's process and its log; the processes that it starts carry the same mark in their environment."""
+
+    def __init__(self, name: str, arguments: Sequence[str], log: Path, *, quiet: bool = False):
+        self.name, self.mark = name, f"secp-spu-{os.getpid()}-{name}"
+        command = [str(Path(sys.executable).parent / "secp-spu"), "party", "--party", name, *arguments]
+        environment = os.environ | {"SECP_SPU_CLUSTER_MARK": self.mark, "PYTHONUNBUFFERED": "1"}
+        self.process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=environment,
+            start_new_session=True,  # Ctrl-C reaches this script alone, which ends the parties in order
+        )
+        self.lines: list[str] = []
+        self._reader = threading.Thread(target=self._read, args=(log, quiet), daemon=True)
+        self._reader.start()
+
+    def _read(self, log: Path, quiet: bool) -> None:
+        assert self.process.stdout is not None
+        with log.open("a", encoding="utf-8") as file:
+            for line in self.process.stdout:
+                self.lines.append(line.rstrip("\n"))
+                file.write(line)
+                file.flush()
+                if not quiet:
+                    print(f"{self.name:>8} | {line}", end="", flush=True)
+
+    def processes(self) -> list[psutil.Process]:
+        """The party's process and all that it started, Ray's daemons among them."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get("SECP_SPU_CLUSTER_MARK") == self.mark:
+                    found.append(process)
+        return found
+
+    def kill(self) -> None:
+        """End everything of this party at once, and read its last lines."""
+        while running := [p for p in self.processes() if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]:
+            for process in running:
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
+            psutil.wait_procs(running, timeout=1)
+            self.process.poll()
+        self.process.wait()
+        self._reader.join(timeout=5)
+
+
+class Cluster:
+    """All parties of a configuration.
+
+    Args:
+        config: of the cluster.
+        out: folder of the data owner's outputs; the parties' logs go beside it, to OUT.logs/NAME.log.
+        settings: for all parties, as --set takes them.
+        own: more arguments for one party, by its name.
+        quiet: print nothing.
+        leave_out: parties that are not started.
+    """
+
+    def __init__(
+        self,
+        config: Path,
+        out: Path,
+        settings: Sequence[str] = (),
+        *,
+        own: dict[str, list[str]] | None = None,
+        quiet: bool = False,
+        leave_out: Sequence[str] = (),
+    ):
+        cluster = load_config(config, settings).cluster
+        if cluster is None:
+            raise ConfigError(f"{config} has no `cluster`")
+        self.settings = [*settings, *_addresses(cluster)]
+        logs = out.with_name(f"{out.name}.logs")
+        logs.mkdir(parents=True, exist_ok=True)
+        self.parties: dict[str, Party] = {}
+        for name in cluster.everyone:
+            if name in leave_out:
+                continue
+            arguments = [f"--config={config}", *(f"--set={setting}" for setting in self.settings)]
+            if name == cluster.data_owner:
+                arguments.append(f"--out={out}")
+            arguments += (own or {}).get(name, [])
+            self.parties[name] = Party(name, arguments, logs / f"{name}.log", quiet=quiet)
+
+    def wait(self, timeout: float | None = None) -> dict[str, int]:
+        """Exit statuses by party, when all have ended, or some seconds after the first has failed.
+
+        Raises: TimeoutError.
+        """
+        start, failed_at = time.monotonic(), None
+        while True:
+            statuses, now = self._statuses(), time.monotonic()
+            if None not in statuses.values():
+                break
+            if failed_at is None and any(statuses.values()):
+                failed_at = now
+            if failed_at is not None and now - failed_at > GRACE_SECONDS:
+                break
+            if timeout is not None and now - start > timeout:
+                raise TimeoutError(f"after {timeout} s still running: {[n for n, s in statuses.items() if s is None]}")
+            time.sleep(0.2)
+        self.kill()
+        return {name: party.process.returncode for name, party in self.parties.items()}
+
+    def kill(self) -> None:
+        """End all parties, and everything that they have started."""
+        for party in self.parties.values():
+            party.kill()
+
+    def _statuses(self) -> dict[str, int | None]:
+        return {name: party.process.poll() for name, party in self.parties.items()}
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.kill()
+
+
+def _addresses(cluster: ClusterSection) -> list[str]:
+    """Settings that put every party on free ports of this machine."""
+    with contextlib.ExitStack() as held:
+
+        def free() -> str:
+            probe = held.enter_context(socket.socket())  # held until all are found, so that they differ
+            probe.bind(("127.0.0.1", 0))
+            return f"127.0.0.1:{probe.getsockname()[1]}"
+
+        found = []
+        for name in cluster.everyone:
+            found.append(f"cluster.addresses.{name}.control={free()}")
+            if name in cluster.compute:
+                found.append(f"cluster.addresses.{name}.compute={free()}")
+        return found
+
+
+def main() -> int:
+    """Run the cluster; 0 if every party ended well, otherwise the status of one that did not."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--config", type=Path, required=True, help="YAML file with a `cluster`")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the data owner's outputs")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for all parties")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    parser.add_argument("--seed", type=int, help="tuning.seed, for the data owner alone")
+    arguments = parser.parse_args()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit(1))
+    try:
+        cluster_section = load_config(arguments.config, arguments.set).cluster
+        data_owner = cluster_section.data_owner if cluster_section else ""
+        own = ["--resume"] if arguments.resume else []
+        own += [f"--set=tuning.seed={arguments.seed}"] if arguments.seed is not None else []
+        with Cluster(arguments.config, arguments.out, arguments.set, own={data_owner: own}) as cluster:
+            statuses = cluster.wait()
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; all parties are ended", file=sys.stderr)
+        return 1
+    return max(statuses.values(), key=abs)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
