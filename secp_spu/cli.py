@@ -18,7 +18,7 @@ from rich.table import Table
 
 from secp_spu.audit_config import audit_config
 from secp_spu.config import Config, ConfigError, load_config
-from secp_spu.model import CheckpointError
+from secp_spu.model import CheckpointError, save_embeddings
 from secp_spu.protocol import AuditError
 from secp_spu.runtime import RuntimeFailure
 from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, Progress, join_cluster, make_runtime, open_run, set_up
@@ -99,6 +99,16 @@ def party(
     elif out is None:
         raise ConfigError(f"--out is missing: {name} is the data owner, who gets the outputs")
     _tune(loaded, out, resume=resume, quiet=quiet, party=name)
+
+
+@app.command()
+def embeddings(
+    model: Annotated[Path, typer.Option(help="The model owner's Hugging Face folder.")],
+    out: Annotated[Path, typer.Option(help="Folder to write, for the data owner.")],
+) -> None:
+    """Write what a model owner gives to a data owner: config, tokenizer and embedding tables, no other weight."""
+    save_embeddings(model, out)
+    Console().print(f"{out}: config.json, tokenizer.json, and model.safetensors with the embedding tables alone")
 
 
 def _tune(config: Config, out: Path, *, resume: bool, quiet: bool, party: str | None = None) -> None:
@@ -188,7 +198,7 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
     try:
         app()
-    except (ConfigError, CheckpointError) as error:
+    except (ConfigError, CheckpointError, FileExistsError) as error:
         _end(f"error: {error}", 2)
     except (AuditError, Interrupted, OSError) as error:
         _end(f"error: {error}", 1)

@@ -93,6 +93,29 @@ def load_embeddings(folder: str | Path) -> tuple[EncoderConfig, Tree]:
     return config, tensors.gather(module_leaves(config, EMBEDDINGS, prefix=tensors.prefix))
 
 
+def save_embeddings(source: str | Path, folder: str | Path) -> None:
+    """Write the data owner's part of a model into a folder of its own: config, tokenizer, and the embedding tables.
+
+    Args:
+        source: the model owner's folder.
+        folder: made if it is not there; `load_embeddings` opens it. No other weight goes into it.
+    Raises: CheckpointError for a source that cannot be read; FileExistsError for a folder that holds something.
+    """
+    source, folder = Path(source), Path(folder)
+    hub, config = read_config(source)
+    tensors = Tensors(source, hub)
+    leaves = module_leaves(config, EMBEDDINGS, prefix=tensors.prefix)
+    params = tensors.gather(leaves)
+    if not (source / "tokenizer.json").exists():
+        raise CheckpointError(f"{source} has no tokenizer.json, which the data owner needs")
+    if folder.exists() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} is not empty: choose another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("config.json", "tokenizer.json"):
+        shutil.copyfile(source / name, folder / name)
+    save_file(scatter(leaves, params, float16=False), folder / "model.safetensors", metadata={"format": "pt"})
+
+
 def save_checkpoint(
     folder: str | Path,
     config: EncoderConfig,

@@ -9,6 +9,7 @@ SPU's own messages, and what is disclosed to all.
 from __future__ import annotations
 
 import os
+import re
 import socket
 import time
 import warnings
@@ -37,6 +38,7 @@ SPU_LOGGING_PATCHED = provide_spu_logging()  # before SecretFlow, which cannot b
 import ray  # noqa: E402
 import secretflow as sf  # noqa: E402
 import secretflow.distributed as sfd  # noqa: E402
+from fed.exceptions import FedRemoteError  # noqa: E402
 from secretflow.device.device.spu import SPURuntime  # noqa: E402
 
 _POLL_SECONDS = 0.5
@@ -198,15 +200,15 @@ class SecretFlowRuntime(Runtime):
     def _own(self, party: str, ref: Any) -> Any:
         """The value behind a reference if it is this process's own, None otherwise; waits for it."""
         if self._party is None:
-            return self._wait(lambda: ray.get(ref))
-        return self._wait(lambda: ray.get(ref.get_ray_object_ref())) if self._party == party else None
+            return self._wait(lambda: ray.get(ref), party)
+        return self._wait(lambda: ray.get(ref.get_ray_object_ref()), party) if self._party == party else None
 
     def _reveal(self, refs: Sequence[Any]) -> list[Any]:
         """The values behind references, known to all; waits for them."""
         return self._wait(lambda: sfd.get(list(refs)))
 
-    def _wait(self, get: Callable[[], Any]) -> Any:
-        """Wait for a result as long as all parties are there.
+    def _wait(self, get: Callable[[], Any], party: str | None = None) -> Any:
+        """Wait for a result, of `party` if it is one's, as long as all parties are there.
 
         Raises: RuntimeFailure; what an owner's object raised.
         """
@@ -224,7 +226,7 @@ class SecretFlowRuntime(Runtime):
             self._failure = failure
             raise
         except Exception as error:
-            self._failure = _failure_of(error)
+            self._failure = _failure_of(error, party or self._party)
             if isinstance(cause := getattr(error, "cause", None), OwnerError):
                 raise cause.original from None
             raise self._failure from error
@@ -515,7 +517,12 @@ def _join(specs: Tree, *parts: Sequence[np.ndarray]) -> Tree:
     return jax.tree.unflatten(tree, join(parts, leaves))
 
 
-def _failure_of(error: Exception) -> RuntimeFailure:
-    """One line on what went wrong, and where as far as this process knows."""
-    cause = getattr(error, "cause", None) or error
-    return RuntimeFailure(first_line(cause))
+def _failure_of(error: Exception, party: str | None) -> RuntimeFailure:
+    """One line on what went wrong, and at which party as far as this process knows."""
+    where = party or "a party"
+    if isinstance(error, FedRemoteError):
+        found = re.search(r"occurred at (\w+)", str(error))
+        return RuntimeFailure(f"{found.group(1) if found else 'another party'} failed: see its own output")
+    if isinstance(error, ray.exceptions.RayActorError):
+        return RuntimeFailure(f"{where} failed: a process of it has ended")
+    return RuntimeFailure(f"{where} failed: {first_line(getattr(error, 'cause', None) or error)}")
