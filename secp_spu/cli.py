@@ -21,6 +21,7 @@ from secp_spu.config import Config, ConfigError, load_config
 from secp_spu.model import CheckpointError, save_embeddings
 from secp_spu.protocol import AuditError
 from secp_spu.runtime import RuntimeFailure
+from secp_spu.runtime.ray_processes import end_ray_processes, ray_was_started
 from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, Progress, join_cluster, make_runtime, open_run, set_up
 from secp_spu.tuning import tune as run_tuning
 from secp_spu.tuning.record import FILE_NAME as CHECKPOINT
@@ -211,6 +212,8 @@ def _end(message: str, status: int, *, at_once: bool = False) -> None:
     print(" ".join(message.split()), file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
-    if at_once:
+    if ray_was_started():
+        end_ray_processes()
+    if at_once or ray_was_started():  # threads that wait for other parties would keep an orderly exit waiting too
         os._exit(status)
     sys.exit(status)

@@ -15,8 +15,13 @@ def mark_ray_processes() -> None:
     os.environ[_VARIABLE] = uuid.uuid4().hex
 
 
+def ray_was_started() -> bool:
+    """Whether this process has marked others."""
+    return _VARIABLE in os.environ
+
+
 def end_ray_processes() -> None:
-    """Kill every process with the mark but this one; to be called when this one has left Ray."""
+    """Kill every process with the mark but this one, which must have left Ray or end now: it cannot go on without."""
     mark = os.environ.get(_VARIABLE)
     found = [process for process in psutil.process_iter() if mark and _has(process, mark)]
     for process in found:
@@ -24,7 +29,6 @@ def end_ray_processes() -> None:
             process.kill()
         except psutil.Error:
             continue  # it ended on its own
-    psutil.wait_procs(found, timeout=5)
 
 
 def _has(process: psutil.Process, mark: str) -> bool:

@@ -14,7 +14,7 @@ import socket
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
 from typing import Any
 
@@ -61,6 +61,9 @@ class SecretFlowRuntime(Runtime):
         self._owners = {"data_owner": cluster.data_owner, "model_owner": cluster.model_owner}
         self._failure: RuntimeFailure | None = None
         self._waiter = ThreadPoolExecutor(1, "secretflow")
+        self._waiting: Future[Any] = Future()
+        self._waiting.set_result(None)
+        self._lingers = True
         self._loaded: dict[int, int] = {}
         self._watch = _start(cluster, party)
         try:
@@ -184,9 +187,16 @@ class SecretFlowRuntime(Runtime):
         end_ray_processes()
 
     def abandon(self) -> None:
-        """See `Runtime.abandon`. The process should end after it: SecretFlow cannot be started again."""
+        """See `Runtime.abandon`. The process should end after it, by `end_ray_processes` and then at once.
+
+        SecretFlow's own shutdown waits for parties that may be gone, and Ray's crashes while a thread waits for it.
+        """
         self._failure = self._failure or RuntimeFailure("the runtime is closed")
-        _leave_after_failure(self._watch)
+        if self._watch and self._lingers:
+            _linger(self._watch)
+        if self._watch is None and self._waiting.done():
+            ray.shutdown()
+            end_ray_processes()
 
     def _tell(self, party: str, method: str, *args: Any) -> Any:
         """Ask one compute party for something; returns a reference to the result."""
@@ -214,11 +224,11 @@ class SecretFlowRuntime(Runtime):
         """
         if self._failure:
             raise self._failure
-        waiting = self._waiter.submit(get)
+        self._waiting = self._waiter.submit(get)
         try:
             while True:
                 try:
-                    return waiting.result(_POLL_SECONDS)
+                    return self._waiting.result(_POLL_SECONDS)
                 except NotYet:
                     if self._watch:
                         self._watch.check()
@@ -229,6 +239,9 @@ class SecretFlowRuntime(Runtime):
             self._failure = _failure_of(error, party or self._party)
             if isinstance(cause := getattr(error, "cause", None), OwnerError):
                 raise cause.original from None
+            if self._watch and not isinstance(error, FedRemoteError):
+                mine, self._failure = self._failure, self._watch.explain(self._failure)
+                self._lingers = self._failure is not mine
             raise self._failure from error
 
 
@@ -273,18 +286,15 @@ def _start(cluster: ClusterSection, party: str | None) -> Watch | None:
     try:
         watch.wait(cluster.start_seconds)
     except BaseException:
-        _leave_after_failure(watch)
+        _linger(watch)
         raise
     return watch
 
 
-def _leave_after_failure(watch: Watch | None) -> None:
-    """End Ray without SecretFlow's own shutdown, which waits for parties that may be gone."""
-    if watch:
-        time.sleep(LINGER_SECONDS)
-        watch.end()
-    ray.shutdown()
-    end_ray_processes()
+def _linger(watch: Watch) -> None:
+    """After another's failure: go on answering for a while, so that all blame the party that failed first."""
+    time.sleep(LINGER_SECONDS)
+    watch.end()
 
 
 def _check_free(key: str, address: str) -> None:

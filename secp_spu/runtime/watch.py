@@ -19,6 +19,9 @@ PATIENCE_SECONDS = 10.0
 LINGER_SECONDS = 5.0
 """A party that ends on a failure goes on answering for so long, so that the others blame the one that failed first."""
 
+EXPLAIN_SECONDS = 5.0
+"""How long a party that fails waits to see whether another has gone before it."""
+
 _UNKNOWN_METHOD = "/secp_spu.Watch/Alive"
 
 
@@ -66,10 +69,23 @@ class Watch:
                 raise RuntimeFailure(f"after {seconds:.0f} s still not up: {found}")
             time.sleep(PERIOD_SECONDS / 4)
 
-    def check(self) -> None:
-        """Raise RuntimeFailure if a party that was there has gone."""
+    def explain(self, failure: RuntimeFailure) -> RuntimeFailure:
+        """A failure of this party's own, or of the party whose end has caused it: SPU crashes when a link breaks.
+
+        A party whose own failure it is leaves when this has found nobody else, so that the others, which fail later,
+        find it gone.
+        """
+        time.sleep(EXPLAIN_SECONDS)
+        try:
+            self.check(EXPLAIN_SECONDS / 2)
+        except RuntimeFailure as found:
+            return found
+        return failure
+
+    def check(self, patience: float = PATIENCE_SECONDS) -> None:
+        """Raise RuntimeFailure if a party that was there has not answered for so many seconds."""
         now = time.monotonic()
-        if gone := [party for party, seen in self._last_seen.items() if now - seen > PATIENCE_SECONDS]:
+        if gone := [party for party, seen in self._last_seen.items() if now - seen > patience]:
             first = min(gone, key=self._last_seen.__getitem__)
             raise RuntimeFailure(
                 f"{first} has gone ({self._reasons[first]}): see its own output; once it is back, start all parties "
