@@ -30,13 +30,17 @@ $(BIN)/python:
 	    f"{v.major}.{v.minor}: run make with PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/core.stamp: $(BIN)/python requirements/core.txt pyproject.toml
+PATCHES := scripts/apply_patches.py $(wildcard patches/*.patch)
+
+$(VENV)/core.stamp: $(BIN)/python requirements/core.txt pyproject.toml $(PATCHES)
 	$(PIP) install --quiet --no-deps -r requirements/core.txt
 	$(PIP) install --quiet --no-deps -e .
+	$(BIN)/python scripts/apply_patches.py
 	@touch $@
 
 $(VENV)/dev.stamp: $(VENV)/core.stamp requirements/dev.txt
 	$(PIP) install --quiet --no-deps -r requirements/dev.txt
+	$(BIN)/python scripts/apply_patches.py
 	@touch $@
 
 # The exported requirements are the lock that is committed: uv.lock would name a registry's host.

@@ -90,9 +90,8 @@ def party(
     """Be one party of a cluster that tunes a soft prompt: every party starts this on its own machine."""
     loaded = load_config(config, settings, party=name)
     cluster = loaded.cluster
-    if cluster is None or name not in cluster.everyone:
-        known = ", ".join(cluster.everyone) if cluster else "none: `cluster` is missing"
-        raise ConfigError(f"--party {name}: the parties of {config} are {known}")
+    if cluster is None:
+        raise ConfigError(f"--party {name}: {config} has no `cluster`")
     if cluster.data_owner != name:
         if out or resume:
             raise ConfigError(f"--out and --resume are for {cluster.data_owner} alone, who has the outputs")
@@ -117,17 +116,17 @@ def _tune(config: Config, out: Path, *, resume: bool, quiet: bool, party: str | 
     at_home = party is None or (config.cluster is not None and config.cluster.data_owner == party)
     if at_home:
         open_run(out, config, resume=resume)  # what is wrong with it is said before anything starts
-    progress: Progress = Progress() if quiet else TerminalProgress(console)
-    if config.cluster:
-        progress.line(f"starting SecretFlow as {party}, waiting for the others" if party else "starting SecretFlow")
+    if config.cluster and (party or not config.cluster.addresses):
+        console.print(f"starting SecretFlow as {party}, waiting for the others" if party else "starting SecretFlow")
     with join_cluster(config, party) if party else make_runtime(config) as runtime:
+        progress: Progress = Progress() if quiet else TerminalProgress(console)
         try:
             data_owner = runtime.actor(DATA_OWNER, DataOwner, config, out.absolute(), resume=resume)
             model_owner = runtime.actor("model_owner", ModelOwner, config)
             run_tuning(set_up(runtime, config, data_owner, model_owner, progress))
         except KeyboardInterrupt:
             progress.close()
-            done = f"; go on with --resume --out {out}" if (out / CHECKPOINT).exists() else ""
+            done = f"; go on with --resume --out {out}" if at_home and (out / CHECKPOINT).exists() else ""
             raise Interrupted(f"interrupted{done}") from None
         finally:
             progress.close()

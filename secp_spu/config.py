@@ -187,7 +187,9 @@ class TlsSection(_Section):
     @classmethod
     def _find(cls, value: str, info: ValidationInfo) -> Path:
         party = (info.context or {}).get("party")
-        return _locate(value.replace("{party}", party), info) if party and isinstance(value, str) else Path(value)
+        if party is None and isinstance(value, str) and value:
+            return Path(value)  # a simulation or an audit, which open no connection
+        return _locate(value.replace("{party}", party) if isinstance(value, str) and party else value, info)
 
 
 class ClusterSection(_Section):
@@ -219,7 +221,7 @@ class ClusterSection(_Section):
     @property
     def everyone(self) -> list[str]:
         """All parties, each once."""
-        named = [self.data_owner, self.model_owner, *self.compute, *([self.dealer] if self.dealer else [])]
+        named = [self.data_owner, self.model_owner, *self.compute, *([] if self.dealer is None else [self.dealer])]
         return sorted(set(named))
 
     def roles(self, party: str) -> set[Role]:
@@ -230,11 +232,20 @@ class ClusterSection(_Section):
     @model_validator(mode="after")
     def _check(self) -> ClusterSection:
         if bad := [name for name in self.everyone if not re.fullmatch(r"[a-z][a-z0-9_]*", name)]:
-            raise ValueError(f"cluster: {bad[0]!r} is no name for a party: lower-case letters, digits and _")
+            raise ValueError(
+                f"cluster: {bad[0]!r} is no name for a party: it begins with a lower-case letter, and has "
+                "those, digits and _ alone"
+            )
         if self.data_owner == self.model_owner:
-            raise ValueError("cluster.model_owner: is the data owner too: nothing would have to be kept from anyone")
-        if self.compute != sorted(set(self.compute)):
-            raise ValueError(f"cluster.compute: SPU orders ranks by name, so write {sorted(set(self.compute))}")
+            raise ValueError(
+                f"cluster.model_owner: is {self.model_owner}, the data owner too: nothing would have to be kept secret"
+            )
+        if len(set(self.compute)) < len(self.compute):
+            raise ValueError(f"cluster.compute: is {self.compute}, which names a party twice")
+        if self.compute != sorted(self.compute):
+            raise ValueError(
+                f"cluster.compute: is {self.compute}, but SPU orders ranks by name: write {sorted(self.compute)}"
+            )
         if self.dealer in {self.data_owner, self.model_owner, *self.compute}:
             raise ValueError(
                 f"cluster.dealer: is {self.dealer}, who sees openings or owns secrets, but a dealer knows every mask: "
@@ -246,13 +257,15 @@ class ClusterSection(_Section):
 
     def _check_addresses(self, addresses: dict[str, AddressSection]) -> None:
         if set(addresses) != set(self.everyone):
-            raise ValueError(f"cluster.addresses: are of {sorted(addresses)}, but the parties are {self.everyone}")
+            missing, extra = set(self.everyone) - set(addresses), set(addresses) - set(self.everyone)
+            wrong = f"lack {', '.join(sorted(missing))}" if missing else f"have {', '.join(sorted(extra))}, no party"
+            raise ValueError(f"cluster.addresses: {wrong}; the parties are {', '.join(self.everyone)}")
         for name in self.compute:
             if addresses[name].compute is None:
                 raise ValueError(f"cluster.addresses.{name}.compute: is missing, and {name} is a compute party")
         used = [address for a in addresses.values() for address in (a.control, a.compute) if address]
-        if len(set(used)) < len(used):
-            raise ValueError("cluster.addresses: two of them are the same")
+        if twice := [address for address in used if used.count(address) > 1]:
+            raise ValueError(f"cluster.addresses: {twice[0]} stands there twice; every server needs a port of its own")
         away = [address for address in used if not _is_loopback(address)]
         if away and self.tls is None and not self.plain_text:
             raise ValueError(
@@ -268,7 +281,7 @@ def port_of(address: str) -> int:
 
 def _is_loopback(address: str) -> bool:
     host = address.rpartition(":")[0]
-    return host == "localhost" or host.startswith("127.")
+    return host == "localhost" or re.fullmatch(r"127(\.\d{1,3}){3}", host) is not None
 
 
 class Config(_Section):
@@ -311,14 +324,16 @@ class Config(_Section):
 
     def _check_cluster(self, cluster: ClusterSection) -> None:
         if self.protocol == "plaintext":
-            raise ValueError("cluster: has no use for protocol plaintext: leave it out")
+            raise ValueError("cluster: protocol plaintext has no use for it; leave it out, or set cluster: null")
         if len(cluster.compute) != self.parties:
             raise ValueError(f"cluster.compute: names {len(cluster.compute)} parties, but parties is {self.parties}")
-        if (self.correlations == "dealt") != (cluster.dealer is not None):
+        if self.correlations == "dealt" and cluster.dealer is None:
             raise ValueError(
-                "cluster.dealer: is needed for correlations: dealt, and for nothing else; it must be a party that is "
-                "neither an owner nor a compute party"
+                "cluster.dealer: is missing, but correlations are dealt: name a party that is neither an owner nor a "
+                "compute party"
             )
+        if self.correlations == "joint" and cluster.dealer is not None:
+            raise ValueError(f"cluster.dealer: is {cluster.dealer}, but correlations are joint: leave it out")
 
     def agreed(self) -> dict[str, Any]:
         """What the configurations of all parties of a cluster must have in common, by dotted key.
@@ -364,17 +379,28 @@ def load_config(path: Path, settings: Sequence[str] = (), *, party: str | None =
         raise ConfigError(f"configuration {path} holds no keys: it must be a YAML mapping")
     for setting in settings:
         _set(content, setting)
-    roles = OWNERS if party is None else _roles(content, party)
+    roles = OWNERS if party is None else _roles(content, party, path)
     try:
         return Config.model_validate(content, context={"folder": path.resolve().parent, "roles": roles, "party": party})
     except ValidationError as error:
         raise ConfigError(f"configuration {path}: {_explain(error.errors()[0])}") from error
 
 
-def _roles(content: dict[str, Any], party: str) -> set[str]:
+def _roles(content: dict[str, Any], party: str, path: Path) -> set[str]:
     """What a party owns, read before validation: it decides which files have to be there."""
     cluster = content.get("cluster")
-    return {role for role in OWNERS if isinstance(cluster, dict) and cluster.get(role) == party}
+    if not isinstance(cluster, dict):
+        return set()
+    named = [
+        cluster.get("data_owner"),
+        cluster.get("model_owner"),
+        cluster.get("dealer"),
+        *(cluster.get("compute") or ()),
+    ]
+    if party not in named:
+        known = ", ".join(sorted({str(name) for name in named if name}))
+        raise ConfigError(f"{party!r} is no party of configuration {path}: its parties are {known}")
+    return {role for role in OWNERS if cluster.get(role) == party}
 
 
 def _set(content: dict[str, Any], setting: str) -> None:
@@ -396,10 +422,7 @@ def _explain(error: Any) -> str:
     """One line for what pydantic found: the key, what is wrong, and the mend."""
     key = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        sections: dict[str, type[_Section]]
-        sections = {"model": ModelSection, "task": TaskSection, "tuning": TuningSection, "cluster": ClusterSection}
-        section = sections.get(str(error["loc"][0]), Config) if len(error["loc"]) > 1 else Config
-        names = list(section.model_fields)
+        names = list(_section_of(error["loc"]).model_fields)
         close = get_close_matches(str(error["loc"][-1]), names, n=1)
         return f"{key} is no key: " + (f"did you mean {close[0]}?" if close else f"allowed are {', '.join(names)}")
     if error["type"] == "missing":
@@ -407,5 +430,18 @@ def _explain(error: Any) -> str:
     if error["type"] == "value_error":
         message = str(error["ctx"]["error"])
         return message if message.startswith(key) else f"{key}: {message}"
+    if error["type"] in ("model_type", "dict_type"):
+        return f"{key} is {error['input']!r}, but must be a section of keys"
     quotes = ", in quotes (YAML reads yes, no and numbers otherwise)" if error["type"] == "string_type" else ""
     return f"{key} is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}{quotes}"
+
+
+def _section_of(place: tuple) -> type[_Section]:
+    """The section that a key stands in."""
+    if place[:2] == ("cluster", "tls") and len(place) > 2:
+        return TlsSection
+    if place[:2] == ("cluster", "addresses") and len(place) > 3:
+        return AddressSection
+    sections: dict[str, type[_Section]]
+    sections = {"model": ModelSection, "task": TaskSection, "tuning": TuningSection, "cluster": ClusterSection}
+    return sections.get(str(place[0]), Config) if len(place) > 1 else Config

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,8 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from secp_spu.cli import DEMO_CONFIG
+from secp_spu.cli import DEMO_CONFIG, main
 
+CONFIGS = Path(__file__).parent.parent / "configs"
+ABY3 = CONFIGS / "cluster-aby3.yaml"
+SIMULATION = CONFIGS / "simulation.yaml"
 COMMAND = [str(Path(sys.executable).parent / "secp-spu")]
 SMALL = [
     f"--set={setting}"
@@ -147,6 +151,108 @@ def test_ctrl_c_leaves_a_checkpoint_that_resumes(tmp_path):
     assert "accuracy on unseen texts" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("config", "arguments", "message"),
+    [
+        (ABY3, ["--party=dave"], f"'dave' is no party of configuration {ABY3}: its parties are alice, bob, carol"),
+        (
+            ABY3,
+            ["--party=Alice", "--out=run"],
+            f"'Alice' is no party of configuration {ABY3}: its parties are alice, bob, carol",
+        ),
+        (ABY3, ["--party=alice"], "--out is missing: alice is the data owner"),
+        (ABY3, ["--party=alice", "--resume"], "--out is missing: alice is the data owner"),
+        (ABY3, ["--party=alice", "--resume", "--out=run"], "run holds no run to resume"),
+        (ABY3, ["--party=bob", "--out=run"], "--out and --resume are for alice alone"),
+        (ABY3, ["--party=carol", "--resume"], "--out and --resume are for alice alone"),
+        (ABY3, ["--party=bob", "--set=model.folder=absent"], "model.folder: "),
+        (
+            DEMO_CONFIG,
+            ["--party=alice", "--out=run"],
+            "--party alice: .* has no `cluster`",
+        ),
+        (SIMULATION, ["--party=alice", "--out=run"], "cluster.addresses are missing"),
+        (SIMULATION, ["--party=bob"], "cluster.addresses are missing"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_party_is_refused_before_anything_starts(refusal, tmp_path, config, arguments, message):
+    assert re.match(f"error: .*{message}", refusal("party", "--config", config, *arguments))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def refusal(monkeypatch, capsys, tmp_path):
+    """A function that calls the command in this process, in an empty folder, and returns its one line of refusal.
+
+    SecretFlow cannot be imported, so nothing is started should a refusal fail to come.
+    """
+
+    def refusal(*arguments):
+        monkeypatch.setattr(sys, "argv", ["secp-spu", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        errors = capsys.readouterr().err
+        assert ended.value.code == 2, errors
+        assert len(errors.splitlines()) == 1
+        return errors.strip()
+
+    monkeypatch.setitem(sys.modules, "secp_spu.runtime.secretflow", None)
+    monkeypatch.chdir(tmp_path)
+    return refusal
+
+
+def test_a_party_that_is_none_is_told_so_and_not_of_its_certificates(refusal):
+    tls = f"--set=cluster.tls={{ca: {DEMO_CONFIG}, certificate: 'absent/{{party}}.pem', key: {DEMO_CONFIG}}}"
+    assert "'dave' is no party of" in refusal("party", "--config", ABY3, "--party=dave", tls)
+
+
+def test_a_cluster_of_machines_is_not_started_by_one_command(refusal, tmp_path):
+    message = refusal("tune", "--config", ABY3, "--out=run")
+    assert "cluster.addresses" in message
+    assert message.endswith("start each with secp-spu party")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_cluster_needs_secretflow(refusal, tmp_path):
+    for arguments in (["tune", "--config", SIMULATION, "--out=run"], ["party", "--config", ABY3, "--party=bob"]):
+        assert "cannot be imported, and `cluster:` needs SecretFlow: see 'Installing'" in refusal(*arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_seed_is_drawn_where_there_is_none(tmp_path):
+    for name in ("one", "other"):
+        assert _tune(tmp_path / name, *PLAINTEXT, "--set=tuning.seed=null").returncode == 0
+    one, other = (json.loads((tmp_path / name / "checkpoint.json").read_text()) for name in ("one", "other"))
+    assert one["seed"] != other["seed"]
+    assert one["generations"] != other["generations"]
+    done = _tune(tmp_path / "one", *PLAINTEXT, "--set=tuning.seed=null", "--set=tuning.generations=3", "--resume")
+    assert done.returncode == 0, done.stderr
+    grown = json.loads((tmp_path / "one" / "checkpoint.json").read_text())
+    assert grown["seed"] == one["seed"]
+    assert grown["generations"][:2] == one["generations"]
+
+
+def test_embeddings_are_all_that_a_data_owner_gets(tmp_path):
+    from safetensors.numpy import load_file
+
+    source = DEMO_CONFIG.parent / "model"
+    done = _call("embeddings", "--model", source, "--out", tmp_path / "given")
+    assert (done.returncode, done.stderr) == (0, "")
+    names = {"config.json", "model.safetensors", "tokenizer.json"}
+    assert {path.name for path in (tmp_path / "given").iterdir()} == names
+    given, kept = (load_file(folder / "model.safetensors") for folder in (tmp_path / "given", source))
+    assert given
+    assert all("embeddings" in name for name in given)
+    assert given.keys() < kept.keys()
+    for name, tensor in given.items():
+        assert (tensor == kept[name]).all()
+    again = _call("embeddings", "--model", source, "--out", tmp_path / "given")
+    assert again.returncode == 2
+    assert again.stderr.startswith("error: ")
+    assert len(again.stderr.splitlines()) == 1
+
+
 def test_audit_names_every_program_and_what_masks_it():
     done = _call("audit", "--config", DEMO_CONFIG, *SMALL)
     assert done.returncode == 0, done.stderr
@@ -158,5 +264,5 @@ def test_audit_names_every_program_and_what_masks_it():
 def test_help_is_there():
     done = _call("--help")
     assert done.returncode == 0
-    for command in ("demo", "tune", "audit"):
+    for command in ("demo", "tune", "audit", "party", "embeddings"):
         assert command in done.stdout

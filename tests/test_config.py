@@ -1,5 +1,6 @@
 """A configuration is one validated record: every error names the key and the mend, in one line."""
 
+import json
 import re
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from secp_spu.cli import DEMO_CONFIG
 from secp_spu.config import ConfigError, load_config
 
 CONFIGS = Path(__file__).parent.parent / "configs"
+ABY3 = CONFIGS / "cluster-aby3.yaml"
+SEMI2K = CONFIGS / "cluster-semi2k.yaml"
+SIMULATION = CONFIGS / "simulation.yaml"
 
 
 @pytest.fixture
@@ -50,7 +54,7 @@ def test_every_shipped_configuration_is_valid(path, monkeypatch, tmp_path):
     ("changes", "message"),
     [
         ({"tuning__populaton": 8}, "tuning.populaton is no key: did you mean population?"),
-        ({"colour": "red"}, "colour is no key: allowed are protocol, parties"),
+        ({"shade": "red"}, "shade is no key: allowed are protocol, parties"),
         ({"tuning__population": "many"}, "tuning.population is 'many': input should be a valid integer"),
         ({"tuning__population": 1}, "tuning.population is 1: input should be greater than or equal to 4"),
         ({"tuning__sigma": 0.0}, "tuning.sigma is 0.0: input should be greater than 0"),
@@ -65,6 +69,8 @@ def test_every_shipped_configuration_is_valid(path, monkeypatch, tmp_path):
         ({"task__labels": {"a": False, "b": "x"}}, "task.labels.a is False: .* in quotes"),
         ({"task__labels": {"one": "good"}}, "task.labels is .*at least 2 items"),
         ({"task__template": "{text}"}, "task.template: has no {mask}"),
+        ({"tuning__seed": -1}, "tuning.seed is -1: input should be greater than or equal to 0"),
+        ({"tuning__seed": 0.5}, "tuning.seed is 0.5: input should be a valid integer"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
@@ -121,3 +127,365 @@ def test_the_digest_tells_runs_apart_but_lets_them_grow(write):
     assert load_config(path, ["tuning.generations=99"]).digest() == digest
     assert load_config(path, ["tuning.seed=99"]).digest() != digest
     assert load_config(path, ["task.template={text} is {mask}"]).digest() != digest
+    assert load_config(path, ["tuning.seed=null"]).digest() != digest
+
+
+def test_by_default_there_is_no_seed_and_no_cluster(tmp_path, write):
+    content = yaml.safe_load(write().read_text())
+    del content["tuning"]["seed"]
+    (tmp_path / "unseeded.yaml").write_text(yaml.safe_dump(content))
+    config = load_config(tmp_path / "unseeded.yaml")
+    assert (config.tuning.seed, config.cluster) == (None, None)
+
+
+# Clusters
+
+
+def _refusal(path, *settings, party=None):
+    """What is said of a configuration, after its file's name; always one line."""
+    with pytest.raises(ConfigError) as error:
+        load_config(path, settings, party=party)
+    file, _, message = str(error.value).partition(f"{path}: ")
+    assert file == "configuration "
+    assert "\n" not in message
+    return message
+
+
+def test_a_cluster_is_read_with_its_parties_and_roles():
+    config = load_config(SEMI2K)
+    cluster = config.cluster
+    assert (cluster.data_owner, cluster.model_owner, cluster.compute, cluster.dealer) == (
+        "alice",
+        "bob",
+        ["alice", "bob"],
+        "carol",
+    )
+    assert cluster.everyone == ["alice", "bob", "carol"]
+    assert [cluster.roles(party) for party in cluster.everyone] == [{"data_owner"}, {"model_owner"}, set()]
+    assert (cluster.addresses["bob"].control, cluster.addresses["carol"].compute) == ("127.0.0.1:21502", None)
+    assert (cluster.tls, cluster.plain_text) == (None, False)
+
+
+def test_owners_need_not_compute():
+    config = load_config(SIMULATION, ["cluster.compute=[carol, dave, erin]"])
+    assert config.cluster.everyone == ["alice", "bob", "carol", "dave", "erin"]
+
+
+NAMES = [
+    ("data_owner=Alice", "cluster.*'Alice' is no name"),
+    ("data_owner=a-b", "cluster.*'a-b' is no name"),
+    ("data_owner=''", "cluster.*'' is no name"),
+    ("model_owner=1st", "cluster.*'1st' is no name"),
+    ("compute=[alice, bob, _carol]", "cluster.*'_carol' is no name"),
+    ("dealer=the dealer", "cluster.*'the dealer' is no name"),
+    ('data_owner="alice\\n"', r"cluster.*'alice\\n' is no name"),
+    ("data_owner=no", r"cluster\.data_owner is False: .* in quotes"),
+    ("data_owner=7", r"cluster\.data_owner is 7: .* in quotes"),
+    ("model_owner=null", r"cluster\.model_owner is None"),
+    ("compute=[alice, bob, 3]", r"cluster\.compute\.2 is 3: .* in quotes"),
+    ("data_owner=[alice]", r"cluster\.data_owner is \['alice'\]"),
+]
+
+
+@pytest.mark.parametrize(("setting", "message"), NAMES)
+def test_a_party_has_a_name(setting, message):
+    assert re.match(message, _refusal(SIMULATION, f"cluster.{setting}"))
+
+
+PARTIES = [
+    (SIMULATION, "model_owner=alice", r"cluster\.model_owner: .*data owner"),
+    (SIMULATION, "compute=[bob, alice, carol]", r"cluster\.compute: .*\['alice', 'bob', 'carol'\]"),
+    (SIMULATION, "compute=[alice, bob, bob]", r"cluster\.compute: .*names a party twice"),
+    (SIMULATION, "compute=[alice]", r"cluster\.compute is \['alice'\]: .* at least 2"),
+    (SIMULATION, "compute=alice", r"cluster\.compute is 'alice': .*list"),
+    (SIMULATION, "compute=[alice, bob]", r"cluster\.compute: names 2 parties, but parties is 3"),
+    (SIMULATION, "compute=[alice, bob, carol, dave]", r"cluster\.compute: names 4 parties, but parties is 3"),
+    (SIMULATION, "dealer=dave", r"cluster\.dealer: is dave, but correlations are joint"),
+    (SEMI2K, "dealer=alice", r"cluster\.dealer: is alice, .*name another party"),
+    (SEMI2K, "dealer=bob", r"cluster\.dealer: is bob, .*name another party"),
+    (SEMI2K, "{dealer: carol, compute: [alice, carol]}", r"cluster\.dealer: is carol, .*name another party"),
+    (SEMI2K, "{dealer: null}", r"cluster\.dealer: is missing, but correlations are dealt"),
+    (SEMI2K, "{dealer: ''}", r"cluster.*''"),
+]
+
+
+@pytest.mark.parametrize(("path", "setting", "message"), PARTIES)
+def test_parties_must_fit_their_roles(path, setting, message):
+    if setting.startswith("{"):
+        changes = {"data_owner": "alice", "model_owner": "bob", "compute": ["alice", "bob"]} | yaml.safe_load(setting)
+        setting = "=" + yaml.safe_dump(changes, default_flow_style=True, width=1000).strip()
+    else:
+        setting = "." + setting
+    assert re.match(message, _refusal(path, f"cluster{setting}"))
+
+
+@pytest.mark.parametrize(
+    ("path", "settings", "message"),
+    [
+        (SIMULATION, ["protocol=plaintext"], "cluster: .*plaintext"),
+        (SIMULATION, ["correlations=dealt"], r"cluster\.dealer: is missing, but correlations are dealt"),
+        (SEMI2K, ["correlations=joint"], r"cluster\.dealer: is carol, but correlations are joint"),
+        (SEMI2K, ["parties=3"], r"cluster\.compute: names 2 parties, but parties is 3"),
+        (SEMI2K, ["trusted_first_party=false"], "trusted_first_party: is false"),
+        (SIMULATION, ["parties=2"], "parties: is 2, but aby3 runs among 3"),
+    ],
+)
+def test_protocol_and_cluster_must_fit(path, settings, message):
+    assert re.match(message, _refusal(path, *settings))
+
+
+def test_the_protocol_of_a_cluster_may_be_changed_with_its_parties():
+    settings = ["protocol=semi2k", "trusted_first_party=true", "parties=2", "cluster.compute=[alice, bob]"]
+    assert load_config(SIMULATION, settings).cluster.everyone == ["alice", "bob"]
+    dealt = load_config(SIMULATION, ["correlations=dealt", "cluster.dealer=dave"])
+    assert dealt.cluster.everyone == ["alice", "bob", "carol", "dave"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        (
+            "addresses.dave={control: 'localhost:1'}",
+            r"cluster\.addresses: have dave, no party; the parties are alice, bob, carol",
+        ),
+        ("addresses={alice: {control: 'localhost:1'}}", r"cluster\.addresses: lack bob, carol; the parties"),
+        ("addresses={}", r"cluster\.addresses: lack alice, bob, carol; the parties"),
+        ("addresses=here", r"cluster\.addresses is 'here'"),
+        ("addresses.bob=here", r"cluster\.addresses\.bob is 'here'"),
+        (
+            "addresses.bob={control: 'localhost:1'}",
+            r"cluster\.addresses\.bob\.compute: is missing, and bob is a compute",
+        ),
+        ("addresses.bob.compute=null", r"cluster\.addresses\.bob\.compute: is missing"),
+        ("addresses.bob={compute: 'localhost:1'}", r"cluster\.addresses\.bob\.control is missing"),
+        ("addresses.bob.compute=127.0.0.1:21402", r"cluster\.addresses: 127\.0\.0\.1:\d+ stands there twice"),
+        ("addresses.bob.control=127.0.0.1:21411", r"cluster\.addresses: 127\.0\.0\.1:\d+ stands there twice"),
+        ("addresses.bob.control=2140", r"cluster\.addresses\.bob\.control is 2140: .* in quotes"),
+        ("addresses.bob.control=12:30", r"cluster\.addresses\.bob\.control is 750: .* in quotes"),
+        ("addresses.bob.control=null", r"cluster\.addresses\.bob\.control is None"),
+    ],
+)
+def test_every_party_has_addresses_of_its_own(setting, message):
+    assert re.match(message, _refusal(ABY3, f"cluster.{setting}"))
+
+
+@pytest.mark.parametrize("field", ["control", "compute"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1",
+        "127.0.0.1:",
+        "127.0.0.1:x",
+        ":80",
+        "127.0.0.1 :80",
+        "127.0.0.1:80 ",
+        "127.0.0.1:80\n",
+        "127.0.0.1:123456",
+        "127.0.0.1:-1",
+        "http://127.0.0.1:80",
+        "127.0.0.1:80/x",
+        "[::1]:80",
+        "::1:80",
+    ],
+    ids=repr,
+)
+def test_an_address_is_host_and_port(field, address):
+    message = _refusal(ABY3, f'cluster.addresses.bob.{field}="{address}"'.replace("\n", "\\n"))
+    assert message.startswith(f"cluster.addresses.bob.{field}: is {address!r}, but must be host:port, such as ")
+
+
+@pytest.mark.parametrize("port", [0, 65536, 99999])
+def test_a_port_has_its_range(port):
+    message = _refusal(ABY3, f"cluster.addresses.bob.control=localhost:{port}")
+    where = "cluster.addresses.bob.control: "
+    assert message == f"{where}is 'localhost:{port}', but a port is a number from 1 to 65535"
+
+
+@pytest.mark.parametrize("port", [1, 65535])
+def test_the_last_ports_are_ports(port):
+    config = load_config(ABY3, [f"cluster.addresses.bob.control=localhost:{port}"])
+    assert config.cluster.addresses["bob"].control == f"localhost:{port}"
+
+
+# Links between machines
+
+
+def _tls(folder, *parties):
+    """A setting with the paths of certificates, of which those of some parties are there."""
+    folder.mkdir(exist_ok=True)
+    for name in ["ca.pem", *(f"{party}.{kind}" for party in parties for kind in ("pem", "key"))]:
+        (folder / name).touch()
+    paths = {"ca": "ca.pem", "certificate": "{party}.pem", "key": "{party}.key"}
+    return "cluster.tls={" + ", ".join(f'{key}: "{folder}/{name}"' for key, name in paths.items()) + "}"
+
+
+AWAY = ["10.0.0.2:1", "bob.example.org:1", "0.0.0.0:1", "128.0.0.1:1", "127.0.0.1.example.org:1", "127.example.org:1"]
+
+
+@pytest.mark.parametrize("field", ["control", "compute"])
+@pytest.mark.parametrize("address", AWAY)
+def test_other_machines_are_not_spoken_to_in_plain_text(tmp_path, field, address):
+    setting = f"cluster.addresses.bob.{field}={address}"
+    message = _refusal(ABY3, setting)
+    assert message.startswith(f"cluster.tls: is missing, but {address} is another machine: ")
+    assert "set cluster.plain_text: true" in message
+    for more in ("cluster.plain_text=true", _tls(tmp_path / "tls")):
+        assert load_config(ABY3, [setting, more]).cluster.addresses["bob"]
+
+
+@pytest.mark.parametrize("value", ["yes please", "1", "'true'"])
+def test_plain_text_is_asked_for_in_so_many_words(value):
+    assert _refusal(ABY3, f"cluster.plain_text={value}").startswith("cluster.plain_text is ")
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.1.2.3"])
+def test_this_machine_needs_no_certificates(host):
+    assert load_config(ABY3, [f"cluster.addresses.bob.control={host}:1"]).cluster.tls is None
+
+
+def test_each_party_reads_certificates_of_its_own(tmp_path):
+    setting = _tls(tmp_path / "tls", "alice", "carol")
+    for party in ("alice", "carol"):
+        tls = load_config(ABY3, [setting], party=party).cluster.tls
+        assert tls.certificate == tmp_path / "tls" / f"{party}.pem"
+        assert tls.key == tmp_path / "tls" / f"{party}.key"
+        assert tls.ca == tmp_path / "tls" / "ca.pem"
+    message = _refusal(ABY3, setting, party="bob")
+    assert message == f"cluster.tls.certificate: {tmp_path / 'tls' / 'bob.pem'} does not exist"
+
+
+@pytest.mark.parametrize(("name", "key"), [("ca.pem", "ca"), ("bob.pem", "certificate"), ("bob.key", "key")])
+def test_a_certificate_that_is_missing_is_named(tmp_path, name, key):
+    setting = _tls(tmp_path / "tls", "bob")
+    (tmp_path / "tls" / name).unlink()
+    assert _refusal(ABY3, setting, party="bob") == f"cluster.tls.{key}: {tmp_path / 'tls' / name} does not exist"
+
+
+def test_certificates_are_found_from_the_configurations_folder(tmp_path):
+    _tls(tmp_path / "tls", "carol")
+    path = tmp_path / "config.yaml"
+    content = yaml.safe_load(ABY3.read_text())
+    names = {"ca": "tls/ca.pem", "certificate": "tls/{party}.pem", "key": "tls/{party}.key"}
+    content["cluster"]["tls"] = names
+    path.write_text(yaml.safe_dump(content))
+    assert load_config(path, party="carol").cluster.tls.key == tmp_path / "tls" / "carol.key"
+
+
+@pytest.mark.parametrize("party", [None, "bob", "carol"])
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("{certificate: x, key: x}", r"cluster\.tls\.ca is missing"),
+        ("{ca: 3, certificate: x, key: x}", r"cluster\.tls\.ca: is 3, but must be a path"),
+        ("{ca: '', certificate: x, key: x}", r"cluster\.tls\.ca: is '', but must be a path"),
+        ("true", r"cluster\.tls is True"),
+    ],
+)
+def test_certificates_are_all_there_or_none(value, message, party):
+    assert re.match(message, _refusal(ABY3, f"cluster.tls={value}", party=party))
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("adresses=x", "cluster.adresses is no key: did you mean addresses?"),
+        ("dataowner=x", "cluster.dataowner is no key: did you mean data_owner?"),
+        ("plaintext=true", "cluster.plaintext is no key: did you mean plain_text?"),
+        ("shade=red", "cluster.shade is no key: allowed are data_owner, model_owner, compute"),
+        ("addresses.bob.controll=x", "cluster.addresses.bob.controll is no key: did you mean control?"),
+        ("addresses.bob.port=1", "cluster.addresses.bob.port is no key: allowed are control, compute"),
+        ("tls={ca: x, certificate: x, key: x, keys: x}", "cluster.tls.keys is no key: did you mean key?"),
+        ("tls={ca: x, certificate: x, key: x, shade: x}", "cluster.tls.shade is no key: allowed are ca, certificate"),
+        ("start_seconds=0", "cluster.start_seconds is 0: "),
+        ("timeout_seconds=soon", "cluster.timeout_seconds is 'soon': "),
+    ],
+)
+def test_other_keys_of_a_cluster_are_refused(setting, message):
+    assert _refusal(ABY3, f"cluster.{setting}").startswith(message)
+
+
+@pytest.mark.parametrize(("value", "message"), [("true", "cluster is True"), ("{}", "cluster.data_owner is missing")])
+def test_what_is_no_cluster_is_refused(value, message):
+    assert _refusal(ABY3, f"cluster={value}").startswith(message)
+
+
+# What a party needs
+
+
+@pytest.mark.parametrize(
+    ("key", "needed_by"),
+    [("model.folder", {"alice", "bob"}), ("task.pool", {"alice"}), ("task.test", {"alice"})],
+)
+@pytest.mark.parametrize("value", ["absent", "${SECP_UNSET}/x", "package:no_such_package/x"])
+def test_a_file_has_to_be_where_it_is_read(key, needed_by, value):
+    for party in ("alice", "bob", "carol", None):
+        if party is None or party in needed_by:
+            assert _refusal(ABY3, f"{key}={value}", party=party).startswith(f"{key}: ")
+        else:
+            section, name = key.split(".")
+            config = load_config(ABY3, [f"{key}={value}"], party=party)
+            assert getattr(getattr(config, section), name) == Path(value)
+
+
+def test_roles_and_not_names_decide_what_is_read():
+    settings = ["cluster.data_owner=bob", "cluster.model_owner=alice"]
+    load_config(ABY3, [*settings, "task.pool=absent"], party="alice")
+    assert _refusal(ABY3, *settings, "task.pool=absent", party="bob").startswith("task.pool: ")
+
+
+def test_what_is_no_path_is_refused_everywhere():
+    assert _refusal(ABY3, "task.pool=3", party="carol").startswith("task.pool: is 3, but must be a path")
+
+
+# What parties agree on
+
+
+def test_parties_agree_whatever_their_own_paths_and_seeds(tmp_path):
+    setting = _tls(tmp_path / "tls", "alice", "bob", "carol")
+    alice = load_config(ABY3, [setting, "tuning.seed=3"], party="alice")
+    bob = load_config(ABY3, [setting, "task.pool=/x", "task.test=/y"], party="bob")
+    carol = load_config(ABY3, [setting, "task.pool=/z", "model.folder=/w"], party="carol")
+    assert alice.agreed() == bob.agreed() == carol.agreed()
+    assert not set(alice.agreed()) & {"tuning.seed", "model.folder", "task.pool", "task.test"}
+    assert str(tmp_path) not in repr(alice.agreed())
+
+
+@pytest.mark.parametrize(
+    ("setting", "key"),
+    [
+        ("tuning.population=8", "tuning.population"),
+        ("tuning.generations=9", "tuning.generations"),
+        ("tuning.loss=hinge", "tuning.loss"),
+        ("task.template={text} is {mask}", "task.template"),
+        ("task.max_tokens=14", "task.max_tokens"),
+        ("task.labels={negative: bad, positive: good}", "task.labels"),
+        ("model.gelu=exact", "model.gelu"),
+        ("cluster.timeout_seconds=9", "cluster.timeout_seconds"),
+        ("cluster.addresses.bob.control=localhost:9", "cluster.addresses"),
+        ("cluster.plain_text=true", "cluster.plain_text"),
+    ],
+)
+def test_what_differs_is_found_by_its_key(setting, key):
+    ours, theirs = (load_config(ABY3, settings).agreed() for settings in ([], [setting]))
+    assert [name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)] == [key]
+
+
+def test_a_party_without_certificates_does_not_agree(tmp_path):
+    ours, theirs = (load_config(ABY3, settings).agreed() for settings in ([], [_tls(tmp_path / "tls")]))
+    assert (ours.pop("cluster.tls"), theirs.pop("cluster.tls")) == (False, True)
+    assert ours == theirs
+
+
+def test_what_is_agreed_can_be_sent():
+    agreed = load_config(SEMI2K).agreed()
+    assert json.loads(json.dumps(agreed)) == agreed
+    assert agreed["correlations"] == "dealt"
+
+
+def test_a_run_may_go_on_elsewhere(tmp_path):
+    """Where the parties are does not decide a run's course; nor, in masks, do their certificates."""
+    digest = load_config(ABY3).digest()
+    for settings in (["cluster=null"], ["cluster.addresses=null"], ["cluster.start_seconds=9"], [_tls(tmp_path / "t")]):
+        assert load_config(ABY3, settings).digest() == digest
+    assert load_config(ABY3, party="alice").digest() == digest
+    assert load_config(ABY3, ["tuning.alpha=3.5"]).digest() != digest

@@ -19,8 +19,8 @@ pytestmark = [
 ]
 
 
-def _session(runtime, config, record, folder):
-    owner = runtime.actor(DATA_OWNER, DataOwner, config, record, folder, Progress().line)
+def _session(runtime, config, folder):
+    owner = runtime.actor(DATA_OWNER, DataOwner, config, folder, resume=False)
     return set_up(runtime, config, owner, runtime.actor("model_owner", ModelOwner, config), Progress())
 
 
@@ -30,7 +30,7 @@ def test_secure_logits_are_those_of_plaintext(tmp_path):
     for protocol in ("plaintext", "aby3"):
         config = load_config(CONFIG, [*ONE_TEXT, f"protocol={protocol}"])
         with make_runtime(config) as runtime:
-            session = _session(runtime, config, RunRecord(config.digest()), tmp_path / protocol)
+            session = _session(runtime, config, tmp_path / protocol)
             logits[protocol] = session.logits("untuned", 0, 1, "test")[0].value
     # 20 times a cosine similarity of embeddings: 0.1 is an angle of 0.3 degrees at the angles seen; seen is 0.02.
     # The two labels' logits are 0.9 apart, and padding that is attended to moves them by 0.5 and more.
@@ -42,9 +42,9 @@ def test_tuning_lowers_the_loss_on_real_texts(tmp_path):
     settings = ["protocol=plaintext", "task.shots=8", "task.validation_shots=4", "task.test_examples=8"]
     settings += ["tuning.population=8", "tuning.generations=4", "tuning.candidates_per_call=8"]
     config, folder = load_config(CONFIG, settings), tmp_path / "run"
-    record = RunRecord(config.digest())
     with make_runtime(config) as runtime:
-        tune(_session(runtime, config, record, folder))
+        tune(_session(runtime, config, folder))
+    record = RunRecord.load(folder)
     losses = [min(generation.losses) for generation in record.generations]
     assert min(losses[1:]) < losses[0]
     assert record.best_validation_loss < np.log(2)  # of guessing

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from secp_spu.protocol import CosineCorrelation, SpentCorrelationError
+from secp_spu.protocol import CosineCorrelation, SpentCorrelationError, encode
 from secp_spu.runtime.ledger import Ledger
 from secp_spu.runtime.program import Program, Spec, Tree, compile_program
 
@@ -180,12 +180,26 @@ class Runtime(ABC):
                 raise SpentCorrelationError(f"correlation {names[0]} is {times[names[0]]} inputs of one run")
         self._fresh -= given
 
-    def _refuse_unspent(self, values: Tree) -> None:
-        """A mask must not be seen before the value that it masks is."""
+    def _public_handles(self, leaves: list) -> list[Stored]:
+        """Names for arrays that are to be published.
+
+        Raises: ValueError for an array that a ring element cannot stand for, before any party sees it.
+        """
+        for leaf in leaves:
+            encode(leaf)
+        return [Stored(next(self._names), spec_of(leaf, secret=False)) for leaf in leaves]
+
+    def _refuse_unopenable(self, values: Tree) -> None:
+        """A mask must not be seen before the value that it masks is; and comparisons' shares have another form."""
         reserved = {name for names in self._fresh for name in names}
         for stored in jax.tree.leaves(values):
             if stored.name in reserved:
                 raise SpentCorrelationError(f"{stored.name} is part of an unspent correlation: nobody may see it")
+            if stored.spec.dtype not in (np.float32, np.int32):
+                raise ValueError(
+                    f"{stored.name} has dtype {stored.spec.dtype}: only arithmetic shares of 64 bits are read here, of "
+                    "float32 or int32"
+                )
 
     def __enter__(self):
         return self

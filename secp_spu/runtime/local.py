@@ -78,13 +78,13 @@ class LocalRuntime(OneProcessRuntime):
     def publish(self, values: Tree) -> Tree:
         """See `Runtime.publish`."""
         leaves, tree = jax.tree.flatten(values)
-        handles = [Stored(next(self._names), spec_of(leaf, secret=False)) for leaf in leaves]
+        handles = self._public_handles(leaves)
         self._everywhere(lambda party: party.side.store_public([h.name for h in handles], leaves))
         return jax.tree.unflatten(tree, handles)
 
     def open_to(self, party: str, values: Tree) -> Owned:
         """See `Runtime.open_to`. Each compute party sends one component, 8 bytes an element."""
-        self._refuse_unspent(values)
+        self._refuse_unopenable(values)
         leaves, tree = jax.tree.flatten(values)
         with self.ledger.timed("open_to") as rows:
             parts = self._everywhere(lambda p: p.side.parts([handle.name for handle in leaves]))

@@ -77,11 +77,11 @@ class SecretFlowRuntime(Runtime):
     def _exchange_keys(self) -> Any:
         """A key for each component of the masks, at its holders alone; with a dealer, made by it and known to it."""
         names, dealer = self._cluster.compute, None
-        if self._cluster.dealer:
+        if self._cluster.dealer is not None:
             dealer = _actor(_DealerHost, sf.PYU(self._cluster.dealer), self._scheme)
         for component in range(self.parties):
             first, *others = self._scheme.holders(component)
-            if dealer:
+            if dealer is not None:
                 others, key = [first, *others], dealer.key(component).data
             else:
                 key = self._tell(names[first], "make_key", component)
@@ -113,14 +113,14 @@ class SecretFlowRuntime(Runtime):
     def publish(self, values: Tree) -> Tree:
         """See `Runtime.publish`."""
         leaves, tree = jax.tree.flatten(values)
-        handles = [Stored(next(self._names), spec_of(leaf, secret=False)) for leaf in leaves]
+        handles = self._public_handles(leaves)
         if leaves:
             self._everywhere("store_public", [handle.name for handle in handles], leaves)
         return jax.tree.unflatten(tree, handles)
 
     def open_to(self, party: str, values: Tree) -> Owned:
         """See `Runtime.open_to`. Each compute party sends one component, 8 bytes an element."""
-        self._refuse_unspent(values)
+        self._refuse_unopenable(values)
         parts = self._everywhere("open", self.ledger.current, [handle.name for handle in jax.tree.leaves(values)])
         specs, owner = jax.tree.map(lambda handle: handle.spec, values), sf.PYU(self._owners[party])
         return Owned(party, owner(_join)(specs, *(sf.PYUObject(owner, part) for part in parts)))
@@ -140,7 +140,7 @@ class SecretFlowRuntime(Runtime):
 
     def correlations(self, declared: Tree) -> Correlations:
         """See `Runtime.correlations`."""
-        make = self._deal if self._dealer else self._make_jointly
+        make = self._deal if self._dealer is not None else self._make_jointly
         return self._made(jax.tree.map(make, declared, is_leaf=is_declared))
 
     def _deal(self, wanted: CosineCorrelation) -> CosineCorrelation:

@@ -111,13 +111,14 @@ class Watch:
                 except grpc.RpcError as error:
                     if error.code() == grpc.StatusCode.UNIMPLEMENTED:
                         self._last_seen[party] = time.monotonic()
+                        self._reasons[party] = "no answer"
                     else:
                         self._reasons[party] = _reason(error)
 
 
 def _reason(error: grpc.RpcError) -> str:
     """gRPC's details in a few words."""
-    details = str(error.details())
+    details = str(error.details() or "no details")
     if "certificate" in details.lower() or "ssl" in details.lower() or "tls" in details.lower():
         return f"no TLS connection: {details.splitlines()[0][-160:]}"
     if "refused" in details.lower():

@@ -350,7 +350,7 @@ def test_streams_must_be_those_of_the_rank(scheme):
 def test_a_runtime_with_joint_correlations_keeps_no_twins(runtime):
     """They would know every mask."""
     assert runtime._dealer is None
-    drawn = [set(party.maker._streams) for party in runtime._parties]
+    drawn = [set(party.side._maker._streams) for party in runtime._parties]
     assert all(components < set(range(runtime.parties)) for components in drawn)
 
 

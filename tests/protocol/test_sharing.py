@@ -121,6 +121,32 @@ def test_share_is_what_spu_reads(scheme, values):
     np.testing.assert_allclose(public, values, rtol=0, atol=ULP / 2)
 
 
+def test_parts_of_all_ranks_add_up_and_are_one_component_each(scheme):
+    """Two parts of ABY3 are no more than the two components that a single party holds."""
+    elements = np.stack([EVERY_RING_SIZE] * 3)
+    components = scheme.split(elements, MaskStream())
+    parts = []
+    for rank in range(scheme.parties):
+        parts.append(scheme.part(rank, scheme.share(rank, dict(enumerate(components)), np.dtype(np.int32))))
+        np.testing.assert_array_equal(parts[rank], components[rank])
+    np.testing.assert_array_equal(sum(parts, start=np.zeros_like(elements)), elements)
+
+
+@pytest.mark.parametrize("values", [FLOATS.reshape(11, 1), INTEGERS, np.float32(-2.5).reshape(())])
+def test_a_public_values_part_comes_from_rank_0(scheme, values):
+    parts = [scheme.part(rank, scheme.public(values)) for rank in range(scheme.parties)]
+    np.testing.assert_array_equal(parts[0], encode(values))
+    for part in parts:
+        assert (part.dtype, part.shape) == (np.uint64, values.shape)
+    assert not np.any(parts[1:])
+
+
+def test_reconstruct_leaves_the_shares_as_they_are(scheme):
+    shares = shares_of(scheme, EVERY_RING_SIZE, np.dtype(np.int32))
+    for _ in range(2):
+        np.testing.assert_array_equal(scheme.reconstruct(shares), EVERY_RING_SIZE)
+
+
 def test_reconstruct_reads_what_spu_shares(scheme):
     io = Io(scheme.parties, _config(scheme))
     secret = io.make_shares(FLOATS.reshape(11, 1), libspu.Visibility.VIS_SECRET)
@@ -150,6 +176,8 @@ def test_components_refuses_boolean_shares(scheme):
     share.meta = meta.SerializeToString()
     with pytest.raises(ValueError, match=r"a share is stored as \w+\.BShr<FM64,1>: only arithmetic shares"):
         scheme.components(0, share)
+    with pytest.raises(ValueError, match="only arithmetic shares"):
+        scheme.part(0, share)
 
 
 def test_twins_draw_the_same():

@@ -156,6 +156,57 @@ def test_a_restored_ledger_goes_on():
     assert state == ledger.state(), "the checkpoint has changed with the ledger"
 
 
+def test_the_current_phase_is_known():
+    ledger = Ledger(2)
+    seen = [ledger.current]
+    with ledger.phase("setup"):
+        with ledger.phase("offline"):
+            seen.append(ledger.current)
+        seen.append(ledger.current)
+    with pytest.raises(KeyError), ledger.phase("offline"):
+        raise KeyError
+    assert [*seen, ledger.current] == ["online", "offline", "setup", "online"]
+
+
+def test_the_ledgers_of_all_parties_add_up():
+    """Bytes and messages are summed; seconds are the mean, for the parties work at the same time."""
+    states = []
+    for rank in range(3):
+        party = Ledger(1)
+        with party.phase("offline"):
+            booked(party, "f", ("multiply", Cost(100 * rank, rank, 0.5 * rank)))
+        booked(party, "g", ("reveal", Cost(7, 1, 3.0)), *([("multiply", Cost(5, 1, 0.75))] if rank else []))
+        states.append(json.loads(json.dumps(party.state())))
+        states[-1]["online"]["total"]["seconds"] = states[-1]["online"]["programs"]["g"]["seconds"] = 3.0 * rank
+    ledger = Ledger(3)
+    booked(ledger, "g", ("reveal", Cost(1000, 10, 1.0)))
+    own_seconds = ledger.report()["online"]["seconds"]
+    for state in states:
+        ledger.add(state)
+    report = ledger.report()
+    multiply = report["offline"]["operations"]["multiply"]
+    assert multiply == {"bytes": 100, "bytes_total": 300, "sends": 1, "seconds": 0.5}
+    assert list(report["offline"]["programs"]) == ["f"]
+    online = report["online"]
+    assert (online["bytes_total"], online["sends"]) == (1000 + 3 * 7 + 2 * 5, (10 + 3 + 2) / 3)
+    assert online["operations"]["reveal"] == {"bytes": 1021 / 3, "bytes_total": 1021, "sends": 13 / 3, "seconds": 4.0}
+    assert online["operations"]["multiply"]["seconds"] == 0.5
+    assert online["seconds"] == pytest.approx(own_seconds + 3.0, abs=1e-5)
+    assert report["setup"] == ZERO | {"operations": {}, "programs": {}}
+
+
+def test_add_leaves_the_partys_figures_alone():
+    party, ledger = Ledger(1), Ledger(2)
+    booked(party, "f", ("multiply", Cost(8, 1, 1.0)))
+    state = party.state()
+    kept = json.dumps(state)
+    for _ in range(2):
+        ledger.add(state)
+    booked(ledger, "f", ("multiply", Cost(8, 1, 1.0)))
+    assert json.dumps(state) == kept
+    assert ledger.report()["online"]["operations"]["multiply"]["bytes_total"] == 24
+
+
 # Known costs
 
 

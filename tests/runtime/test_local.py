@@ -147,6 +147,10 @@ def test_disclose_gives_the_value(runtimes):
     assert runtimes(ABY3).disclose(Owned("alice", 7)) == 7
 
 
+def test_every_owner_is_at_home_in_a_single_process(runtimes):
+    assert runtimes(ABY3).at_home(Owned("alice", 7)) == 7
+
+
 # Programs and variables
 
 
@@ -267,6 +271,14 @@ def test_close_is_final_and_may_be_repeated():
     for call in (lambda: runtime.run("scale", scale, x), lambda: shared(runtime, FLOATS)):
         with pytest.raises(RuntimeFailure, match="the runtime is closed"):
             call()
+
+
+def test_a_drivers_error_inside_the_block_ends_the_parties():
+    with pytest.raises(KeyError), LocalRuntime(*SEMI2K_2) as runtime:
+        raise KeyError
+    assert not any(party.thread.is_alive() for party in runtime._parties)
+    with pytest.raises(RuntimeFailure, match="the runtime is closed"):
+        runtime.publish(FLOATS)
 
 
 def test_close_after_a_failure_waits_for_nobody():

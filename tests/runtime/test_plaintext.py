@@ -104,3 +104,33 @@ def test_actors_and_disclosed_values_work_as_under_mpc(runtime):
     assert runtime.disclose(actor.copy()) == [1, 2]
     with pytest.raises(ValueError, match="alice was given a value of bob"):
         actor.append(Owned("bob", 3))
+
+
+def test_what_an_owner_has_is_at_home_in_a_single_process(runtime):
+    assert runtime.at_home(Owned("alice", "a line")) == "a line"
+    assert runtime.settle() is None
+
+
+def test_an_error_in_the_driver_abandons_the_runtime():
+    """`close` might wait for parties that never answer."""
+    ended = []
+
+    class Recorder(PlaintextRuntime):
+        def close(self):
+            ended.append("close")
+
+        def abandon(self):
+            ended.append("abandon")
+
+    with pytest.raises(KeyboardInterrupt), Recorder():
+        raise KeyboardInterrupt
+    with Recorder():
+        pass
+    assert ended == ["abandon", "close"]
+
+
+def test_an_abandoned_runtime_of_a_single_process_is_closed(runtime):
+    handle = runtime.publish(np.ones(3, np.float32))
+    runtime.abandon()
+    with pytest.raises(KeyError):
+        runtime.open_to("alice", handle)

@@ -4,14 +4,19 @@ import json
 
 import pytest
 
-from secp_spu.config import ConfigError
+from secp_spu.cli import DEMO_CONFIG
+from secp_spu.config import ConfigError, load_config
 from secp_spu.runtime import Ledger
 from secp_spu.tuning import RunRecord, Usage, open_run
 from secp_spu.tuning.record import FILE_NAME, Generation
 
+CONFIG = load_config(DEMO_CONFIG, ["tuning.seed=5"])
+OTHER = load_config(DEMO_CONFIG, ["tuning.seed=6"])
+UNSEEDED = load_config(DEMO_CONFIG, ["tuning.seed=null"])
+
 
 def _record():
-    record = RunRecord("digest", best=[0.1, -1e-17, 1 / 3], best_validation_loss=0.25, accuracy_before=0.5)
+    record = RunRecord("digest", 2**62 + 1, best=[0.1, -1e-17, 1 / 3], best_validation_loss=0.25, accuracy_before=0.5)
     record.generations.append(Generation("print", [0.1 + 0.2, 1e-300], 0.25))
     record.usage = Usage(1.5, 7, Ledger(3).state())
     return record
@@ -28,7 +33,7 @@ def test_nothing_but_the_checkpoint_is_left_behind(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", json.dumps({"digest": "x", "more": 1})])
+@pytest.mark.parametrize("content", ["", "{", "[]", json.dumps({"digest": "x", "seed": 0, "more": 1})])
 def test_a_damaged_checkpoint_is_refused(tmp_path, content):
     (tmp_path / FILE_NAME).write_text(content)
     with pytest.raises(ConfigError, match="is no checkpoint"):
@@ -38,6 +43,8 @@ def test_a_damaged_checkpoint_is_refused(tmp_path, content):
 @pytest.mark.parametrize(
     "damage",
     [
+        {"seed": None},
+        {"seed": "0"},
         {"best": []},
         {"best": "x"},
         {"best_validation_loss": None},
@@ -59,24 +66,61 @@ def test_a_checkpoint_that_no_run_writes_is_refused(tmp_path, damage):
         RunRecord.load(tmp_path)
 
 
+def test_a_checkpoint_without_a_seed_is_refused(tmp_path):
+    """Such as the version before wrote; with a seed drawn anew it would be another run."""
+    _record().save(tmp_path)
+    content = json.loads((tmp_path / FILE_NAME).read_text())
+    del content["seed"]
+    (tmp_path / FILE_NAME).write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match=r"is no checkpoint of this version, or damaged .*'seed'"):
+        RunRecord.load(tmp_path)
+
+
 def test_a_new_folder_is_made_and_claimed(tmp_path):
     folder = tmp_path / "a" / "b"
-    open_run(folder, "digest", resume=False).save(folder)
+    open_run(folder, CONFIG, resume=False).save(folder)
     with pytest.raises(ConfigError, match="holds this run already: add --resume"):
-        open_run(folder, "digest", resume=False).save(folder)
+        open_run(folder, CONFIG, resume=False)
     with pytest.raises(ConfigError, match="holds another run already"):
-        open_run(folder, "other", resume=False)
+        open_run(folder, OTHER, resume=False)
     with pytest.raises(ConfigError, match="another configuration"):
-        open_run(folder, "other", resume=True)
-    assert open_run(folder, "digest", resume=True) == RunRecord("digest")
+        open_run(folder, OTHER, resume=True)
+    assert open_run(folder, CONFIG, resume=True) == RunRecord(CONFIG.digest(), 5)
+
+
+def test_opening_claims_nothing(tmp_path):
+    """The command looks before the data owner does."""
+    folder = tmp_path / "run"
+    open_run(folder, CONFIG, resume=False)
+    assert not folder.exists()
 
 
 def test_foreign_folders_and_files_are_left_alone(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(ConfigError, match="is not empty and holds no run"):
-        open_run(tmp_path, "digest", resume=False)
+        open_run(tmp_path, CONFIG, resume=False)
     with pytest.raises(ConfigError, match="is a file"):
-        open_run(tmp_path / "mine.txt", "digest", resume=False)
+        open_run(tmp_path / "mine.txt", CONFIG, resume=False)
     with pytest.raises(ConfigError, match="no run to resume"):
-        open_run(tmp_path, "digest", resume=True)
+        open_run(tmp_path, CONFIG, resume=True)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_the_configurations_seed_is_the_runs(tmp_path):
+    assert open_run(tmp_path, CONFIG, resume=False).seed == 5
+
+
+def test_without_a_seed_every_new_run_draws_one_and_keeps_it(tmp_path):
+    """Chance of a false alarm: 2**-63 for two that are the same."""
+    first = open_run(tmp_path, UNSEEDED, resume=False)
+    assert 0 <= first.seed < 2**63
+    assert open_run(tmp_path, UNSEEDED, resume=False).seed != first.seed
+    first.save(tmp_path)
+    assert open_run(tmp_path, UNSEEDED, resume=True) == first
+
+
+@pytest.mark.parametrize(("recorded", "now"), [(UNSEEDED, CONFIG), (CONFIG, UNSEEDED)], ids=["added", "removed"])
+def test_a_seed_is_not_added_to_a_run_or_removed(tmp_path, recorded, now):
+    open_run(tmp_path, recorded, resume=False).save(tmp_path)
+    with pytest.raises(ConfigError, match="another configuration"):
+        open_run(tmp_path, now, resume=True)

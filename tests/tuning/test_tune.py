@@ -9,7 +9,7 @@ import pytest
 from secp_spu.cli import DEMO_CONFIG
 from secp_spu.config import ConfigError, load_config
 from secp_spu.protocol import CosineCorrelation
-from secp_spu.runtime import LocalRuntime
+from secp_spu.runtime import LocalRuntime, PlaintextRuntime
 from secp_spu.tuning import (
     DATA_OWNER,
     DataOwner,
@@ -18,7 +18,6 @@ from secp_spu.tuning import (
     RunRecord,
     load_prompt,
     make_runtime,
-    open_run,
     set_up,
     tune,
 )
@@ -41,21 +40,23 @@ a few 1e-3 of a logit of that, and the cross-entropy moves by at most twice its 
 def _run(folder, *settings, stop_after=None):
     """Tune with small settings, perhaps stopped after some generations, and return the record."""
     config = load_config(DEMO_CONFIG, [*SMALL, *settings])
-    record = open_run(folder, config.digest(), resume=folder.exists())
     with make_runtime(config) as runtime:
-        owner = runtime.actor(DATA_OWNER, DataOwner, config, record, folder, _Stopper(stop_after))
-        tune(set_up(runtime, config, owner, runtime.actor("model_owner", ModelOwner, config), Progress()))
+        owner = runtime.actor(DATA_OWNER, DataOwner, config, folder, resume=folder.exists())
+        model_owner = runtime.actor("model_owner", ModelOwner, config)
+        tune(set_up(runtime, config, owner, model_owner, _Stopper(stop_after)))
     return RunRecord.load(folder)
 
 
-class _Stopper:
-    """Takes the owner's lines, and interrupts after that of a generation."""
+class _Stopper(Progress):
+    """Keeps the lines, and interrupts after that of a generation."""
 
-    def __init__(self, stop_after):
+    def __init__(self, stop_after=None):
+        self.lines = []
         self._stop_after = stop_after
 
-    def __call__(self, line):
-        if self._stop_after is not None and line.startswith(f"generation {self._stop_after:3d}:"):
+    def line(self, text):
+        self.lines.append(text)
+        if self._stop_after is not None and text.startswith(f"generation {self._stop_after:3d}:"):
             raise KeyboardInterrupt
 
 
@@ -108,7 +109,7 @@ def test_the_outputs_are_there_and_agree(secure_folder):
 
 def test_what_is_public_says_nothing_of_losses_or_labels(secure_folder):
     config = load_config(DEMO_CONFIG, SMALL)
-    owner = DataOwner(config, RunRecord.load(secure_folder), secure_folder, print)
+    owner = DataOwner(config, secure_folder, resume=True)
     assert set(owner.public_state()) == {"generations", "tested", "seconds", "forward_calls", "ledger"}
     assert set(owner.sizes()) == {"training", "validation", "test"}
 
@@ -158,6 +159,45 @@ def test_a_secure_run_resumes_with_its_costs_and_never_replays_a_mask(secure_fol
 
 def _correlations(tree):
     return jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, CosineCorrelation))
+
+
+def test_a_run_without_a_seed_goes_on_with_the_one_it_drew(tmp_path):
+    """Were it drawn anew, the candidates would not replay, or the losses of other texts would be told."""
+    folder = tmp_path / "run"
+    settings = "protocol=plaintext", "tuning.seed=null"
+    with pytest.raises(KeyboardInterrupt):
+        _run(folder, *settings, stop_after=1)
+    stopped = RunRecord.load(folder)
+    resumed = _run(folder, *settings)
+    assert resumed.seed == stopped.seed
+    assert resumed.generations[:1] == stopped.generations
+    seeded = _run(tmp_path / "seeded", "protocol=plaintext", f"tuning.seed={stopped.seed}")
+    assert resumed.generations == seeded.generations
+    assert json.loads((folder / "report.json").read_text())["seed"] == stopped.seed
+
+
+def test_lines_are_shown_where_the_data_owner_is(tmp_path):
+    """One for the untuned prompt and one a generation; elsewhere `at_home` has none, and nothing is shown."""
+    config = load_config(DEMO_CONFIG, [*SMALL, "protocol=plaintext", "tuning.generations=2"])
+    shown = {}
+    for name, runtime in (("home", PlaintextRuntime()), ("away", _Away())):
+        progress = shown[name] = _Stopper()
+        with runtime:
+            owner = runtime.actor(DATA_OWNER, DataOwner, config, tmp_path / name, resume=False)
+            tune(set_up(runtime, config, owner, runtime.actor("model_owner", ModelOwner, config), progress))
+    assert [line.partition(":")[0] for line in shown["home"].lines] == [
+        "untuned prompt",
+        "generation   1",
+        "generation   2",
+    ]
+    assert shown["away"].lines == []
+
+
+class _Away(PlaintextRuntime):
+    """As another party's process of a cluster, where values of the data owner are only references."""
+
+    def at_home(self, value):
+        assert value.party == DATA_OWNER
 
 
 def test_candidates_that_do_not_replay_are_an_error(tmp_path):
