@@ -35,7 +35,6 @@ class Party:
         self.name, self.mark = name, f"secp-spu-{os.getpid()}-{name}"
         command = [str(Path(sys.executable).parent / "secp-spu"), "party", "--party", name, *arguments]
         environment = os.environ | {"SECP_SPU_CLUSTER_MARK": self.mark, "PYTHONUNBUFFERED": "1"}
-        environment.setdefault("OMP_THREAD_LIMIT", "1")  # the parties share the cores of one machine
         self.process = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,

@@ -9,6 +9,7 @@ goes to alice alone, who compares it with plaintext.
 from __future__ import annotations
 
 import sys
+import warnings
 from functools import partial
 from typing import Any
 
@@ -18,9 +19,9 @@ import numpy as np
 from secp_spu.model import EncoderConfig, RandomFeatureAttention
 from secp_spu.protocol import cos_sin, declare_correlation
 from secp_spu.runtime import Spec, compile_program
-from secp_spu.runtime.spu_logging import provide_spu_logging
+from secp_spu.runtime.spu_logging import provide_spu_logging, worker_hook
 
-provide_spu_logging()  # before SecretFlow, which cannot be imported without
+PATCHED = provide_spu_logging()  # before SecretFlow, which cannot be imported without
 
 import secretflow as sf  # noqa: E402
 
@@ -60,16 +61,14 @@ def attention(correlations: SpuCorrelations, spu: sf.SPU, alice: sf.PYU, bob: sf
     params, public = (jax.tree.map(np.asarray, variables[name]) for name in ("params", "public"))
     declared = jax.eval_shape(module.init, jax.random.key(0), *inputs)["correlations"]
 
-    attend = partial(_attend, module)
+    def attend(params: Any, public: Any, correlations: Any, *inputs: Any) -> Any:
+        return module.apply({"params": params, "public": public, "correlations": correlations}, *inputs)
+
     audit("attention", attend, params, public, declared, *inputs)
     secret_params, secret_inputs = bob(lambda: params)().to(spu), [alice(lambda a=a: a)().to(spu) for a in inputs]
     result = spu(attend)(secret_params, public, correlations.make(declared), *secret_inputs)
     plaintext = module.apply({"params": params, "public": public}, *inputs)
     show("random feature attention", result.to(alice), plaintext)
-
-
-def _attend(module: RandomFeatureAttention, params: Any, public: Any, correlations: Any, *inputs: Any) -> Any:
-    return module.apply({"params": params, "public": public, "correlations": correlations}, *inputs)
 
 
 def audit(name: str, program: Any, *inputs: Any) -> None:
@@ -93,8 +92,11 @@ def _largest_error(found: Any, expected: Any) -> float:
 
 def main() -> None:
     """Both examples in SecretFlow's simulation mode."""
-    hook = {"worker_process_setup_hook": provide_spu_logging}  # not needed where spu is patched
-    sf.init(PARTIES, address="local", num_cpus=16, log_to_driver=False, runtime_env=hook)
+    options = {"num_cpus": 16, "log_to_driver": False, "include_dashboard": False, "configure_logging": False}
+    if not PATCHED:
+        options["runtime_env"] = {"worker_process_setup_hook": worker_hook()}
+    warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)  # JAX's, of Ray's processes
+    sf.init(PARTIES, address="local", **options)
     settings = {"protocol": "ABY3", "field": "FM64", "fxp_fraction_bits": 18}
     nodes = sf.utils.testing.cluster_def(PARTIES, settings)
     spu, alice, bob = sf.SPU(nodes), sf.PYU("alice"), sf.PYU("bob")

@@ -6,6 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+
+from secp_spu.config import load_config
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -26,9 +29,16 @@ def test_every_file_named_is_there(path):
     assert (ROOT / path).exists()
 
 
-def test_the_configuration_shown_is_the_demos():
-    (shown,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
-    assert shown == (ROOT / "configs" / "demo.yaml").read_text(encoding="utf-8")
+def test_the_configurations_shown_are_good(tmp_path):
+    demo, cluster = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    assert demo == (ROOT / "configs" / "demo.yaml").read_text(encoding="utf-8")
+    given = yaml.safe_load((ROOT / "configs" / "cluster-aby3.yaml").read_text(encoding="utf-8"))
+    shown = tmp_path / "cluster.yaml"
+    shown.write_text(yaml.safe_dump(given | yaml.safe_load(cluster)))
+    (tmp_path / "tls").mkdir()
+    for name in ("ca.pem", "carol.pem", "carol.key"):
+        (tmp_path / "tls" / name).touch()
+    assert load_config(shown, party="carol").cluster.everyone == ["alice", "bob", "carol"]
 
 
 def test_every_make_target_named_is_there():

@@ -31,7 +31,7 @@ from secp_spu.runtime.ledger import Cost, Ledger, Phase, profile_log
 from secp_spu.runtime.local import first_line
 from secp_spu.runtime.program import Program, Tree
 from secp_spu.runtime.ray_processes import end_ray_processes, mark_ray_processes
-from secp_spu.runtime.spu_logging import provide_spu_logging
+from secp_spu.runtime.spu_logging import provide_spu_logging, worker_hook
 from secp_spu.runtime.watch import LINGER_SECONDS, Certificates, Watch
 
 SPU_LOGGING_PATCHED = provide_spu_logging()  # before SecretFlow, which cannot be imported without
@@ -258,7 +258,7 @@ def _start(cluster: ClusterSection, party: str | None) -> Watch | None:
         "_system_config": {"worker_register_timeout_seconds": 300, "worker_niceness": 0},
     }
     if not SPU_LOGGING_PATCHED:
-        options["runtime_env"] = {"worker_process_setup_hook": provide_spu_logging}
+        options["runtime_env"] = {"worker_process_setup_hook": worker_hook()}
     mark_ray_processes()
     # JAX's, for every process that Ray starts; none of them goes on with JAX's threads
     warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)

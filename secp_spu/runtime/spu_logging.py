@@ -3,11 +3,13 @@
 patches/ mends spu itself; this does the same in a process, for an environment that was installed without the patches.
 """
 
+from collections.abc import Callable
+
 import spu
 
 
 def provide_spu_logging() -> bool:
-    """Name SPU's logging where SecretFlow looks for it; also run in each of Ray's workers.
+    """Name SPU's logging where SecretFlow looks for it.
 
     Returns: whether it was there already.
     """
@@ -15,3 +17,15 @@ def provide_spu_logging() -> bool:
     if not there:
         spu.logging = spu.libspu.logging
     return there
+
+
+def worker_hook() -> Callable[[], None]:
+    """The same for Ray's `worker_process_setup_hook`: workers get it by value, and it imports spu alone."""
+
+    def hook() -> None:
+        import spu
+
+        if not hasattr(spu, "logging"):
+            spu.logging = spu.libspu.logging
+
+    return hook
