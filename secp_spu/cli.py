@@ -22,7 +22,17 @@ from secp_spu.model import CheckpointError, save_embeddings
 from secp_spu.protocol import AuditError
 from secp_spu.runtime import RuntimeFailure
 from secp_spu.runtime.ray_processes import end_ray_processes, ray_was_started
-from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, Progress, join_cluster, make_runtime, open_run, set_up
+from secp_spu.tuning import (
+    DATA_OWNER,
+    DataOwner,
+    ModelOwner,
+    Progress,
+    RunRecord,
+    join_cluster,
+    make_runtime,
+    open_run,
+    set_up,
+)
 from secp_spu.tuning import tune as run_tuning
 from secp_spu.tuning.record import FILE_NAME as CHECKPOINT
 
@@ -126,14 +136,19 @@ def _tune(config: Config, out: Path, *, resume: bool, quiet: bool, party: str | 
             run_tuning(set_up(runtime, config, data_owner, model_owner, progress))
         except KeyboardInterrupt:
             progress.close()
-            done = f"; go on with --resume --out {out}" if at_home and (out / CHECKPOINT).exists() else ""
-            raise Interrupted(f"interrupted{done}") from None
+            raise Interrupted(_how_to_go_on(out) if at_home else "interrupted") from None
         finally:
             progress.close()
     if at_home:
         _summarise(console, json.loads((out / "report.json").read_text(encoding="utf-8")), out)
     else:
         console.print("done; the outputs are with the data owner")
+
+
+def _how_to_go_on(out: Path) -> str:
+    if not (out / CHECKPOINT).exists():
+        return "interrupted before the run began"
+    return f"interrupted after generation {len(RunRecord.load(out).generations)}; go on with --resume --out {out}"
 
 
 class Interrupted(Exception):
