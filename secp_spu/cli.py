@@ -12,16 +12,16 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bars
 from rich.table import Table
 
 from secp_spu.audit_config import audit_config
+from secp_spu.cli_bench import bench
 from secp_spu.config import Config, ConfigError, load_config
 from secp_spu.model import CheckpointError, save_embeddings
 from secp_spu.protocol import AuditError
 from secp_spu.runtime import RuntimeFailure
 from secp_spu.runtime.ray_processes import end_ray_processes, ray_was_started
+from secp_spu.terminal import QuietOption, TerminalProgress
 from secp_spu.tuning import (
     DATA_OWNER,
     DataOwner,
@@ -45,9 +45,10 @@ app = typer.Typer(
     help="Tune a soft prompt on private texts for a private model, under MPC, with forward passes only.",
 )
 
+app.add_typer(bench, name="bench")
+
 ConfigOption = Annotated[Path, typer.Option("--config", help="YAML file; see configs/.", show_default=False)]
 SetOption = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Overrides a key; can be repeated.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress and no summary, only errors.")]
 
 
 @app.command()
@@ -153,38 +154,6 @@ def _how_to_go_on(out: Path) -> str:
 
 class Interrupted(Exception):
     """Ctrl-C; the checkpoint is usable."""
-
-
-class TerminalProgress(Progress):
-    """Bars while standard output is a terminal; the lines always."""
-
-    def __init__(self, console: Console):
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        self._console = console
-        self._bars = Bars(
-            *columns, TimeElapsedColumn(), console=console, transient=True, disable=not console.is_terminal
-        )
-        self._task: TaskID | None = None
-        self._bars.start()
-
-    def stage(self, name: str, steps: int) -> None:
-        """See `Progress.stage`."""
-        if self._task is not None:
-            self._bars.remove_task(self._task)
-        self._task = self._bars.add_task(name, total=steps)
-
-    def step(self) -> None:
-        """See `Progress.step`."""
-        if self._task is not None:
-            self._bars.advance(self._task)
-
-    def line(self, text: str) -> None:
-        """See `Progress.line`."""
-        self._console.print(text, highlight=False, soft_wrap=True)
-
-    def close(self) -> None:
-        """See `Progress.close`."""
-        self._bars.stop()
 
 
 def _summarise(console: Console, report: dict[str, Any], out: Path) -> None:

@@ -1,0 +1,101 @@
+"""What is to be measured in, a JSON file of records out, written after every measurement so that a bench resumes."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from secp_spu.config import ConfigError
+from secp_spu.tuning import Progress
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One measurement.
+
+    Attributes:
+        key: what decides its result: `bench`, `variant`, `protocol`, `parties`, sizes and choices. A record of the same
+            key is the same measurement.
+        measure: makes the rest of the record.
+    """
+
+    key: Mapping[str, Any]
+    measure: Callable[[], Record]
+
+    def __str__(self) -> str:
+        return " ".join(str(value) if name == "variant" else f"{name}={value}" for name, value in self.key.items())
+
+
+class RecordFile:
+    """The records of a bench, in a file or in memory alone.
+
+    Args:
+        path: of a JSON list of records; it is read if it is there, and written after every `add`.
+    Raises: ConfigError if the file is no such list, or its folder cannot be written.
+    """
+
+    def __init__(self, path: Path | None = None):
+        self._path = path
+        self.records = read_records(path) if path and path.exists() else []
+        if path:
+            self._save(path)
+
+    def find(self, key: Mapping[str, Any]) -> Record | None:
+        """The record of a measurement that was made already."""
+        return next((record for record in self.records if key.items() <= record.items()), None)
+
+    def add(self, record: Record) -> None:
+        """Take a record, and write all of them."""
+        self.records.append(record)
+        if self._path:
+            self._save(self._path)
+
+    def _save(self, path: Path) -> None:
+        temporary = path.with_name(f"{path.name}.part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(json.dumps(self.records, indent=1) + "\n", encoding="utf-8")
+            temporary.replace(path)
+        except OSError as error:
+            raise ConfigError(f"--json {path} cannot be written: {error.strerror}") from error
+
+
+def read_records(path: Path) -> list[Record]:
+    """Read a file of records.
+
+    Raises: ConfigError if it is missing or holds something else.
+    """
+    try:
+        records = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} cannot be read as bench records: {error}") from error
+    if not isinstance(records, list) or not all(isinstance(r, dict) and "bench" in r for r in records):
+        raise ConfigError(f"{path} is no list of bench records: take a file that `secp-spu bench` wrote, or a new name")
+    return records
+
+
+def measure_all(cases: Iterable[Case], file: RecordFile, progress: Progress) -> list[Record]:
+    """Measure what the file has no record of yet; returns the records of all cases, in order."""
+    cases = list(cases)
+    progress.stage("measuring", len(cases))
+    found = []
+    for case in cases:
+        record = file.find(case.key)
+        if record is None:
+            record = {**case.key, **case.measure(), "machine": machine()}
+            file.add(record)
+        found.append(record)
+        progress.step()
+    return found
+
+
+def machine() -> Record:
+    """Where and with what a record was measured."""
+    return {"cores": os.cpu_count(), "secp_spu": version("secp-spu"), "spu": version("spu"), "jax": version("jax")}
