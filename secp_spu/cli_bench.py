@@ -2,13 +2,177 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from secp_spu.bench import (
+    ATTENTION,
+    SHAPES,
+    Case,
+    Iteration,
+    Record,
+    RecordFile,
+    Table,
+    activation_cases,
+    activation_tables,
+    attention_cases,
+    attention_tables,
+    cosine_cases,
+    cosine_tables,
+    iteration_cases,
+    iteration_tables,
+    make_setting,
+    measure_all,
+    operation_tables,
+)
+from secp_spu.config import ConfigError
+from secp_spu.terminal import QuietOption, TerminalProgress
+from secp_spu.tuning import Progress
 
 bench = typer.Typer(no_args_is_help=True, help="Measure what private tuning costs, and what the alternatives would.")
 
 JsonOption = Annotated[
     Path | None, typer.Option("--json", help="File for the records; what it holds already is not measured again.")
 ]
+ProtocolOption = Annotated[str, typer.Option("--protocol", help="aby3 or semi2k.")]
+PartiesOption = Annotated[int | None, typer.Option("--parties", help="Compute parties; 3 under aby3, 2 by default.")]
+CorrelationsOption = Annotated[str, typer.Option("--correlations", help="joint, or dealt by a dealer.")]
+TABLE_WIDTH = 118
+"""Columns of a terminal that the widest table takes."""
+
+LengthsOption = Annotated[str, typer.Option("--seq-len", help="Tokens a sequence; several with commas.")]
+ElementsOption = Annotated[int, typer.Option("--elements", min=1, help="How many at once.")]
+
+
+@bench.command()
+def cosine(
+    protocol: ProtocolOption = "aby3",
+    parties: PartiesOption = None,
+    correlations: CorrelationsOption = "joint",
+    elements: ElementsOption = 100_000,
+    json: JsonOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """SPU's cosine and sine, and those of one opening: bytes, sends, seconds, error."""
+    setting = make_setting(protocol, parties, correlations)
+    _measure(lambda _: cosine_cases(setting, elements), json, quiet, cosine_tables)
+
+
+@bench.command()
+def activation(
+    protocol: ProtocolOption = "aby3",
+    parties: PartiesOption = None,
+    elements: ElementsOption = 100_000,
+    json: JsonOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """The activations that a model may have: bytes, sends, seconds, error."""
+    setting = make_setting(protocol, parties, "joint")
+    _measure(lambda _: activation_cases(setting, elements), json, quiet, activation_tables)
+
+
+@bench.command()
+def attention(
+    lengths: LengthsOption = "64,128,256,512",
+    protocol: ProtocolOption = "aby3",
+    parties: PartiesOption = None,
+    correlations: CorrelationsOption = "joint",
+    heads: Annotated[int, typer.Option(min=1)] = 16,
+    head_dim: Annotated[int, typer.Option(min=1)] = 64,
+    features: Annotated[str, typer.Option(help="Random frequencies; several with commas.")] = "64",
+    json: JsonOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Softmax attention and random feature attention by length, for one layer (RoBERTa-large's by default)."""
+    setting, numbers, counts = make_setting(protocol, parties, correlations), _counts(lengths), _counts(features)
+    config = replace(SHAPES["roberta-large"], heads=heads, width=heads * head_dim)
+    _measure(lambda _: attention_cases(setting, config, numbers, counts), json, quiet, attention_tables)
+
+
+@bench.command()
+def iteration(
+    model: Annotated[str, typer.Option(help=f"A shape: {', '.join(SHAPES)}.")] = "tiny",
+    lengths: LengthsOption = "32",
+    methods: Annotated[str, typer.Option(help="Several with commas.")] = ",".join(ATTENTION),
+    layers: Annotated[int | None, typer.Option(min=1, help="Layers to run; all by default.")] = None,
+    extrapolate: Annotated[bool, typer.Option(help="Scale these layers to the whole model.")] = False,
+    batch: Annotated[int, typer.Option(min=1, help="Texts.")] = 1,
+    activation: Annotated[str, typer.Option(help="Of the feed-forward layers.")] = "gelu_tanh",
+    features: Annotated[int, typer.Option(min=1, help="Random frequencies.")] = 64,
+    operations: Annotated[bool, typer.Option(help="Measure the parts of a layer too.")] = True,
+    protocol: ProtocolOption = "aby3",
+    parties: PartiesOption = None,
+    correlations: CorrelationsOption = "joint",
+    json: JsonOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """One tuning iteration by method: fine-tuning, gradient prompt tuning, forward-only tuning without and with RFA."""
+    setting = make_setting(protocol, parties, correlations)
+    wanted = [
+        Iteration(
+            setting,
+            cast(Any, method),
+            model,
+            length,
+            batch,
+            layers or (SHAPES[model].layers if model in SHAPES else 1),
+            extrapolate,
+            cast(Any, activation),
+            features,
+        )
+        for length in _counts(lengths)
+        for method in methods.split(",")
+    ]
+    tables = (iteration_tables, operation_tables) if operations else (iteration_tables,)
+    _measure(lambda progress: iteration_cases(wanted, progress, operations=operations), json, quiet, *tables)
+
+
+def _counts(text: str) -> list[int]:
+    """Numbers with commas between them."""
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        numbers = [0]
+    if min(numbers) < 1:
+        raise ConfigError(f"{text!r} must be whole numbers from 1 with commas between them, such as 64,128")
+    return numbers
+
+
+def _measure(
+    cases: Callable[[Progress], Iterable[Case]],
+    json: Path | None,
+    quiet: bool,
+    *tables: Callable[[list[Record]], list[Table]],
+) -> None:
+    """Measure what is not in the file yet, and print tables of all that was asked for."""
+    console = Console(quiet=quiet)
+    progress: Progress = Progress() if quiet else TerminalProgress(console)
+    file = RecordFile(json)
+    try:
+        records = measure_all(cases(progress), file, progress)
+    finally:
+        progress.close()
+    for make in tables:
+        for table in make(records):
+            show(console, table)
+    if json:
+        console.print(f"records in {json}", soft_wrap=True)
+
+
+def show(console: Console, table: Table) -> None:
+    """Print a table, in full even where the terminal is narrow; figures stand right."""
+    shown = RichTable(*table.columns, title=table.title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in shown.columns[table.words :]:
+        column.justify = "right"
+    for row in table.rows:
+        shown.add_row(*row)
+    Console(width=max(console.width, TABLE_WIDTH), quiet=console.quiet).print(shown)
+    for note in table.notes:
+        console.print(note, style="dim", highlight=False)

@@ -16,6 +16,11 @@ from secp_spu.model import EncoderConfig, EncoderLayer, LabelWordHead
 from secp_spu.runtime import Runtime, Stored
 
 Tree = Any
+OnLayer = Callable[[], None]
+
+
+def silent() -> None:
+    """For `on_layer`: no progress."""
 
 
 @dataclass(frozen=True)
@@ -78,13 +83,14 @@ class Backpropagation:
         config: of the encoder; softmax attention.
         labels: how many.
         weights: differentiate at the weights too, not only at what comes in.
+        on_layer: called after every layer, forward and back, for progress.
     Raises: ValueError for random feature attention, which is for forward passes.
     """
 
-    def __init__(self, runtime: Runtime, config: EncoderConfig, labels: int, *, weights: bool):
+    def __init__(self, runtime: Runtime, config: EncoderConfig, labels: int, *, weights: bool, on_layer: OnLayer):
         if config.attention != "softmax":
             raise ValueError(f"attention is {config.attention!r}, but the baselines train with softmax")
-        self._runtime, self._weights = runtime, weights
+        self._runtime, self._weights, self._on_layer = runtime, weights, on_layer
         layer, head = partial(_run_layer, EncoderLayer(config)), partial(_loss, LabelWordHead(config, labels))
         self._layer = Segment(runtime, "layer", layer if weights else _with_fixed_weights(layer))
         self._head = Segment(runtime, "head", head if weights else _with_fixed_weights(head))
@@ -96,6 +102,7 @@ class Backpropagation:
             result = self._keep(self._layer, params, hidden, texts.padding_mask)
             self._runtime.free(hidden)
             hidden = result
+            self._on_layer()
         loss = self._keep(self._head, head, hidden, texts.readout, texts.labels)
         self._runtime.free(hidden)
         return loss
@@ -122,6 +129,8 @@ class Backpropagation:
             cotangent, *gradients = segment.backward(self._residuals.pop(), cotangent)
             if gradients:
                 take(number, gradients[0])
+            if number < head:
+                self._on_layer()
         return cotangent
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 
 from secp_spu.baseline.adam import Adam, Moments
-from secp_spu.baseline.backpropagation import Backpropagation, Segment, TrainingTexts
+from secp_spu.baseline.backpropagation import Backpropagation, OnLayer, Segment, TrainingTexts, silent
 from secp_spu.model import EncoderConfig
 from secp_spu.model.encoder import layer_norm
 from secp_spu.runtime import Owned, Runtime, Stored
@@ -35,6 +35,7 @@ class FineTuning:
             `EncoderLayer`), `head` (params of `LabelWordHead`).
         texts: the data owner's `TrainingTexts`, of which `text` is token ids [texts, tokens].
         rate: Adam's learning rate.
+        on_layer: called after every layer, forward and back, for progress.
         vocabulary_rows: of the word embeddings; fewer than there are for measurements that scale them up.
     Raises: ValueError for random feature attention.
     """
@@ -47,11 +48,12 @@ class FineTuning:
         texts: Owned,
         *,
         rate: float,
+        on_layer: OnLayer = silent,
         vocabulary_rows: int | None = None,
     ):
         self._runtime = runtime
         labels = texts.value.labels.shape[-1]
-        self._passes = Backpropagation(runtime, config, labels, weights=True)
+        self._passes = Backpropagation(runtime, config, labels, weights=True, on_layer=on_layer)
         self._embed = Segment(runtime, "embeddings", partial(_embed, config))
         rows = config.vocab_size if vocabulary_rows is None else vocabulary_rows
         with runtime.ledger.phase("setup"):

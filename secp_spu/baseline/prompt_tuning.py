@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from secp_spu.baseline.adam import Adam
-from secp_spu.baseline.backpropagation import Backpropagation, Segment
+from secp_spu.baseline.backpropagation import Backpropagation, OnLayer, Segment, silent
 from secp_spu.model import EncoderConfig
 from secp_spu.model.encoder import layer_norm
 from secp_spu.runtime import Owned, Runtime, Stored
@@ -30,6 +30,7 @@ class GradientPromptTuning:
         texts: the data owner's `TrainingTexts`, of which `text` is embeddings ready for the first layer
             [texts, text_tokens, width]; rows and masks are of prompt and text.
         rate: Adam's learning rate.
+        on_layer: called after every layer, forward and back, for progress.
     Raises: ValueError for random feature attention.
     """
 
@@ -43,9 +44,10 @@ class GradientPromptTuning:
         texts: Owned,
         *,
         rate: float,
+        on_layer: OnLayer = silent,
     ):
         self._runtime = runtime
-        self._passes = Backpropagation(runtime, config, texts.value.labels.shape[-1], weights=False)
+        self._passes = Backpropagation(runtime, config, texts.value.labels.shape[-1], weights=False, on_layer=on_layer)
         self._assemble = Segment(runtime, "assemble", partial(_assemble, config))
         with runtime.ledger.phase("setup"):
             self._layers = [runtime.share(Owned(weights.party, params)) for params in weights.value["layers"]]

@@ -1,5 +1,40 @@
 """What private tuning costs, and what the alternatives would: measurements, records, tables and figures."""
 
+from secp_spu.bench.activation import activation_cases
+from secp_spu.bench.attention import attention_cases
+from secp_spu.bench.cosine import cosine_cases
+from secp_spu.bench.iteration import ATTENTION, Iteration, iteration_cases
 from secp_spu.bench.records import Case, Record, RecordFile, measure_all, read_records
+from secp_spu.bench.setting import Setting, make_setting
+from secp_spu.bench.shapes import SHAPES
+from secp_spu.bench.tables import (
+    Table,
+    activation_tables,
+    attention_tables,
+    cosine_tables,
+    iteration_tables,
+    operation_tables,
+)
 
-__all__ = ["Case", "Record", "RecordFile", "measure_all", "read_records"]
+__all__ = [
+    "ATTENTION",
+    "SHAPES",
+    "Case",
+    "Iteration",
+    "Record",
+    "RecordFile",
+    "Setting",
+    "Table",
+    "activation_cases",
+    "activation_tables",
+    "attention_cases",
+    "attention_tables",
+    "cosine_cases",
+    "cosine_tables",
+    "iteration_cases",
+    "iteration_tables",
+    "make_setting",
+    "measure_all",
+    "operation_tables",
+    "read_records",
+]

@@ -24,13 +24,16 @@ class Case:
         key: what decides its result: `bench`, `variant`, `protocol`, `parties`, sizes and choices. A record of the same
             key is the same measurement.
         measure: makes the rest of the record.
+        steps: how many it reports to the progress it was made with.
     """
 
     key: Mapping[str, Any]
     measure: Callable[[], Record]
+    steps: int = 0
 
     def __str__(self) -> str:
-        return " ".join(str(value) if name == "variant" else f"{name}={value}" for name, value in self.key.items())
+        shown = (str(value) for name, value in self.key.items() if name not in ("parties", "correlations"))
+        return ", ".join(shown)
 
 
 class RecordFile:
@@ -83,16 +86,14 @@ def read_records(path: Path) -> list[Record]:
 
 def measure_all(cases: Iterable[Case], file: RecordFile, progress: Progress) -> list[Record]:
     """Measure what the file has no record of yet; returns the records of all cases, in order."""
-    cases = list(cases)
-    progress.stage("measuring", len(cases))
-    found = []
-    for case in cases:
+    cases, found = list(cases), []
+    for number, case in enumerate(cases, 1):
         record = file.find(case.key)
         if record is None:
+            progress.stage(f"{number} of {len(cases)}: {case}", case.steps)
             record = {**case.key, **case.measure(), "machine": machine()}
             file.add(record)
         found.append(record)
-        progress.step()
     return found
 
 

@@ -2,7 +2,7 @@
 
 from secp_spu.runtime.base import Correlations, Owned, Runtime, RuntimeFailure, Stored
 from secp_spu.runtime.dry import AuditRuntime
-from secp_spu.runtime.forward import Batch, SecureModel
+from secp_spu.runtime.forward import Batch, SecureModel, StreamedLayers
 from secp_spu.runtime.ledger import Ledger
 from secp_spu.runtime.local import LocalRuntime
 from secp_spu.runtime.plaintext import PlaintextRuntime
@@ -22,5 +22,6 @@ __all__ = [
     "SecureModel",
     "Spec",
     "Stored",
+    "StreamedLayers",
     "compile_program",
 ]

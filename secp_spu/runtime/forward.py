@@ -6,7 +6,7 @@ those of one layer. Weights are shared once. A whole population goes through in 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -41,13 +41,36 @@ class Batch:
     readout: Stored
 
 
+class StreamedLayers:
+    """Layers that are shared when their turn comes and deleted after it: memory for one, their traffic in every pass.
+
+    Args:
+        runtime: where they go.
+        count: how many.
+        share: gives the variables of layer number i, as handles.
+    """
+
+    def __init__(self, runtime: Runtime, count: int, share: Callable[[int], Tree]):
+        self._runtime, self._count, self._share = runtime, count, share
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Tree]:
+        for number in range(self._count):
+            with self._runtime.ledger.phase("setup"):
+                variables = self._share(number)
+            yield variables
+            self._runtime.free(variables)
+
+
 class SecureModel:
     """A model whose weights and inputs the compute parties keep.
 
     Args:
         runtime: where it runs.
         config: of the encoder.
-        layers: each layer's variables ("params", "public"), as pytrees of handles.
+        layers: each layer's variables ("params", "public"), as pytrees of handles; or `StreamedLayers`.
         head: parameters of the label-word head as handles; None for the label-embedding head, which has none.
         labels: how many.
         on_layer: called after every layer, for progress.
@@ -57,13 +80,13 @@ class SecureModel:
         self,
         runtime: Runtime,
         config: EncoderConfig,
-        layers: Sequence[Tree],
+        layers: Sequence[Tree] | StreamedLayers,
         head: Tree | None,
         labels: int,
         *,
         on_layer: Callable[[], None] = lambda: None,
     ):
-        self._runtime, self._layers, self._head, self._on_layer = runtime, list(layers), head, on_layer
+        self._runtime, self._layers, self._head, self._on_layer = runtime, layers, head, on_layer
         self._layer_module = EncoderLayer(config)
         self._run_layer = partial(_run_layer, self._layer_module)
         self._run_head = partial(_run_label_words, LabelWordHead(config, labels)) if head else _run_label_embeddings

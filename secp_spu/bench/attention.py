@@ -1,0 +1,42 @@
+"""Softmax attention and random feature attention, by length (arXiv 2506.15307, figure 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from secp_spu.bench.parts import attention_part
+from secp_spu.bench.records import Case
+from secp_spu.bench.setting import Setting
+from secp_spu.model import EncoderConfig
+
+
+def attention_cases(
+    setting: Setting,
+    config: EncoderConfig,
+    lengths: Sequence[int],
+    features: Sequence[int],
+    *,
+    variants: Sequence[str] = ("softmax", "rfa"),
+) -> Iterator[Case]:
+    """One layer's attention on one sequence, from queries, keys and values to the heads' output.
+
+    Args:
+        setting: what to run under.
+        config: gives heads and head_dim.
+        lengths: tokens a sequence.
+        features: frequencies of random feature attention.
+        variants: "softmax", "rfa".
+    """
+    for length in lengths:
+        sizes = {"seq_len": length, "heads": config.heads, "head_dim": config.head_dim, "batch": 1}
+        key = {"bench": "attention", **setting.key, **sizes}
+        if "softmax" in variants:
+            yield _case({**key, "variant": "softmax"}, setting, replace(config, attention="softmax"))
+        for count in features if "rfa" in variants else ():
+            of_count = replace(config, attention="rfa", features=count)
+            yield _case({**key, "variant": "rfa", "features": count}, setting, of_count)
+
+
+def _case(key: dict, setting: Setting, config: EncoderConfig) -> Case:
+    return Case(key, lambda: attention_part(config, 1, key["seq_len"]).measure(setting))

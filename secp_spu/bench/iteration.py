@@ -1,0 +1,248 @@
+"""One tuning iteration of every method on one model's shape: what each costs, by stage and by program."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import psutil
+
+from secp_spu.baseline import FineTuning, GradientPromptTuning, TrainingTexts
+from secp_spu.baseline.fine_tuning import VOCABULARY_ROWS
+from secp_spu.bench.activation import ACTIVATIONS
+from secp_spu.bench.parts import Gradients, layer_parts
+from secp_spu.bench.records import Case, Record
+from secp_spu.bench.scaling import extrapolate, stages
+from secp_spu.bench.setting import OWNER, Setting
+from secp_spu.bench.shapes import LABELS, SHAPES, RandomModel, RandomTexts
+from secp_spu.config import ConfigError
+from secp_spu.model import ActivationKind, AttentionKind, EncoderConfig, EncoderLayer
+from secp_spu.protocol import Scheme
+from secp_spu.runtime import Batch, Owned, PlaintextRuntime, Runtime, SecureModel, StreamedLayers
+from secp_spu.tuning import Progress
+
+Method = Literal["sft", "prompt", "fot", "fot-rfa"]
+ATTENTION: dict[Method, AttentionKind] = {"sft": "softmax", "prompt": "softmax", "fot": "softmax", "fot-rfa": "rfa"}
+"""The methods: full fine-tuning, gradient prompt tuning, forward-only tuning, and that with random features."""
+
+GRADIENTS: dict[Method, Gradients] = {"sft": "weights", "prompt": "inputs", "fot": None, "fot-rfa": None}
+"""Where they differentiate."""
+
+LEARNING_RATE = 1e-3
+SHORTEST = 8
+"""Tokens: a quarter of them is the prompt's."""
+
+MEMORY_SHARE = 0.5
+"""Of free memory that weights may take; a model that needs more is shared layer by layer."""
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """What is measured.
+
+    Attributes:
+        setting: what to run under.
+        method: see `ATTENTION`.
+        shape: a name in `SHAPES`.
+        seq_len: tokens of prompt and text together.
+        batch: texts.
+        layers: how many of the shape's are run.
+        extrapolate: scale the layers that were run, and one part of the word embeddings, to the whole shape.
+        activation: of the feed-forward layers and the head.
+        features: frequencies of random feature attention.
+    """
+
+    setting: Setting
+    method: Method
+    shape: str
+    seq_len: int
+    batch: int
+    layers: int
+    extrapolate: bool
+    activation: ActivationKind
+    features: int
+
+    def __post_init__(self):
+        if self.shape not in SHAPES:
+            raise ConfigError(f"--model {self.shape}: must be one of {', '.join(SHAPES)}")
+        if self.method not in ATTENTION:
+            raise ConfigError(f"--methods {self.method}: must be some of {', '.join(ATTENTION)}")
+        if self.activation not in ACTIVATIONS:
+            raise ConfigError(f"--activation {self.activation}: must be one of {', '.join(ACTIVATIONS)}")
+        whole = SHAPES[self.shape]
+        if self.layers > whole.layers:
+            raise ConfigError(f"--layers {self.layers}: {self.shape} has {whole.layers}")
+        longest = whole.max_positions - whole.position_offset
+        if not SHORTEST <= self.seq_len <= longest:
+            raise ConfigError(f"--seq-len {self.seq_len}: {self.shape} takes {SHORTEST} to {longest} tokens")
+
+    @property
+    def config(self) -> EncoderConfig:
+        """The encoder that is run."""
+        return replace(
+            SHAPES[self.shape],
+            layers=self.layers,
+            attention=ATTENTION[self.method],
+            activation=self.activation,
+            head_activation=self.activation,
+            features=self.features,
+        )
+
+    @property
+    def vocabulary_rows(self) -> int:
+        """Of the word embeddings, how many are trained."""
+        return min(SHAPES[self.shape].vocab_size, VOCABULARY_ROWS if self.extrapolate else 2**31)
+
+    @property
+    def key(self) -> Record:
+        """Its record's key."""
+        rfa = {"features": self.features} if ATTENTION[self.method] == "rfa" else {}
+        return {
+            "variant": self.method,
+            **self.setting.key,
+            "model": self.shape,
+            "seq_len": self.seq_len,
+            "batch": self.batch,
+            "activation": self.activation,
+            **rfa,
+        }
+
+    def measure(self, progress: Progress) -> Record:
+        """Costs of an iteration by phase, program and stage; the error is that of the logits, or of the loss."""
+        expected = self._run(PlaintextRuntime(), lambda: None)[1]
+        costs, found = self._run(self.setting.runtime(), progress.step)
+        if self.extrapolate:
+            whole = SHAPES[self.shape]
+            factors = {"layers": whole.layers / self.layers, "words": whole.vocab_size / self.vocabulary_rows}
+            costs = extrapolate(costs, **factors, shared=self._not_shared())
+        return {**costs, "stages": stages(costs), "max_abs_error": float(np.abs(found - expected).max())}
+
+    def _run(self, runtime: Runtime, on_layer: Callable[[], None]) -> tuple[Record, np.ndarray]:
+        with runtime:
+            run = {"sft": self._fine_tune, "prompt": self._tune_by_gradient}.get(self.method, self._forward)
+            result = run(runtime, on_layer)
+            value = runtime.open_to(OWNER, result).value
+            return runtime.ledger.report(), np.asarray(value)
+
+    def _forward(self, runtime: Runtime, on_layer: Callable[[], None]) -> Any:
+        """One prompt's evaluation by forward-only tuning."""
+        config, texts = self.config, self._texts
+        model = RandomModel(config)
+
+        def share(number: int) -> Any:
+            variables = model.layer(number)
+            public = runtime.publish(variables["public"])
+            return {"params": runtime.share(Owned(OWNER, variables["params"])), "public": public}
+
+        with runtime.ledger.phase("setup"):
+            streamed = StreamedLayers(runtime, config.layers, share)
+            layers = streamed if self._exceeds_memory() else [share(number) for number in range(config.layers)]
+            head = runtime.share(Owned(OWNER, model.head()))
+            hidden = texts.embedded(self.seq_len - texts.prompt_tokens)
+            batch = Batch(**runtime.share(Owned(OWNER, _batch(hidden, texts))))
+        secure = SecureModel(runtime, config, layers, head, LABELS, on_layer=on_layer)
+        return secure.logits(runtime.share(Owned(OWNER, texts.prompts())), batch)
+
+    def _fine_tune(self, runtime: Runtime, on_layer: Callable[[], None]) -> Any:
+        texts, rows = self._texts, self.vocabulary_rows
+        ids = texts.token_ids(self.seq_len, rows)
+        given = TrainingTexts(ids, texts.padding_mask(), texts.readout(), texts.labels())
+        weights = self._weights() | {"embeddings": RandomModel(self.config).embeddings()}
+        trainer = FineTuning(
+            runtime,
+            self.config,
+            Owned(OWNER, weights),
+            Owned(OWNER, given),
+            rate=LEARNING_RATE,
+            vocabulary_rows=rows,
+            on_layer=on_layer,
+        )
+        return trainer.step()
+
+    def _tune_by_gradient(self, runtime: Runtime, on_layer: Callable[[], None]) -> Any:
+        texts = self._texts
+        hidden = texts.embedded(self.seq_len - texts.prompt_tokens)
+        given = TrainingTexts(hidden, texts.padding_mask(), texts.readout(), texts.labels())
+        trainer = GradientPromptTuning(
+            runtime,
+            self.config,
+            Owned(OWNER, self._weights()),
+            Owned(OWNER, RandomModel(self.config).embeddings()),
+            Owned(OWNER, texts.prompts()[0]),
+            Owned(OWNER, given),
+            rate=LEARNING_RATE,
+            on_layer=on_layer,
+        )
+        return trainer.step()
+
+    @property
+    def _texts(self) -> RandomTexts:
+        return RandomTexts(self.config, self.batch, self.seq_len)
+
+    def _weights(self) -> dict[str, Any]:
+        model = RandomModel(self.config)
+        layers = [model.layer(number)["params"] for number in range(self.layers)]
+        return {"layers": layers, "head": model.head()}
+
+    def _exceeds_memory(self) -> bool:
+        elements = self.layers * sum(_layer_sizes(self.config))
+        return 8 * self._copies * elements > MEMORY_SHARE * psutil.virtual_memory().available
+
+    @property
+    def _copies(self) -> int:
+        """Components that all parties together hold of a shared element."""
+        scheme = Scheme(self.setting.protocol, self.setting.parties)
+        return sum(len(scheme.held_by(rank)) for rank in range(self.setting.parties))
+
+    def _not_shared(self) -> dict[str, float]:
+        """Figures of sharing the layers, and for fine-tuning the word embeddings, that an extrapolation leaves out."""
+        whole, sizes = SHAPES[self.shape], _layer_sizes(self.config)
+        layers = whole.layers - self.layers
+        elements, arrays = layers * sum(sizes), layers * len(sizes)
+        if self.method == "sft":
+            rows = whole.vocab_size - self.vocabulary_rows
+            elements += rows * (whole.width + self.batch * self.seq_len)
+            arrays += 2 * math.ceil(rows / VOCABULARY_ROWS)
+        total = 8 * self._copies * elements
+        return {"bytes_total": total, "bytes": total / self.setting.parties, "sends": arrays}
+
+
+def _layer_sizes(config: EncoderConfig) -> list[int]:
+    """Elements of every array of a layer's weights."""
+    inputs = jnp.zeros((1, 1, config.width)), jnp.ones((1, 1))
+    shapes = jax.eval_shape(EncoderLayer(config).init, jax.random.key(0), *inputs)["params"]
+    return [math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)]
+
+
+def _batch(hidden: np.ndarray, texts: RandomTexts) -> dict[str, np.ndarray]:
+    return {"hidden": hidden, "padding_mask": texts.padding_mask(), "readout": texts.readout()}
+
+
+def iteration_cases(iterations: Sequence[Iteration], progress: Progress, *, operations: bool) -> Iterator[Case]:
+    """An iteration of every method, and the parts of one layer of each.
+
+    Args:
+        iterations: what to measure.
+        progress: told of every layer.
+        operations: measure a layer's parts too.
+    """
+    for one in iterations:
+        whole = SHAPES[one.shape].layers
+        sizes = {
+            "layers": whole if one.extrapolate else one.layers,
+            "measured_layers": one.layers,
+            "extrapolated": one.extrapolate,
+        }
+        passes = 2 if GRADIENTS[one.method] else 1
+        key = {"bench": "iteration", **one.key, **sizes}
+        yield Case(key, partial(one.measure, progress), passes * one.layers)
+    for one in iterations if operations else ():
+        for part in layer_parts(one.config, one.batch, one.seq_len):
+            key = {"bench": "operation", **one.key, "operation": part.name}
+            yield Case(key, partial(part.measure, one.setting, GRADIENTS[one.method]))

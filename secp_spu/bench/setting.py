@@ -1,0 +1,97 @@
+"""A protocol, its parties and where correlations come from: what every measurement under MPC is made with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import jax
+import numpy as np
+
+from secp_spu.bench.records import Record
+from secp_spu.config import ConfigError
+from secp_spu.runtime import LocalRuntime, Owned
+
+Tree = Any
+
+LEAST_PARTIES = {"aby3": 3, "semi2k": 2}
+
+OWNER = "owner"
+"""Who gives the inputs of a measurement and sees its result."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a measurement runs under; all parties are threads of this process.
+
+    Attributes:
+        protocol: "aby3" or "semi2k".
+        parties: how many.
+        correlations: "joint" or "dealt".
+    """
+
+    protocol: Literal["aby3", "semi2k"]
+    parties: int
+    correlations: Literal["joint", "dealt"] = "joint"
+
+    @property
+    def key(self) -> Record:
+        """Its part of a record's key."""
+        return {"protocol": self.protocol, "parties": self.parties, "correlations": self.correlations}
+
+    def runtime(self) -> LocalRuntime:
+        """A runtime of its own, whose ledger is at zero."""
+        return LocalRuntime(self.protocol, self.parties, correlations=self.correlations)
+
+
+def make_setting(protocol: str, parties: int | None, correlations: str) -> Setting:
+    """A setting from a user's words.
+
+    Args:
+        protocol: "aby3" or "semi2k".
+        parties: None for the least that the protocol runs among.
+        correlations: "joint" or "dealt".
+    Raises: ConfigError naming the option.
+    """
+    if protocol not in LEAST_PARTIES:
+        raise ConfigError(f"--protocol {protocol}: must be aby3 or semi2k")
+    if correlations not in ("joint", "dealt"):
+        raise ConfigError(f"--correlations {correlations}: must be joint or dealt")
+    parties = LEAST_PARTIES[protocol] if parties is None else parties
+    if parties < LEAST_PARTIES[protocol] or (protocol == "aby3" and parties > LEAST_PARTIES[protocol]):
+        raise ConfigError(f"--parties {parties}: aby3 runs among 3, semi2k among 2 or more")
+    return Setting(cast(Any, protocol), parties, cast(Any, correlations))
+
+
+def measure_function(
+    setting: Setting,
+    name: str,
+    function: Callable[..., Any],
+    inputs: Tree,
+    *,
+    public: Tree = (),
+    declared: Tree = (),
+) -> Record:
+    """Run a function once on random shares and compare it with plaintext.
+
+    Args:
+        setting: what to run under.
+        name: of the program.
+        function: of (inputs, public, correlations); keep it alive. Plaintext is the same with correlations None.
+        inputs: pytree of arrays, secret.
+        public: pytree of arrays that everybody may know.
+        declared: the correlations that one run spends.
+    Returns: setup, offline and online costs, and `max_abs_error` over all results.
+    """
+    expected = jax.tree.leaves(jax.jit(lambda a, b: function(a, b, None))(inputs, public))
+    with setting.runtime() as runtime:
+        with runtime.ledger.phase("setup"):
+            shared, published = runtime.share(Owned(OWNER, inputs)), runtime.publish(public)
+        with runtime.ledger.phase("offline"):
+            correlations = runtime.correlations(declared)
+        result = runtime.run(name, function, shared, published, correlations)
+        phases = runtime.ledger.report()
+        found = jax.tree.leaves(runtime.open_to(OWNER, result).value)
+    error = max(float(np.abs(a - np.asarray(b)).max()) for a, b in zip(found, expected, strict=True))
+    return {**phases, "max_abs_error": error}

@@ -1,0 +1,211 @@
+"""Bench records in, tables out: the same rows for terminal and Markdown, every cost with its unit and its phase."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from secp_spu.bench.records import Record
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text.
+
+    Attributes:
+        title: what is shown.
+        columns: names with units.
+        rows: as many texts each.
+        notes: what a reader must know.
+        words: how many columns, from the left, hold words; the others hold figures.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str] = ()
+    words: int = 1
+
+    def markdown(self) -> str:
+        """The table as a section of a Markdown document."""
+        marks = ["---" if i < self.words else "---:" for i in range(len(self.columns))]
+        lines = [self.columns, marks, *self.rows]
+        table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        return "\n\n".join([f"## {self.title}", table, *self.notes]) + "\n"
+
+
+def of_bench(records: Iterable[Record], bench: str) -> list[Record]:
+    """The records of one bench."""
+    return [record for record in records if record["bench"] == bench]
+
+
+def setting_name(record: Record) -> str:
+    """Protocol, parties and where correlations come from, in words."""
+    return f"{record['protocol']}, {record['parties']} parties, {record['correlations']}"
+
+
+def groups(records: Iterable[Record], key: Callable[[Record], Any]) -> Iterator[tuple[Any, list[Record]]]:
+    """Records of one key together, in the order of their first one."""
+    found: dict[Any, list[Record]] = {}
+    for record in records:
+        found.setdefault(key(record), []).append(record)
+    yield from found.items()
+
+
+def cosine_tables(records: Iterable[Record]) -> list[Table]:
+    """Bytes, sends and seconds of a cosine."""
+    note = (
+        "`spu-cos` is a cosine alone, all others are cosine and sine of an angle; the number behind `one-opening` is "
+        "the factors' fraction bits."
+    )
+    return [
+        _by_element("Cosine", name, group, note) for name, group in groups(of_bench(records, "cosine"), setting_name)
+    ]
+
+
+def activation_tables(records: Iterable[Record]) -> list[Table]:
+    """Bytes, sends and seconds of an activation."""
+    found = groups(of_bench(records, "activation"), setting_name)
+    return [_by_element("Activations", name, group) for name, group in found]
+
+
+def _by_element(title: str, setting: str, records: Sequence[Record], *notes: str) -> Table:
+    rows = []
+    for record in records:
+        online, offline, elements = record["online"], record["offline"], record["elements"]
+        rows.append(
+            [
+                record["variant"],
+                f"{online['bytes'] / elements:,.1f}",
+                f"{online['sends']:,.1f}",
+                f"{online['seconds'] / elements * 1e6:.2f}",
+                f"{offline['bytes'] / elements:,.1f}",
+                f"{offline['sends']:,.1f}",
+                f"{offline['seconds'] / elements * 1e6:.2f}",
+                f"{record['max_abs_error']:.1e}",
+            ]
+        )
+    columns = ["variant", "online B", "online sends", "online µs"]
+    columns += ["offline B", "offline sends", "offline µs", "max error"]
+    note = "Bytes and µs are of an element, sends of the whole call; bytes and sends are the mean over the parties."
+    return Table(f"{title}: {setting}", columns, rows, [note, *notes])
+
+
+def attention_tables(records: Iterable[Record]) -> list[Table]:
+    """Softmax against random features, by length."""
+    found = groups(of_bench(records, "attention"), lambda r: (setting_name(r), r["heads"], r["head_dim"]))
+    return [_attention_table(key, group) for key, group in found]
+
+
+def _attention_table(key: tuple[str, int, int], records: Sequence[Record]) -> Table:
+    setting, heads, head_dim = key
+    softmax = {record["seq_len"]: record["online"] for record in records if record["variant"] == "softmax"}
+    rows = []
+    for record in sorted(records, key=lambda r: (r["seq_len"], r.get("features", 0))):
+        against, online, offline = softmax.get(record["seq_len"]), record["online"], record["offline"]
+        rows.append(
+            [
+                str(record["seq_len"]),
+                record["variant"] + (f", {record['features']} features" if "features" in record else ""),
+                *_cost(online),
+                *_cost(offline),
+                f"{against['bytes'] / online['bytes']:.1f}" if against else "",
+                f"{against['seconds'] / online['seconds']:.1f}" if against else "",
+                f"{record['max_abs_error']:.1e}",
+            ]
+        )
+    columns = ["tokens", "attention", "online MB", "online sends", "online s", "offline MB", "offline sends"]
+    columns += ["offline s", "softmax bytes / these", "softmax s / these", "max error"]
+    note = (
+        "One layer's attention on one sequence, from queries, keys and values to the heads' output. MB and sends: mean "
+        "over the parties. The ratios are of the online phase; softmax has no offline phase."
+    )
+    return Table(f"Attention of {heads} heads of {head_dim}: {setting}", columns, rows, [note], words=2)
+
+
+def iteration_tables(records: Iterable[Record]) -> list[Table]:
+    """One tuning iteration by method."""
+    found = groups(of_bench(records, "iteration"), lambda r: (workload(r), setting_name(r)))
+    return [_iteration_table(key, group) for key, group in found]
+
+
+def _iteration_table(key: tuple[str, str], records: Sequence[Record]) -> Table:
+    ours = next((record for record in records if record["variant"] == "fot-rfa"), None)
+    rows = []
+    for record in sorted(records, key=lambda r: METHODS.index(r["variant"])):
+        stages = (record["stages"][stage]["seconds"] for stage in ("forward", "backward", "optimizer"))
+        offline, online = record["offline"], record["online"]
+        rows.append(
+            [
+                record["variant"],
+                *(f"{seconds:,.1f}" for seconds in stages),
+                f"{offline['bytes'] / 1e6:,.1f}",
+                f"{offline['seconds']:,.1f}",
+                *_cost(online),
+                f"{_all_parties(record) / 1e9:,.2f}",
+                f"{_seconds(record):,.1f}",
+                *(_ratios(record, ours) if ours else ("", "")),
+            ]
+        )
+    columns = ["method", "forward s", "backward s", "optimizer s", "offline MB", "offline s", "online MB"]
+    columns += ["online sends", "online s", "GB of all", "total s", "bytes / ours", "s / ours"]
+    note = (
+        "MB and sends: mean over the parties. `GB of all` parties, `total s` and the ratios are of offline and online "
+        "together; ours is `fot-rfa`. Set-up, once a run, is left out."
+    )
+    scaled = sorted({r["measured_layers"] for r in records if r["extrapolated"]})
+    mark = (
+        f"Scaled linearly from {', '.join(map(str, scaled))} measured layer{'s' * (scaled != [1])}." if scaled else ""
+    )
+    return Table(f"One iteration of {': '.join(key)}", columns, rows, [note, mark] if mark else [note])
+
+
+def operation_tables(records: Iterable[Record]) -> list[Table]:
+    """The parts of one layer, by method."""
+    found = groups(of_bench(records, "operation"), lambda r: (workload(r), setting_name(r)))
+    return [_operation_table(key, group) for key, group in found]
+
+
+def _operation_table(key: tuple[str, str], records: Sequence[Record]) -> Table:
+    rows = []
+    for record in sorted(records, key=lambda r: METHODS.index(r["variant"])):
+        of_method = [r for r in records if r["variant"] == record["variant"]]
+        shares = (
+            record["online"][figure] / sum(r["online"][figure] for r in of_method) for figure in ("bytes", "seconds")
+        )
+        cells = [record["variant"], record["operation"], *_cost(record["online"]), *_cost(record["offline"])]
+        rows.append([*cells, *(f"{share:.0%}" for share in shares)])
+    columns = ["method", "operation", "online MB", "online sends", "online s", "offline MB", "offline sends"]
+    columns += ["offline s", "of the bytes", "of the seconds"]
+    note = (
+        "Each part of one layer measured on its own, with its backward pass where the method has one; shares are of "
+        "these parts' online phase. MB and sends: mean over the parties."
+    )
+    return Table(f"One layer of {': '.join(key)}", columns, rows, [note], words=2)
+
+
+def workload(record: Record) -> str:
+    """The model and its input."""
+    layers = f" ({record['layers']} layers)" if "layers" in record else ""
+    return f"{record['model']}{layers}, {record['batch']} x {record['seq_len']} tokens, {record['activation']}"
+
+
+METHODS = ("sft", "prompt", "fot", "fot-rfa")
+"""In the order of tables."""
+
+
+def _cost(cost: Mapping[str, float]) -> tuple[str, str, str]:
+    return f"{cost['bytes'] / 1e6:,.1f}", f"{cost['sends']:,.0f}", f"{cost['seconds']:,.1f}"
+
+
+def _all_parties(record: Record) -> float:
+    return record["offline"]["bytes_total"] + record["online"]["bytes_total"]
+
+
+def _seconds(record: Record) -> float:
+    return record["offline"]["seconds"] + record["online"]["seconds"]
+
+
+def _ratios(record: Record, ours: Record) -> tuple[str, str]:
+    return f"{_all_parties(record) / _all_parties(ours):.1f}", f"{_seconds(record) / _seconds(ours):.1f}"
