@@ -31,6 +31,8 @@ from secp_spu.bench import (
     make_setting,
     measure_all,
     operation_tables,
+    read_records,
+    write_report,
 )
 from secp_spu.config import ConfigError
 from secp_spu.terminal import QuietOption, TerminalProgress
@@ -132,6 +134,17 @@ def iteration(
     ]
     tables = (iteration_tables, operation_tables) if operations else (iteration_tables,)
     _measure(lambda progress: iteration_cases(wanted, progress, operations=operations), json, quiet, *tables)
+
+
+@bench.command()
+def report(
+    json: Annotated[list[Path], typer.Option("--json", help="A file of records; can be repeated.")],
+    out: Annotated[Path, typer.Option(help="Folder for report.md and its figures.")],
+) -> None:
+    """Tables and figures of all records in some files."""
+    records = [record for path in json for record in read_records(path)]
+    for path in write_report(records, out):
+        Console().print(str(path), soft_wrap=True, highlight=False)
 
 
 def _counts(text: str) -> list[int]:

@@ -5,6 +5,7 @@ from secp_spu.bench.attention import attention_cases
 from secp_spu.bench.cosine import cosine_cases
 from secp_spu.bench.iteration import ATTENTION, Iteration, iteration_cases
 from secp_spu.bench.records import Case, Record, RecordFile, measure_all, read_records
+from secp_spu.bench.report import write_report
 from secp_spu.bench.setting import Setting, make_setting
 from secp_spu.bench.shapes import SHAPES
 from secp_spu.bench.tables import (
@@ -37,4 +38,5 @@ __all__ = [
     "measure_all",
     "operation_tables",
     "read_records",
+    "write_report",
 ]

@@ -1,0 +1,129 @@
+"""Bench records in, figures out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator, ScalarFormatter
+
+from secp_spu.bench.records import Record
+from secp_spu.bench.tables import METHODS, groups, of_bench, setting_name, workload
+
+STAGE_COLOURS = {"offline": "#e0a458", "forward": "#3d6fb4", "backward": "#7fa6d6", "optimizer": "#9aa5b1"}
+PART_COLOURS = ["#3d6fb4", "#e0a458", "#5b9a68", "#9aa5b1"]
+METHOD_NAMES = {"sft": "fine-tuning", "prompt": "gradient prompt", "fot": "FoT, softmax", "fot-rfa": "FoT, RFA (ours)"}
+
+
+def draw_iterations(records: Iterable[Record]) -> dict[str, Figure]:
+    """Time and communication of an iteration by method: a figure for every workload and setting, by file name."""
+    found = groups(of_bench(records, "iteration"), lambda r: (workload(r), setting_name(r)))
+    return {f"iteration-{_file(group[0])}": _draw_iteration(": ".join(key), group) for key, group in found}
+
+
+def _draw_iteration(title: str, records: Sequence[Record]) -> Figure:
+    records = _by_method(records)
+    figure, (time, traffic) = _panels(title, rows=len(records))
+    names = [METHOD_NAMES[record["variant"]] for record in records]
+    seconds = {"offline": [record["offline"]["seconds"] for record in records]}
+    gigabytes = {"offline": [record["offline"]["bytes_total"] / 1e9 for record in records]}
+    for stage in ("forward", "backward", "optimizer"):
+        seconds[stage] = [record["stages"][stage]["seconds"] for record in records]
+        gigabytes[stage] = [record["stages"][stage]["bytes_total"] / 1e9 for record in records]
+    _stack(time, names, seconds, "{:,.0f} s")
+    _stack(traffic, names, gigabytes, "{:,.1f} GB")
+    time.set(xlabel="seconds", title="Time")
+    traffic.set(xlabel="GB sent by all parties", title="Communication")
+    traffic.set_yticklabels([])
+    figure.legend(*time.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    return figure
+
+
+def _stack(axes: Axes, names: Sequence[str], parts: dict[str, list[float]], label: str) -> None:
+    left = [0.0] * len(names)
+    for part, values in parts.items():
+        axes.barh(names, values, left=left, color=STAGE_COLOURS[part], label=part)
+        left = [a + b for a, b in zip(left, values, strict=True)]
+    for i, total in enumerate(left):
+        axes.text(total, i, " " + label.format(total), va="center", fontsize=9)
+    axes.margins(x=0.2)
+
+
+def draw_operations(records: Iterable[Record]) -> dict[str, Figure]:
+    """What part of a layer is attention, activation, layer norm and dense layers, by method, by file name."""
+    found = groups(of_bench(records, "operation"), lambda r: (workload(r), setting_name(r)))
+    return {f"operations-{_file(group[0])}": _draw_operations(": ".join(key), group) for key, group in found}
+
+
+def _draw_operations(title: str, records: Sequence[Record]) -> Figure:
+    methods = [method for method in METHODS if any(record["variant"] == method for record in records)][::-1]
+    figure, panels = _panels(title, rows=len(methods))
+    for axes, figure_name in zip(panels, ("seconds", "bytes"), strict=True):
+        for row, method in enumerate(methods):
+            parts = [record for record in records if record["variant"] == method]
+            total = sum(part["online"][figure_name] for part in parts)
+            left = 0.0
+            for colour, part in zip(PART_COLOURS, parts, strict=False):
+                share = part["online"][figure_name] / total
+                axes.barh(row, share, left=left, color=colour)
+                if share > 0.05:
+                    axes.text(
+                        left + share / 2, row, f"{share:.0%}", ha="center", va="center", color="white", fontsize=9
+                    )
+                left += share
+        axes.set(title=f"Share of the {figure_name}", xlim=(0, 1), xticks=[])
+        axes.set_yticks(range(len(methods)), [METHOD_NAMES[method] for method in methods])
+        axes.spines["bottom"].set_visible(False)
+    panels[1].set_yticklabels([])
+    names = ["attention (softmax or RFA)", records[1]["operation"], "layer norm", "linear"]
+    for colour, name in zip(PART_COLOURS, names, strict=True):
+        panels[0].barh(0, 0, color=colour, label=name)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False)
+    return figure
+
+
+def draw_attention(records: Iterable[Record]) -> dict[str, Figure]:
+    """Attention against length: bytes and seconds of the online phase, a figure a setting (the paper's figure 3)."""
+    found = groups(of_bench(records, "attention"), setting_name)
+    return {f"attention-{_file(group[0])}": _draw_attention(setting, group) for setting, group in found}
+
+
+def _draw_attention(setting: str, records: Sequence[Record]) -> Figure:
+    figure, panels = _panels(f"One layer's attention: {setting}", rows=5)
+    lengths = sorted({record["seq_len"] for record in records})
+    for axes, figure_name, scale in zip(panels, ("seconds", "bytes"), (1, 1e6), strict=True):
+        for (variant, features), lines in groups(records, lambda r: (r["variant"], r.get("features"))):
+            lines = sorted(lines, key=lambda r: r["seq_len"])
+            values = [line["online"][figure_name] / scale for line in lines]
+            name = "softmax" if variant == "softmax" else f"random features, {features}"
+            (drawn,) = axes.plot([line["seq_len"] for line in lines], values, marker="o", markersize=4, label=name)
+            if variant == "softmax":
+                drawn.set(color="#9aa5b1", linestyle="--")
+        axes.set(xscale="log", yscale="log", xlabel="tokens")
+        axes.set_xticks(lengths)
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+    panels[0].set(ylabel="seconds, online", title="Time")
+    panels[1].set(ylabel="MB a party, online", title="Communication")
+    panels[0].legend(frameon=False)
+    return figure
+
+
+def _panels(title: str, *, rows: int) -> tuple[Figure, Sequence[Axes]]:
+    figure = Figure(figsize=(9, 1.6 + 0.45 * rows), layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    panels = figure.subplots(1, 2)
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, panels
+
+
+def _by_method(records: Sequence[Record]) -> list[Record]:
+    """Ours at the top of a bar chart, which counts from below."""
+    return sorted(records, key=lambda r: METHODS.index(r["variant"]))
+
+
+def _file(record: Record) -> str:
+    sizes = f"-{record['model']}-{record['seq_len']}-{record['activation']}" if "model" in record else ""
+    return f"{record['protocol']}-{record['parties']}-{record['correlations']}{sizes}"

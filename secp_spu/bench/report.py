@@ -1,0 +1,71 @@
+"""Files of records in, one Markdown report with its figures out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from secp_spu.bench.figures import draw_attention, draw_iterations, draw_operations
+from secp_spu.bench.published import published_tables
+from secp_spu.bench.records import Record
+from secp_spu.bench.tables import (
+    activation_tables,
+    attention_tables,
+    cosine_tables,
+    iteration_tables,
+    operation_tables,
+)
+from secp_spu.config import ConfigError
+
+NAME = "report.md"
+
+INTRODUCTION = """# What private tuning costs
+
+Measured by `secp-spu bench` on one machine that runs all parties, with no network between them: bytes and sends are
+exact, seconds are this machine's. 1 MB is 10^6 bytes. The offline phase needs no input and can run beforehand; it is
+stated beside the online phase everywhere.
+"""
+
+MAKERS = (
+    (published_tables, None),
+    (iteration_tables, draw_iterations),
+    (operation_tables, draw_operations),
+    (attention_tables, draw_attention),
+    (cosine_tables, None),
+    (activation_tables, None),
+)
+"""What makes tables of all records, and figures; in the order of the report."""
+
+
+def write_report(records: Sequence[Record], folder: Path) -> list[Path]:
+    """Write report.md and a PNG for every figure; returns their paths.
+
+    Raises: ConfigError without records, or for a folder that cannot be written.
+    """
+    if not records:
+        raise ConfigError("--json: the files hold no records; run some secp-spu bench first")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        written = list(_sections(records, folder))
+        text = "\n".join([INTRODUCTION, *(section for _, section in written), _machines(records)])
+        (folder / NAME).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--out {folder} cannot be written: {error.strerror}") from error
+    return [folder / NAME, *(path for path, _ in written if path)]
+
+
+def _sections(records: Sequence[Record], folder: Path) -> Iterator[tuple[Path | None, str]]:
+    """Tables and figures; of a figure its path too."""
+    for tables, draw in MAKERS:
+        for table in tables(records):
+            yield None, table.markdown()
+        for name, figure in draw(records).items() if draw else ():
+            path = folder / f"{name}.png"
+            figure.savefig(path, dpi=130)
+            yield path, f"![{name}]({path.name})\n"
+
+
+def _machines(records: Sequence[Record]) -> str:
+    machines = {tuple(record["machine"].items()) for record in records if "machine" in record}
+    lines = [", ".join(f"{name} {value}" for name, value in machine) for machine in sorted(machines, key=str)]
+    return "## Machines\n\n" + "\n".join(f"- {line}" for line in lines) + "\n"
