@@ -59,6 +59,11 @@ def _variable(name: str) -> str:
     return os.environ[name]
 
 
+OptimizerKind = Literal["cma", "sep-cma", "xnes", "de", "spsa", "random", "gauss-newton"]
+
+LEAST_POPULATION: dict[OptimizerKind, int] = {"de": 7}
+"""Of the optimizers that need more than the four candidates that all do."""
+
 Located = Annotated[Path, Field(description="a path")]
 Count = Annotated[int, Field(ge=1)]
 
@@ -122,19 +127,22 @@ class TuningSection(_Section):
     """Forward-only tuning.
 
     Attributes:
+        optimizer: "cma" (CMA-ES); "sep-cma" (its separable kind); "xnes" (natural evolution strategies); "de"
+            (differential evolution); "spsa"; "random" (search); "gauss-newton": steps on all logits, not on losses.
         prompt_tokens: vectors of the soft prompt.
         intrinsic_dim: length of z in p = A z + p0.
         population: candidates a generation.
         generations: how many; a run can be resumed with more.
         loss: of the logits of the label words.
-        sigma: CMA-ES' first step size.
+        sigma: the first generation's standard deviation, or length of its steps.
         alpha: scales A, whose entries have the standard deviation alpha * sd(word embeddings) / (sqrt(d) * sigma).
         candidates_per_call: candidates in one forward pass; all by default.
-        seed: of the few-shot draw, p0, A and CMA-ES; masks are never seeded. Who knows it knows the first generation's
-            prompts, so in a cluster it is the data owner's secret, which by default draws one and keeps it in its
-            checkpoint.
+        seed: of the few-shot draw, p0, A and the optimizer; masks are never seeded. Who knows it knows the first
+            generation's prompts, so in a cluster it is the data owner's secret, which by default draws one and keeps it
+            in its checkpoint.
     """
 
+    optimizer: OptimizerKind = "cma"
     prompt_tokens: Count
     intrinsic_dim: Annotated[int, Field(ge=2, le=10_000)]
     population: Annotated[int, Field(ge=4, le=10_000)]
@@ -144,6 +152,15 @@ class TuningSection(_Section):
     alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     candidates_per_call: Count | None = None
     seed: Annotated[int, Field(ge=0)] | None = None
+
+    @model_validator(mode="after")
+    def _check_population(self) -> TuningSection:
+        least = LEAST_POPULATION.get(self.optimizer, 0)
+        if self.population < least:
+            raise ValueError(
+                f"tuning.population: is {self.population}, but the optimizer {self.optimizer} takes {least} or more"
+            )
+        return self
 
 
 class AddressSection(_Section):

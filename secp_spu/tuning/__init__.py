@@ -2,7 +2,7 @@
 
 from secp_spu.tuning.loss import accuracy, losses
 from secp_spu.tuning.model_owner import ModelOwner
-from secp_spu.tuning.optimizer import CmaEs, Optimizer
+from secp_spu.tuning.optimizer import Optimizer, make_optimizer
 from secp_spu.tuning.owner import DataOwner
 from secp_spu.tuning.progress import Progress
 from secp_spu.tuning.prompt import PromptSpace, load_prompt, save_prompt
@@ -11,7 +11,6 @@ from secp_spu.tuning.tune import DATA_OWNER, Session, join_cluster, make_runtime
 
 __all__ = [
     "DATA_OWNER",
-    "CmaEs",
     "DataOwner",
     "ModelOwner",
     "Optimizer",
@@ -24,6 +23,7 @@ __all__ = [
     "join_cluster",
     "load_prompt",
     "losses",
+    "make_optimizer",
     "make_runtime",
     "open_run",
     "save_prompt",

@@ -1,4 +1,4 @@
-"""A seed in, candidates out by ask and tell: gradient-free optimizers, repeatable from seed and losses."""
+"""A seed in, candidates out by ask and tell: gradient-free optimizers, repeatable from seed and what they are told."""
 
 from __future__ import annotations
 
@@ -8,16 +8,20 @@ from typing import Protocol
 import cma
 import numpy as np
 
+from secp_spu.config import OptimizerKind
+from secp_spu.tuning.gauss_newton import GaussNewton
+from secp_spu.tuning.rivals import Evolution, RandomSearch, Spsa
+
 
 class Optimizer(Protocol):
-    """A gradient-free optimizer whose course is decided by its seed and the losses it is told."""
+    """A gradient-free optimizer whose course is decided by its seed and by what it is told."""
 
     def ask(self) -> np.ndarray:
         """The next generation's candidates [population, intrinsic_dim]."""
         ...
 
-    def tell(self, losses: np.ndarray) -> None:
-        """The losses [population] of the candidates asked for last."""
+    def tell(self, losses: np.ndarray, logits: np.ndarray) -> None:
+        """Take the losses [population] and logits [population, texts, labels] of the candidates asked for last."""
         ...
 
     @property
@@ -31,10 +35,14 @@ class CmaEs:
 
     It looks at the order of the losses only, so two runs whose losses are ordered alike propose the same candidates.
 
-    Source: Hansen, The CMA Evolution Strategy: A Tutorial, arXiv 1604.00772.
+    Args:
+        diagonal: separable CMA-ES, which learns a variance for every coordinate and no covariances.
+    Source: Hansen, The CMA Evolution Strategy: A Tutorial, arXiv 1604.00772; Ros & Hansen 2008 (separable).
     """
 
-    def __init__(self, intrinsic_dim: int, population: int, sigma: float, seed: int | list[int]):
+    def __init__(
+        self, intrinsic_dim: int, population: int, sigma: float, seed: int | list[int], *, diagonal: bool = False
+    ):
         rng = np.random.default_rng(seed)
         options = {
             "popsize": population,
@@ -42,6 +50,7 @@ class CmaEs:
             "seed": np.nan,
             "verbose": -10,
             "verb_log": 0,
+            "CMA_diagonal": diagonal,
         }
         self._strategy = cma.CMAEvolutionStrategy(np.zeros(intrinsic_dim), sigma, options)
         self._asked: list[np.ndarray] = []
@@ -51,7 +60,7 @@ class CmaEs:
         self._asked = self._strategy.ask()
         return np.array(self._asked)
 
-    def tell(self, losses: np.ndarray) -> None:
+    def tell(self, losses: np.ndarray, _logits: np.ndarray) -> None:
         """See `Optimizer.tell`."""
         self._strategy.tell(self._asked, [float(loss) for loss in losses])
 
@@ -59,6 +68,29 @@ class CmaEs:
     def mean(self) -> np.ndarray:
         """See `Optimizer.mean`."""
         return np.array(self._strategy.mean)
+
+
+def make_optimizer(
+    kind: OptimizerKind, intrinsic_dim: int, population: int, sigma: float, seed: list[int], *, labels: np.ndarray
+) -> Optimizer:
+    """The optimizer called `kind`.
+
+    Args:
+        kind: its name in the configuration.
+        intrinsic_dim: length of a point.
+        population: candidates a generation.
+        sigma: the first generation's standard deviation.
+        seed: decides its course, together with what it is told.
+        labels: of the texts that candidates are judged on [texts]; only Gauss-Newton looks at them.
+    """
+    sizes = intrinsic_dim, population, sigma, seed
+    if kind == "gauss-newton":
+        return GaussNewton(*sizes, labels)
+    if kind in ("xnes", "de"):
+        return Evolution("xNES" if kind == "xnes" else "DE", *sizes)
+    if kind in ("spsa", "random"):
+        return Spsa(*sizes) if kind == "spsa" else RandomSearch(*sizes)
+    return CmaEs(*sizes, diagonal=kind == "sep-cma")
 
 
 def fingerprint(candidates: np.ndarray) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from secp_spu.config import Config, ConfigError
 from secp_spu.model import Embeddings, load_embeddings
 from secp_spu.tuning.loss import accuracy, losses
-from secp_spu.tuning.optimizer import CmaEs, fingerprint
+from secp_spu.tuning.optimizer import fingerprint, make_optimizer
 from secp_spu.tuning.prompt import PromptSpace, save_prompt
 from secp_spu.tuning.record import Generation, Usage, open_run
 from secp_spu.tuning.report import describe_generation, write_report
@@ -63,7 +63,14 @@ class DataOwner:
             alpha=tuning.alpha,
             sigma=tuning.sigma,
         )
-        self._optimizer = CmaEs(tuning.intrinsic_dim, tuning.population, tuning.sigma, [self._record.seed, 2])
+        self._optimizer = make_optimizer(
+            tuning.optimizer,
+            tuning.intrinsic_dim,
+            tuning.population,
+            tuning.sigma,
+            [self._record.seed, 2],
+            labels=self._texts["training"].labels,
+        )
         self._replay()
         self._candidates = np.zeros((0, tuning.intrinsic_dim))
         self._finalists = self._candidates
@@ -101,7 +108,7 @@ class DataOwner:
                     f"{self._folder}: the candidates of generation {number} come out different on this machine: "
                     "resume where the run was started"
                 )
-            self._optimizer.tell(np.array(done.losses))
+            self._optimizer.tell(np.array(done.losses), np.array(done.logits))
 
     def begin(self) -> None:
         """Claim the folder for this run."""
@@ -154,11 +161,14 @@ class DataOwner:
 
     def tell(self, logits: list[np.ndarray]) -> None:
         """Take the logits of all candidates on the training texts, part by part, and propose two finalists."""
-        told = self._losses("training", np.concatenate(logits))
+        answers = np.concatenate(logits).reshape(len(self._candidates), -1, logits[0].shape[-1])
+        told = self._losses("training", answers)
         if not np.isfinite(told).all():
             raise ConfigError("losses are not finite: take a smaller tuning.alpha, or look for overflow in the model")
-        self._optimizer.tell(told)
-        self._record.generations.append(Generation(fingerprint(self._candidates), told.tolist(), float("inf")))
+        self._optimizer.tell(told, answers)
+        # Only Gauss-Newton's course depends on more than the losses, so only its record has to keep more.
+        kept = answers.tolist() if self._config.tuning.optimizer == "gauss-newton" else []
+        self._record.generations.append(Generation(fingerprint(self._candidates), told.tolist(), float("inf"), kept))
         self._finalists = np.stack([self._candidates[told.argmin()], self._optimizer.mean])
 
     def select(self, logits: np.ndarray) -> None:
@@ -174,7 +184,13 @@ class DataOwner:
         labels = self._texts[split].labels
         return losses(self._config.tuning.loss, logits.reshape(-1, len(labels), logits.shape[-1]), labels)
 
-    def _test_accuracy(self, logits: list[np.ndarray]) -> float:
+    def standing(self) -> tuple[float, float]:
+        """The last generation's least loss and the selected prompt's validation loss, for measurements."""
+        record = self._record
+        return min(record.generations[-1].losses), record.best_validation_loss
+
+    def test_accuracy(self, logits: list[np.ndarray]) -> float:
+        """Accuracy of logits on the test texts, given part by part."""
         return accuracy(np.concatenate(logits), self._texts["test"].labels)
 
     def public_state(self) -> dict[str, Any]:
@@ -185,7 +201,7 @@ class DataOwner:
 
     def take_untuned(self, logits: list[np.ndarray]) -> str:
         """Take the untuned prompt's logits on the test texts, part by part; returns a line for the data owner."""
-        found = self._record.accuracy_before = self._test_accuracy(logits)
+        found = self._record.accuracy_before = self.test_accuracy(logits)
         return f"untuned prompt: accuracy {found:.3f} on {len(self._texts['test'].labels)} unseen texts"
 
     def save(self, usage: Usage) -> str | None:
@@ -198,7 +214,7 @@ class DataOwner:
     def finish(self, logits: list[np.ndarray], usage: Usage, ledger: dict[str, Any]) -> None:
         """Take the selected prompt's logits on the test texts, and write all outputs."""
         record = self._record
-        record.accuracy_after, record.usage = self._test_accuracy(logits), usage
+        record.accuracy_after, record.usage = self.test_accuracy(logits), usage
         prompt = self._space.prompts(np.array([record.best]))[0]
         save_prompt(self._folder / "prompt.safetensors", prompt)
         write_report(self._folder, self._config, record, ledger)

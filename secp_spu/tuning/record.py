@@ -43,11 +43,13 @@ class Generation:
         candidates: fingerprint.
         losses: of the candidates, in order.
         validation_loss: of the better one of the generation's best candidate and the mean.
+        logits: of the candidates on the training texts [population, texts, labels], where the optimizer is told them.
     """
 
     candidates: str
     losses: list[float]
     validation_loss: float
+    logits: list[list[list[float]]] = field(default_factory=list)
 
 
 @dataclass

@@ -177,17 +177,23 @@ def tune(session: Session) -> None:
         progress.stage("untuned prompt", layers * len(session.batches["test"]))
         session.show(owner.take_untuned(session.logits("untuned", 0, 1, "test")))
         session.show(owner.save(session.clock.read()))
-    chunks = _chunks(config)
+    passes = len(_chunks(config)) + 1
     for number in range(state["generations"], config.tuning.generations):
-        progress.stage(f"generation {number + 1} of {config.tuning.generations}", layers * (len(chunks) + 1))
-        owner.ask()
-        owner.tell([part for first, last in chunks for part in session.logits("candidates", first, last, "training")])
-        owner.select(session.logits("finalists", 0, FINALISTS, "validation")[0])
+        progress.stage(f"generation {number + 1} of {config.tuning.generations}", layers * passes)
+        run_generation(session)
         session.show(owner.save(session.clock.read()))
     progress.stage("tuned prompt", layers * len(session.batches["test"]))
     after = session.logits("best", 0, 1, "test")
     usage = session.clock.read()
     session.runtime.disclose(owner.finish(after, usage, session.runtime.ledger.report()))
+
+
+def run_generation(session: Session) -> None:
+    """Evaluate the next candidates on the training texts, and the finalists on the validation texts."""
+    owner, chunks = session.data_owner, _chunks(session.config)
+    owner.ask()
+    owner.tell([part for first, last in chunks for part in session.logits("candidates", first, last, "training")])
+    owner.select(session.logits("finalists", 0, FINALISTS, "validation")[0])
 
 
 def _chunks(config: Config) -> list[tuple[int, int]]:
