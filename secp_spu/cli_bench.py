@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, cast, get_args
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -14,8 +14,11 @@ from rich.table import Table as RichTable
 
 from secp_spu.bench import (
     ATTENTION,
+    DATA_SETTING,
     SHAPES,
+    TASKS,
     Case,
+    Comparison,
     Iteration,
     Record,
     RecordFile,
@@ -24,17 +27,26 @@ from secp_spu.bench import (
     activation_tables,
     attention_cases,
     attention_tables,
+    check_cases,
+    check_tables,
     cosine_cases,
     cosine_tables,
+    has_data,
     iteration_cases,
     iteration_tables,
     make_setting,
     measure_all,
+    network_cases,
+    network_tables,
     operation_tables,
+    optimizer_cases,
+    optimizer_tables,
     read_records,
+    run_cost_cases,
+    run_cost_tables,
     write_report,
 )
-from secp_spu.config import ConfigError
+from secp_spu.config import ConfigError, OptimizerKind
 from secp_spu.terminal import QuietOption, TerminalProgress
 from secp_spu.tuning import Progress
 
@@ -137,6 +149,63 @@ def iteration(
 
 
 @bench.command()
+def network(
+    records: Annotated[list[Path] | None, typer.Option(help="A file of records to predict; can be repeated.")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Hold the prediction against parties on relayed links.")
+    ] = False,
+    protocol: Annotated[str | None, typer.Option("--protocol", help="Of --check; aby3 and semi2k by default.")] = None,
+    json: JsonOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Seconds on the paper's LAN and two WANs: predicted from records, or predicted and measured."""
+    if check == bool(records):
+        raise ConfigError("bench network: give either --records FILE or --check")
+    if check:
+        settings = [make_setting(name, None, "joint") for name in ([protocol] if protocol else ["aby3", "semi2k"])]
+        _measure(lambda _: check_cases(settings), json, quiet, check_tables)
+    else:
+        found = [record for path in records or () for record in read_records(path)]
+        _measure(lambda _: network_cases(found), json, quiet, network_tables)
+
+
+@bench.command()
+def optimizers(
+    tasks: Annotated[str, typer.Option(help="Several with commas; all but tiny want real data.")] = ",".join(TASKS),
+    optimizers: Annotated[str, typer.Option(help="Several with commas.")] = ",".join(get_args(OptimizerKind)),
+    seeds: Annotated[int, typer.Option(min=1, help="How many, from 0.")] = 5,
+    evaluations: Annotated[int, typer.Option(min=1, help="Of a prompt on the training texts, at most.")] = 240,
+    json: JsonOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Gradient-free optimizers in plaintext: validation loss and test accuracy against evaluations."""
+    console = Console(quiet=quiet)
+    for name in _known(tasks, TASKS, "--tasks"):
+        if name != "tiny" and not has_data():
+            console.print(f"{name} is left out: {DATA_SETTING} is not set, which says where its texts are")
+    wanted = [
+        Comparison(task, cast(Any, kind), seed, evaluations)
+        for task in _known(tasks, TASKS, "--tasks")
+        if task == "tiny" or has_data()
+        for kind in _known(optimizers, get_args(OptimizerKind), "--optimizers")
+        for seed in range(seeds)
+    ]
+    _measure(lambda progress: optimizer_cases(wanted, progress), json, quiet, optimizer_tables)
+
+
+@bench.command("run-cost")
+def run_cost(
+    optimizers: Annotated[Path, typer.Option(help="Records of `bench optimizers`.")],
+    iteration: Annotated[list[Path], typer.Option(help="Records of `bench iteration`; can be repeated.")],
+    json: JsonOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Hours and bytes of a whole run: evaluations that an optimizer needs, times the cost of one."""
+    records = [record for path in (optimizers, *iteration) for record in read_records(path)]
+    _measure(lambda _: run_cost_cases(records), json, quiet, run_cost_tables)
+
+
+@bench.command()
 def report(
     json: Annotated[list[Path], typer.Option("--json", help="A file of records; can be repeated.")],
     out: Annotated[Path, typer.Option(help="Folder for report.md and its figures.")],
@@ -145,6 +214,14 @@ def report(
     records = [record for path in json for record in read_records(path)]
     for path in write_report(records, out):
         Console().print(str(path), soft_wrap=True, highlight=False)
+
+
+def _known(text: str, known: Iterable[str], option: str) -> list[str]:
+    """Names with commas between them."""
+    names = text.split(",")
+    if strangers := [name for name in names if name not in known]:
+        raise ConfigError(f"{option} {strangers[0]}: must be some of {', '.join(known)}")
+    return names
 
 
 def _counts(text: str) -> list[int]:

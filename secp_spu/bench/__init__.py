@@ -4,8 +4,12 @@ from secp_spu.bench.activation import activation_cases
 from secp_spu.bench.attention import attention_cases
 from secp_spu.bench.cosine import cosine_cases
 from secp_spu.bench.iteration import ATTENTION, Iteration, iteration_cases
+from secp_spu.bench.network import network_cases, network_tables
+from secp_spu.bench.network_check import check_cases, check_tables
+from secp_spu.bench.optimizers import DATA_SETTING, TASKS, Comparison, has_data, optimizer_cases
 from secp_spu.bench.records import Case, Record, RecordFile, measure_all, read_records
 from secp_spu.bench.report import write_report
+from secp_spu.bench.run_cost import run_cost_cases, run_cost_tables
 from secp_spu.bench.setting import Setting, make_setting
 from secp_spu.bench.shapes import SHAPES
 from secp_spu.bench.tables import (
@@ -15,12 +19,16 @@ from secp_spu.bench.tables import (
     cosine_tables,
     iteration_tables,
     operation_tables,
+    optimizer_tables,
 )
 
 __all__ = [
     "ATTENTION",
+    "DATA_SETTING",
     "SHAPES",
+    "TASKS",
     "Case",
+    "Comparison",
     "Iteration",
     "Record",
     "RecordFile",
@@ -30,13 +38,22 @@ __all__ = [
     "activation_tables",
     "attention_cases",
     "attention_tables",
+    "check_cases",
+    "check_tables",
     "cosine_cases",
     "cosine_tables",
+    "has_data",
     "iteration_cases",
     "iteration_tables",
     "make_setting",
     "measure_all",
+    "network_cases",
+    "network_tables",
     "operation_tables",
+    "optimizer_cases",
+    "optimizer_tables",
     "read_records",
+    "run_cost_cases",
+    "run_cost_tables",
     "write_report",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, ScalarFormatter
@@ -108,6 +109,60 @@ def _draw_attention(setting: str, records: Sequence[Record]) -> Figure:
     panels[1].set(ylabel="MB a party, online", title="Communication")
     panels[0].legend(frameon=False)
     return figure
+
+
+def draw_networks(records: Iterable[Record]) -> dict[str, Figure]:
+    """Predicted seconds of an iteration on each network, by method: a figure for every workload and setting."""
+    of_iterations = (r for r in of_bench(records, "network") if r["source_bench"] == "iteration")
+    found = groups(of_iterations, lambda r: (workload(r), setting_name(r)))
+    return {f"network-{_file(group[0])}": _draw_networks(": ".join(key), group) for key, group in found}
+
+
+def _draw_networks(title: str, records: Sequence[Record]) -> Figure:
+    figure = Figure(figsize=(7, 3.4), layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    methods = [method for method in METHODS if any(r["source_variant"] == method for r in records)]
+    networks = list(dict.fromkeys(record["variant"] for record in records))
+    width = 0.8 / len(methods)
+    for i, method in enumerate(methods):
+        of_method = {r["variant"]: r["seconds"] for r in records if r["source_variant"] == method}
+        places = [n + (i - (len(methods) - 1) / 2) * width for n in range(len(networks))]
+        bars = axes.bar(places, [of_method[n] for n in networks], width * 0.9, label=METHOD_NAMES[method])
+        axes.bar_label(bars, fmt="{:,.0f}", fontsize=8)
+    axes.set_xticks(range(len(networks)), networks)
+    axes.set(yscale="log", ylabel="seconds, offline and online, predicted")
+    axes.legend(frameon=False, fontsize=8, loc="upper left", ncols=2)
+    axes.margins(y=0.3)
+    return figure
+
+
+def draw_optimizers(records: Iterable[Record]) -> dict[str, Figure]:
+    """Validation loss and test accuracy against evaluations: a row of panels for each task."""
+    found = list(groups(of_bench(records, "optimizers"), lambda r: r["task"]))
+    if not found:
+        return {}
+    figure = Figure(figsize=(9, 0.6 + 3 * len(found)), layout="constrained")
+    panels = figure.subplots(len(found), 2, squeeze=False)
+    for (task, of_task), (loss, accuracy) in zip(found, panels, strict=True):
+        for optimizer, runs in groups(of_task, lambda r: r["variant"]):
+            _band(loss, runs[0]["evaluations"], [run["validation_loss"] for run in runs], optimizer)
+            tested = [[found for _, found in run["test_accuracy"]] for run in runs]
+            _band(accuracy, [evaluations for evaluations, _ in runs[0]["test_accuracy"]], tested, optimizer)
+        loss.set(ylabel="validation loss", title=f"{task}: {len(runs)} seeds", xlabel="evaluations")
+        accuracy.set(ylabel="accuracy on unseen texts", xlabel="evaluations")
+        for axes in (loss, accuracy):
+            axes.spines[["top", "right"]].set_visible(False)
+    panels[0][0].legend(frameon=False, fontsize=8)
+    return {"optimizers": figure}
+
+
+def _band(axes: Axes, steps: Sequence[int], runs: Sequence[Sequence[float]], name: str) -> None:
+    """The median over runs, and a band from their lower to their upper quartile."""
+    low, middle, high = np.quantile(np.array(runs), [0.25, 0.5, 0.75], axis=0)
+    (line,) = axes.plot(steps, middle, label=name, linewidth=1.5)
+    axes.fill_between(steps, low, high, alpha=0.12, color=line.get_color(), linewidth=0)
 
 
 def _panels(title: str, *, rows: int) -> tuple[Figure, Sequence[Axes]]:

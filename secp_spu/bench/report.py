@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from secp_spu.bench.figures import draw_attention, draw_iterations, draw_operations
+from matplotlib.figure import Figure
+
+from secp_spu.bench.figures import draw_attention, draw_iterations, draw_networks, draw_operations, draw_optimizers
+from secp_spu.bench.network import network_tables
+from secp_spu.bench.network_check import check_tables
 from secp_spu.bench.published import published_tables
 from secp_spu.bench.records import Record
+from secp_spu.bench.run_cost import run_cost_tables
 from secp_spu.bench.tables import (
+    Table,
     activation_tables,
     attention_tables,
     cosine_tables,
     iteration_tables,
     operation_tables,
+    optimizer_tables,
 )
 from secp_spu.config import ConfigError
 
 NAME = "report.md"
+
+Tables = Callable[[Sequence[Record]], list[Table]]
+Figures = Callable[[Sequence[Record]], dict[str, Figure]]
 
 INTRODUCTION = """# What private tuning costs
 
@@ -26,13 +36,17 @@ exact, seconds are this machine's. 1 MB is 10^6 bytes. The offline phase needs n
 stated beside the online phase everywhere.
 """
 
-MAKERS = (
+MAKERS: tuple[tuple[Tables, Figures | None], ...] = (
     (published_tables, None),
     (iteration_tables, draw_iterations),
     (operation_tables, draw_operations),
     (attention_tables, draw_attention),
     (cosine_tables, None),
     (activation_tables, None),
+    (network_tables, draw_networks),
+    (check_tables, None),
+    (optimizer_tables, draw_optimizers),
+    (run_cost_tables, None),
 )
 """What makes tables of all records, and figures; in the order of the report."""
 

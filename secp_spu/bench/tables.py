@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean, stdev
 from typing import Any
 
 from secp_spu.bench.records import Record
@@ -183,6 +184,33 @@ def _operation_table(key: tuple[str, str], records: Sequence[Record]) -> Table:
         "these parts' online phase. MB and sends: mean over the parties."
     )
     return Table(f"One layer of {': '.join(key)}", columns, rows, [note], words=2)
+
+
+def optimizer_tables(records: Iterable[Record]) -> list[Table]:
+    """Optimizers by what they reach, a table for each task."""
+    found = groups(of_bench(records, "optimizers"), lambda r: (r["task"], r["max_evaluations"]))
+    return [_optimizer_table(key, group) for key, group in found]
+
+
+def _optimizer_table(key: tuple[str, int], records: Sequence[Record]) -> Table:
+    rows = []
+    for optimizer, runs in groups(records, lambda r: r["variant"]):
+        half = [run["validation_loss"][(len(run["validation_loss"]) - 1) // 2] for run in runs]
+        cells = [half, [run["validation_loss"][-1] for run in runs], [run["training_loss"][-1] for run in runs]]
+        accuracies = [[run["test_accuracy"][i][1] for run in runs] for i in (0, -1)]
+        rows.append([optimizer, str(len(runs)), *map(_mean_and_deviation, [*cells, *accuracies])])
+    columns = ["optimizer", "seeds", "validation loss, half way", "validation loss", "training loss"]
+    columns += ["accuracy untuned", "accuracy tuned"]
+    note = (
+        "In plaintext; mean and standard deviation over seeds. The validation loss is that of the selected prompt; the "
+        "two finalists of a generation are evaluated on the validation texts besides. Accuracy is on unseen texts."
+    )
+    return Table(f"Optimizers on {key[0]}, {key[1]} evaluations", columns, rows, [note])
+
+
+def _mean_and_deviation(values: Sequence[float]) -> str:
+    deviation = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{fmean(values):.3f}{deviation}"
 
 
 def workload(record: Record) -> str:

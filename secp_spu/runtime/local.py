@@ -59,9 +59,13 @@ class LocalRuntime(OneProcessRuntime):
         self._dealer = Dealer(self._scheme, originals) if correlations == "dealt" else None
         self._failure: RuntimeFailure | None = None
         profile_log()
-        link = f"{protocol}-{next(_LINKS)}"
-        self._parties = [_Party(self._scheme, rank, by_rank[rank], link, timeout_seconds) for rank in range(parties)]
-        self._everywhere(_Party.connect)
+        self._parties = self._make_parties(by_rank, timeout_seconds)
+        self._everywhere(lambda party: party.connect())
+
+    def _make_parties(self, by_rank: list[dict[int, MaskStream]], timeout_seconds: int) -> list[PartyThread]:
+        """Threads that wait for tasks; a runtime whose parties are elsewhere has its own."""
+        link = f"{self.protocol}-{next(_LINKS)}"
+        return [PartyThread(self._scheme, rank, streams, link, timeout_seconds) for rank, streams in enumerate(by_rank)]
 
     def share(self, values: Owned) -> Tree:
         """See `Runtime.share`. Fresh uniform shares from the operating system's randomness."""
@@ -128,7 +132,7 @@ class LocalRuntime(OneProcessRuntime):
         with self.ledger.timed(program.name) as rows, profile_log().run(self.parties, rows):
             self._everywhere(lambda party: party.side.execute(program.name, program.code, *names))
 
-    def _everywhere(self, task: Callable[[_Party], Result]) -> list[Result]:
+    def _everywhere(self, task: Callable[[PartyThread], Result]) -> list[Result]:
         """Run a task at all parties at once; the first failure ends them all.
 
         Raises: RuntimeFailure naming the rank that failed first.
@@ -163,7 +167,7 @@ class LocalRuntime(OneProcessRuntime):
                 party.thread.join()
 
 
-class _Party:
+class PartyThread:
     """A compute party: a daemon thread that runs one task after another."""
 
     def __init__(self, scheme: Scheme, rank: int, streams: Mapping[int, MaskStream], link: str, timeout_seconds: int):
@@ -187,7 +191,7 @@ class _Party:
         self.spu = SpuRuntime(link, spu_config(self._scheme))
         self.side = ComputeParty(self._scheme, self.rank, self.spu, self._streams)
 
-    def submit(self, task: Callable[[_Party], Any], done: queue.Queue) -> None:
+    def submit(self, task: Callable[[PartyThread], Any], done: queue.Queue) -> None:
         """Run a task when the earlier ones are done; put (rank, result, error) into `done`."""
         self._tasks.put((task, done))
 

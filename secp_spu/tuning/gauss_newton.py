@@ -10,7 +10,7 @@ PROPOSALS = (1.0, 6.0)
 SMALLER, LARGER = 0.5, 3.0
 """What the damping is multiplied by after a proposal that lowers the loss, and after one that does not."""
 
-PRIOR = 0.002
+PRIOR = 0.0005
 """Weight of |z|^2 / 2 beside the mean loss: p0 is where the model knows its way."""
 
 NEWTON_STEPS = 8
@@ -35,8 +35,9 @@ class GaussNewton:
 
     def __init__(self, intrinsic_dim: int, population: int, sigma: float, seed: list[int], labels: np.ndarray):
         self._rng, self._population, self._labels = np.random.default_rng(seed), population, labels
-        self._radius = sigma
-        self._damping = 1e-2
+        # Candidates as far from the point as those of an evolution strategy, and far above what fixed point adds.
+        self._radius = sigma * np.sqrt(intrinsic_dim)
+        self._damping = 3e-3
         self.mean = np.zeros(intrinsic_dim)
         self._loss, self._logits = np.inf, np.zeros(0)
         self._jacobian = np.zeros((0, intrinsic_dim))

@@ -126,6 +126,16 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(plaintext, tmp_path, sto
     assert resumed.accuracy_after == plaintext.accuracy_after
 
 
+def test_gauss_newton_resumes_from_the_logits_of_its_record(tmp_path):
+    settings = ["protocol=plaintext", "tuning.optimizer=gauss-newton"]
+    undisturbed = _run(tmp_path / "whole", *settings)
+    with pytest.raises(KeyboardInterrupt):
+        _run(tmp_path / "stopped", *settings, stop_after=1)
+    resumed = _run(tmp_path / "stopped", *settings)
+    assert resumed.generations == undisturbed.generations
+    assert np.shape(resumed.generations[0].logits)[0] == len(resumed.generations[0].losses)
+
+
 def test_a_finished_run_grows_by_more_generations(plaintext, tmp_path):
     folder = tmp_path / "run"
     _run(folder, "protocol=plaintext", "tuning.generations=1")

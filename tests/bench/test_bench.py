@@ -1,0 +1,274 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from secp_spu.bench import (
+    SHAPES,
+    Case,
+    Iteration,
+    RecordFile,
+    Setting,
+    activation_cases,
+    attention_cases,
+    cosine_cases,
+    iteration_cases,
+    measure_all,
+    run_cost_cases,
+    write_report,
+)
+from secp_spu.bench.optimizers import Comparison
+from secp_spu.bench.published import published_tables
+from secp_spu.bench.run_cost import run_cost_tables
+from secp_spu.bench.scaling import extrapolate, stages
+from secp_spu.cli import app
+from secp_spu.config import ConfigError
+from secp_spu.protocol import cos_error_bound, joint_error_bound
+from secp_spu.tuning import Progress
+
+ABY3, SEMI2K, DEALT = Setting("aby3", 3), Setting("semi2k", 2), Setting("semi2k", 2, "dealt")
+METHODS = ("sft", "prompt", "fot", "fot-rfa")
+ELEMENTS = 101
+
+
+def measure(cases):
+    return measure_all(cases, RecordFile(), Progress())
+
+
+def iterations(setting, layers, extrapolate):
+    return [Iteration(setting, m, "tiny", 8, 1, layers, extrapolate, "gelu_tanh", 16) for m in METHODS]
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """All methods on the tiny shape: in full and scaled from a layer, with the parts of a layer."""
+    full = measure(iteration_cases(iterations(SEMI2K, 2, False), Progress(), operations=True))
+    scaled = measure(iteration_cases(iterations(SEMI2K, 1, True), Progress(), operations=False))
+    return full, scaled
+
+
+# Records
+
+
+def test_records_resume_and_are_written_as_they_come(tmp_path):
+    path, measured = tmp_path / "deep" / "records.json", []
+
+    def case(number, *, fails=False):
+        def run():
+            if fails:
+                raise KeyboardInterrupt
+            measured.append(number)
+            return {"result": number}
+
+        return Case({"bench": "x", "variant": "v", "n": number}, run)
+
+    with pytest.raises(KeyboardInterrupt):
+        measure_all([case(1), case(2, fails=True)], RecordFile(path), Progress())
+    assert [record["n"] for record in json.loads(path.read_text())] == [1]
+    records = measure_all([case(1), case(2)], RecordFile(path), Progress())
+    assert measured == [1, 2]
+    assert [record["result"] for record in records] == [1, 2]
+    assert {"cores", "secp_spu", "spu"} <= records[0]["machine"].keys()
+
+
+@pytest.mark.parametrize("content", ["{", '{"bench": 1}', "[1]", '[{"variant": "v"}]'])
+def test_files_of_something_else_are_refused(tmp_path, content):
+    (tmp_path / "f.json").write_text(content)
+    with pytest.raises(ConfigError, match="f.json"):
+        RecordFile(tmp_path / "f.json")
+
+
+# Measurements
+
+
+@pytest.mark.parametrize("setting", [ABY3, DEALT], ids=str)
+def test_cosine_records_have_the_protocols_costs(setting):
+    records = {record["variant"]: record for record in measure(cosine_cases(setting, ELEMENTS))}
+    ours, pair = records["one-opening-9"], records["spu-cos-sin"]
+    assert ours["online"]["bytes"] == 8 * ELEMENTS
+    assert ours["online"]["sends"] == 1
+    assert pair["online"]["bytes"] > 75 * ours["online"]["bytes"]
+    assert ours["offline"]["bytes_total"] == {"aby3": 304, "semi2k": 16}[setting.protocol] * ELEMENTS
+    for record in records.values():
+        assert (
+            0
+            < record["max_abs_error"]
+            <= cos_error_bound(8.0, 1 / (2 * np.pi), 9, mask_error=joint_error_bound(setting.parties, 9))
+        )
+
+
+def test_activations_cost_less_the_simpler_they_are():
+    exact, tanh, relu = (r["online"]["bytes"] for r in measure(activation_cases(ABY3, ELEMENTS)))
+    assert exact > 4 * tanh > 16 * relu > 0
+
+
+def test_attention_is_linear_with_features_and_not_with_softmax():
+    config = replace(SHAPES["tiny"], heads=2, width=16)
+    records = measure(attention_cases(ABY3, config, [16, 64], [64]))
+    softmax, rfa = ([r["online"]["bytes"] for r in records if r["variant"] == v] for v in ("softmax", "rfa"))
+    assert softmax[1] > 12 * softmax[0]
+    assert rfa[1] < 4.2 * rfa[0]
+    assert all(r["max_abs_error"] < 0.05 for r in records)
+    assert [r.get("features") for r in records] == [None, 64, None, 64]
+
+
+def test_extrapolation_is_within_five_per_cent_of_a_full_run(tiny):
+    full, scaled = tiny
+    for whole, part in zip(full[: len(METHODS)], scaled, strict=True):
+        assert (part["measured_layers"], part["layers"], part["extrapolated"]) == (1, 2, True)
+        for phase in ("setup", "offline", "online"):
+            for figure in ("bytes", "bytes_total", "sends"):
+                assert part[phase][figure] == pytest.approx(whole[phase][figure], rel=0.05), (phase, figure)
+
+
+def test_iterations_are_right_and_split_by_stage(tiny):
+    for record in tiny[0][: len(METHODS)]:
+        assert record["max_abs_error"] < 0.05
+        parts = record["stages"]
+        assert sum(stage["bytes"] for stage in parts.values()) == pytest.approx(record["online"]["bytes"])
+        trains = record["variant"] in ("sft", "prompt")
+        assert (parts["backward"]["bytes"] > 0) == (parts["optimizer"]["bytes"] > 0) == trains
+        assert (record["offline"]["bytes"] > 0) == (record["variant"] == "fot-rfa")
+
+
+def test_the_parts_of_a_layer_add_up_to_it(tiny):
+    for method in ("fot", "fot-rfa"):
+        parts = [r for r in tiny[0] if r["bench"] == "operation" and r["variant"] == method]
+        assert [part["operation"] for part in parts][1:] == ["gelu_tanh", "layer norm", "linear"]
+        whole = next(r for r in tiny[0] if r["bench"] == "iteration" and r["variant"] == method)
+        layers = whole["online"]["programs"]["layer"]["bytes"] / whole["layers"]
+        assert sum(part["online"]["bytes"] for part in parts) == pytest.approx(layers, rel=0.02)
+
+
+def test_extrapolation_scales_what_layers_take_alone():
+    line = {"bytes": 10.0, "bytes_total": 20, "sends": 3.0, "seconds": 1.0}
+    phase = {**line, "operations": {}, "programs": {"layer": line, "head": line}}
+    share = {**line, "operations": {}, "programs": {"share": line}}
+    costs = {"setup": share, "offline": {**line, "programs": {"combine": line}}, "online": phase}
+    shared = {"bytes": 30.0, "bytes_total": 60, "sends": 9}
+    found = extrapolate(costs, layers=4, words=1, shared=shared)
+    assert found["online"]["bytes"] == 50
+    assert found["offline"]["seconds"] == 4
+    assert (found["setup"]["bytes"], found["setup"]["sends"], found["setup"]["seconds"]) == (40, 12, 4)
+    assert stages(found)["forward"]["bytes_total"] == 100
+
+
+# Whole runs
+
+
+def run_of(optimizer, seed, validation_loss):
+    steps = [8 * (i + 1) for i in range(len(validation_loss))]
+    key = {"bench": "optimizers", "variant": optimizer, "task": "tiny", "seed": seed}
+    return {**key, "evaluations": steps, "validation_loss": validation_loss}
+
+
+def evaluation():
+    line = {"bytes": 1e9, "bytes_total": 3e9, "sends": 5.0, "seconds": 36.0}
+    sizes = {"model": "tiny", "seq_len": 8, "batch": 1, "activation": "relu", "layers": 2}
+    setting = {"protocol": "aby3", "parties": 3, "correlations": "joint"}
+    return {"bench": "iteration", "variant": "fot-rfa", **sizes, **setting, "offline": line, "online": line}
+
+
+def test_run_cost_is_evaluations_times_the_cost_of_one():
+    runs = [run_of("cma", s, [0.9, 0.5, 0.3, 0.2]) for s in (0, 1, 2)]
+    runs += [run_of("spsa", 0, [0.9, 0.1]), run_of("spsa", 1, [0.2, 0.2]), run_of("spsa", 2, [0.9, 0.9])]
+    runs += [run_of("random", s, [0.9]) for s in (0, 1)]
+    cma, spsa, random = records = measure(run_cost_cases([*runs, evaluation()]))
+    assert (cma["evaluations"], spsa["evaluations"], random["evaluations"]) == (32, 16, None)
+    assert spsa["reached_by"] == 2
+    assert spsa["online"]["seconds"] == 16 * 36
+    assert spsa["offline"]["bytes_total"] == 16 * 3e9
+    (table,) = run_cost_tables(records)
+    assert table.rows[1] == ["spsa", "2 of 3", "16", "0.16", "0.32", "0.048", "0.096"]
+    assert table.rows[2][2] == "not reached"
+    assert "452" in table.rows[3][-1]
+
+
+@pytest.mark.parametrize("records", [[evaluation()], [run_of("cma", 0, [1.0])], [run_of("spsa", 0, [1.0])]])
+def test_run_cost_wants_both_kinds_of_records(records):
+    with pytest.raises(ConfigError, match="no records of"):
+        list(run_cost_cases(records))
+
+
+def test_optimizers_are_compared_by_the_real_driver():
+    record = Comparison("tiny", "gauss-newton", 0, 24).measure(Progress())
+    assert record["evaluations"] == [8, 16, 24]
+    assert record["validation_loss"] == sorted(record["validation_loss"], reverse=True)
+    assert record["validation_loss"][-1] < 0.9 * record["validation_loss"][0]
+    assert record["test_accuracy"][0] == [0, 0.5]
+    assert [evaluations for evaluations, _ in record["test_accuracy"]] == [0, 8, 16, 24]
+
+
+# Report and command line
+
+
+def test_the_report_has_tables_and_figures(tiny, tmp_path):
+    runs = [
+        {
+            **run_of("cma", s, [0.9, 0.5]),
+            "max_evaluations": 16,
+            "training_loss": [0.9, 0.4],
+            "test_accuracy": [[0, 0.5]],
+        }
+        for s in (0, 1)
+    ]
+    config = replace(SHAPES["tiny"], heads=2, width=16)
+    attention = measure(attention_cases(SEMI2K, config, [8, 16], [8]))
+    paths = write_report(
+        [*tiny[0], *tiny[1], *attention, *runs, *measure(run_cost_cases([*runs, evaluation()]))], tmp_path
+    )
+    text = paths[0].read_text()
+    for title in ("One iteration of tiny", "One layer of tiny", "Attention of 2 heads", "Optimizers on", "Whole runs"):
+        assert f"## {title}" in text
+    figures = [path for path in paths if path.suffix == ".png"]
+    assert len(figures) >= 4
+    for path in figures:
+        assert path.stat().st_size > 5_000
+        assert f"({path.name})" in text
+
+
+def test_published_figures_stand_beside_ours_of_the_same_shape_alone(tiny):
+    assert published_tables(tiny[0]) == []
+    ours = {**tiny[0][3], "model": "roberta-large", "seq_len": 512}
+    (table,) = published_tables([ours])
+    assert [row[0] for row in table.rows[1:]] == [f"paper: {method}" for method in METHODS]
+    puma = published_tables([{**tiny[0][2], "model": "bert-large", "seq_len": 128}])[0]
+    assert puma.rows[-1][:1] == ["PUMA: bert-large"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["iteration", "--model", "huge"], "--model huge"),
+        (["iteration", "--methods", "sft,magic"], "--methods magic"),
+        (["iteration", "--layers", "9"], "--layers 9"),
+        (["iteration", "--seq-len", "4"], "--seq-len 4"),
+        (["iteration", "--seq-len", "32,x"], "32,x"),
+        (["iteration", "--activation", "swish"], "--activation swish"),
+        (["cosine", "--protocol", "spdz"], "--protocol spdz"),
+        (["cosine", "--parties", "4"], "--parties 4"),
+        (["attention", "--correlations", "none"], "--correlations none"),
+        (["optimizers", "--tasks", "imdb"], "--tasks imdb"),
+        (["optimizers", "--optimizers", "adam"], "--optimizers adam"),
+        (["report", "--json", "missing.json", "--out", "x"], "missing.json"),
+    ],
+)
+def test_bad_input_is_named(arguments, message):
+    result = CliRunner().invoke(app, ["bench", *arguments])
+    assert isinstance(result.exception, ConfigError)
+    assert message in str(result.exception)
+
+
+def test_a_bench_resumes_from_its_file_and_a_report_reads_it(tmp_path):
+    path = tmp_path / "records.json"
+    arguments = ["bench", "activation", "--protocol", "semi2k", "--elements", "11", "--json", str(path)]
+    first = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert "gelu_tanh" in first.stdout
+    written = path.read_text()
+    CliRunner().invoke(app, [*arguments, "--quiet"], catch_exceptions=False)
+    assert path.read_text() == written
+    out = CliRunner().invoke(app, ["bench", "report", "--json", str(path), "--out", str(tmp_path / "r")])
+    assert out.exit_code == 0
+    assert "| gelu_tanh |" in (tmp_path / "r" / "report.md").read_text()
