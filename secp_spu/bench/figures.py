@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, ScalarFormatter
 
 from secp_spu.bench.records import Record
-from secp_spu.bench.tables import METHODS, groups, of_bench, setting_name, workload
+from secp_spu.bench.tables import METHODS, groups, of_bench, one_a_method, setting_name, workload
 
 STAGE_COLOURS = {"offline": "#e0a458", "forward": "#3d6fb4", "backward": "#7fa6d6", "optimizer": "#9aa5b1"}
 PART_COLOURS = ["#3d6fb4", "#e0a458", "#5b9a68", "#9aa5b1"]
@@ -24,7 +24,7 @@ def draw_iterations(records: Iterable[Record]) -> dict[str, Figure]:
 
 
 def _draw_iteration(title: str, records: Sequence[Record]) -> Figure:
-    records = _by_method(records)
+    records = one_a_method(records)
     figure, (time, traffic) = _panels(title, rows=len(records))
     names = [METHOD_NAMES[record["variant"]] for record in records]
     seconds = {"offline": [record["offline"]["seconds"] for record in records]}
@@ -123,13 +123,15 @@ def _draw_networks(title: str, records: Sequence[Record]) -> Figure:
     figure.suptitle(title, fontsize=10)
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
-    methods = [method for method in METHODS if any(r["source_variant"] == method for r in records)]
-    networks = list(dict.fromkeys(record["variant"] for record in records))
+    by_network = {
+        network: {r["source_variant"]: r["seconds"] for r in one_a_method(group, "source_variant")}
+        for network, group in groups(records, lambda r: r["variant"])
+    }
+    networks, methods = list(by_network), list(next(iter(by_network.values())))
     width = 0.8 / len(methods)
     for i, method in enumerate(methods):
-        of_method = {r["variant"]: r["seconds"] for r in records if r["source_variant"] == method}
         places = [n + (i - (len(methods) - 1) / 2) * width for n in range(len(networks))]
-        bars = axes.bar(places, [of_method[n] for n in networks], width * 0.9, label=METHOD_NAMES[method])
+        bars = axes.bar(places, [by_network[n][method] for n in networks], width * 0.9, label=METHOD_NAMES[method])
         axes.bar_label(bars, fmt="{:,.0f}", fontsize=8)
     axes.set_xticks(range(len(networks)), networks)
     axes.set(yscale="log", ylabel="seconds, offline and online, predicted")
@@ -150,11 +152,15 @@ def draw_optimizers(records: Iterable[Record]) -> dict[str, Figure]:
             _band(loss, runs[0]["evaluations"], [run["validation_loss"] for run in runs], optimizer)
             tested = [[found for _, found in run["test_accuracy"]] for run in runs]
             _band(accuracy, [evaluations for evaluations, _ in runs[0]["test_accuracy"]], tested, optimizer)
-        loss.set(ylabel="validation loss", title=f"{task}: {len(runs)} seeds", xlabel="evaluations")
+        loss.set(
+            ylabel="validation loss",
+            title=f"{task}, {len({run['seed'] for run in of_task})} seeds",
+            xlabel="evaluations",
+        )
         accuracy.set(ylabel="accuracy on unseen texts", xlabel="evaluations")
         for axes in (loss, accuracy):
             axes.spines[["top", "right"]].set_visible(False)
-    panels[0][0].legend(frameon=False, fontsize=8)
+    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=7, frameon=False)
     return {"optimizers": figure}
 
 
@@ -172,11 +178,6 @@ def _panels(title: str, *, rows: int) -> tuple[Figure, Sequence[Axes]]:
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
     return figure, panels
-
-
-def _by_method(records: Sequence[Record]) -> list[Record]:
-    """Ours at the top of a bar chart, which counts from below."""
-    return sorted(records, key=lambda r: METHODS.index(r["variant"]))
 
 
 def _file(record: Record) -> str:

@@ -118,7 +118,8 @@ def network_cases(records: Iterable[Record], networks: Sequence[Network] = NETWO
 
 
 def _is_predictable(record: Record) -> bool:
-    if record["bench"].startswith("network") or record.get("protocol") not in ("aby3", "semi2k"):
+    # The parts of a layer are no run of their own.
+    if record["bench"].startswith(("network", "operation")) or record.get("protocol") not in ("aby3", "semi2k"):
         return False
     needed = {"bytes", "sends", "seconds"}
     phases = [record.get(phase) for phase in PREDICTED_PHASES]
@@ -151,7 +152,8 @@ def network_tables(records: Sequence[Record]) -> list[Table]:
 
 def _row(record: Record) -> list[str]:
     sizes = [f"{name.replace('_', ' ')} {record[name]}" for name in ("seq_len", "elements") if name in record]
-    what = ", ".join([record["source_bench"], record["source_variant"], record["protocol"], *sizes])
+    model = [record["model"]] if "model" in record else []
+    what = ", ".join([record["source_bench"], record["source_variant"], record["protocol"], *model, *sizes])
     phases = [record[phase] for phase in PREDICTED_PHASES]
     parts = [sum(p[k] for p in phases) for k in ("compute_seconds", "latency_seconds", "transfer_seconds")]
     figures = [*(p["seconds"] for p in phases), *parts, record["seconds"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
@@ -132,21 +133,21 @@ def iteration_tables(records: Iterable[Record]) -> list[Table]:
 
 
 def _iteration_table(key: tuple[str, str], records: Sequence[Record]) -> Table:
-    ours = next((record for record in records if record["variant"] == "fot-rfa"), None)
+    ours = {record["extrapolated"]: record for record in records if record["variant"] == "fot-rfa"}
     rows = []
     for record in sorted(records, key=lambda r: METHODS.index(r["variant"])):
         stages = (record["stages"][stage]["seconds"] for stage in ("forward", "backward", "optimizer"))
         offline, online = record["offline"], record["online"]
         rows.append(
             [
-                record["variant"],
+                record["variant"] + (" *" if record["extrapolated"] else ""),
                 *(f"{seconds:,.1f}" for seconds in stages),
                 f"{offline['bytes'] / 1e6:,.1f}",
                 f"{offline['seconds']:,.1f}",
                 *_cost(online),
                 f"{_all_parties(record) / 1e9:,.2f}",
                 f"{_seconds(record):,.1f}",
-                *(_ratios(record, ours) if ours else ("", "")),
+                *(_ratios(record, ours[record["extrapolated"]]) if record["extrapolated"] in ours else ("", "")),
             ]
         )
     columns = ["method", "forward s", "backward s", "optimizer s", "offline MB", "offline s", "online MB"]
@@ -156,9 +157,7 @@ def _iteration_table(key: tuple[str, str], records: Sequence[Record]) -> Table:
         "together; ours is `fot-rfa`. Set-up, once a run, is left out."
     )
     scaled = sorted({r["measured_layers"] for r in records if r["extrapolated"]})
-    mark = (
-        f"Scaled linearly from {', '.join(map(str, scaled))} measured layer{'s' * (scaled != [1])}." if scaled else ""
-    )
+    mark = f"`*`: scaled linearly; layers measured: {', '.join(map(str, scaled))}." if scaled else ""
     return Table(f"One iteration of {': '.join(key)}", columns, rows, [note, mark] if mark else [note])
 
 
@@ -217,6 +216,13 @@ def workload(record: Record) -> str:
     """The model and its input."""
     layers = f" ({record['layers']} layers)" if "layers" in record else ""
     return f"{record['model']}{layers}, {record['batch']} x {record['seq_len']} tokens, {record['activation']}"
+
+
+def one_a_method(records: Sequence[Record], method: str = "variant") -> list[Record]:
+    """A record of each method, in the order of tables: all scaled or all run in full, where that can be had."""
+    kinds = Counter(record["extrapolated"] for record in records)
+    found = {record[method]: record for record in sorted(records, key=lambda r: kinds[r["extrapolated"]])}
+    return [found[name] for name in METHODS if name in found]
 
 
 METHODS = ("sft", "prompt", "fot", "fot-rfa")
