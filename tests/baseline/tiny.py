@@ -16,7 +16,7 @@ CHECKPOINT = load_checkpoint(CONFIG.model.folder)
 ENCODER = replace(CHECKPOINT.config, attention="softmax")
 TOKENIZER = TaskTokenizer(CONFIG.model.folder / "tokenizer.json")
 PROMPT_TOKENS = 4
-FINE_TUNING_RATE, PROMPT_RATE = 2e-3, 2e-2
+FINE_TUNING_RATE, PROMPT_RATE = 5e-4, 2e-2
 
 
 def layers():
