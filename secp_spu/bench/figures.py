@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import get_args
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,9 +12,11 @@ from matplotlib.ticker import NullLocator, ScalarFormatter
 
 from secp_spu.bench.records import Record
 from secp_spu.bench.tables import METHODS, groups, of_bench, one_a_method, setting_name, workload
+from secp_spu.config import OptimizerKind
 
 STAGE_COLOURS = {"offline": "#e0a458", "forward": "#3d6fb4", "backward": "#7fa6d6", "optimizer": "#9aa5b1"}
 PART_COLOURS = ["#3d6fb4", "#e0a458", "#5b9a68", "#9aa5b1"]
+OPTIMIZER_COLOURS = {kind: f"C{number}" for number, kind in enumerate(get_args(OptimizerKind))}
 METHOD_NAMES = {"sft": "fine-tuning", "prompt": "gradient prompt", "fot": "FoT, softmax", "fot-rfa": "FoT, RFA (ours)"}
 
 
@@ -160,15 +163,17 @@ def draw_optimizers(records: Iterable[Record]) -> dict[str, Figure]:
         accuracy.set(ylabel="accuracy on unseen texts", xlabel="evaluations")
         for axes in (loss, accuracy):
             axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=7, frameon=False)
+    lines = {line.get_label(): line for axes in panels[:, 0] for line in axes.get_lines()}
+    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=7, frameon=False)
     return {"optimizers": figure}
 
 
 def _band(axes: Axes, steps: Sequence[int], runs: Sequence[Sequence[float]], name: str) -> None:
     """The median over runs, and a band from their lower to their upper quartile."""
     low, middle, high = np.quantile(np.array(runs), [0.25, 0.5, 0.75], axis=0)
-    (line,) = axes.plot(steps, middle, label=name, linewidth=1.5)
-    axes.fill_between(steps, low, high, alpha=0.12, color=line.get_color(), linewidth=0)
+    colour = OPTIMIZER_COLOURS[name]
+    axes.plot(steps, middle, label=name, linewidth=1.5, color=colour)
+    axes.fill_between(steps, low, high, alpha=0.12, color=colour, linewidth=0)
 
 
 def _panels(title: str, *, rows: int) -> tuple[Figure, Sequence[Axes]]:
