@@ -15,6 +15,7 @@ from secp_spu.protocol.correlation import (
     party_streams,
 )
 from secp_spu.protocol.cosine import cos_error_bound, cos_sin, secure_cos_sin
+from secp_spu.protocol.fixed import Fixed, Number, constant, lift, lower, moved, multiply, rounded, to_fixed, to_float
 from secp_spu.protocol.ring import FRACTION_BITS, from_ring, open_masked, to_ring, truncate
 from secp_spu.protocol.sharing import MaskStream, Scheme, decode, encode
 
@@ -26,11 +27,14 @@ __all__ = [
     "CorrelationMaker",
     "CosineCorrelation",
     "Dealer",
+    "Fixed",
     "MaskStream",
+    "Number",
     "Scheme",
     "SpentCorrelationError",
     "audit_program",
     "combine_factors",
+    "constant",
     "cos_error_bound",
     "cos_sin",
     "dealt_error_bound",
@@ -40,9 +44,16 @@ __all__ = [
     "from_ring",
     "joint_error_bound",
     "joint_plan",
+    "lift",
+    "lower",
+    "moved",
+    "multiply",
     "open_masked",
     "party_streams",
+    "rounded",
     "secure_cos_sin",
+    "to_fixed",
+    "to_float",
     "to_ring",
     "truncate",
 ]

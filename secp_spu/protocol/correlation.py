@@ -26,7 +26,7 @@ from secp_spu.protocol.ring import FRACTION_BITS, truncate
 from secp_spu.protocol.sharing import RING_BYTES, MaskStream, RingArray, Scheme
 
 TURN_BITS = 2 * FRACTION_BITS
-DEFAULT_FACTOR_BITS = 9
+DEFAULT_FACTOR_BITS = 18
 
 
 class SpentCorrelationError(RuntimeError):
@@ -50,6 +50,7 @@ class CosineCorrelation:
     cos: Any
     sin: Any
     factor_bits: int = struct.field(pytree_node=False, default=DEFAULT_FACTOR_BITS)
+    turn_bits: int = struct.field(pytree_node=False, default=TURN_BITS)
 
     @property
     def harmonics(self) -> int:
@@ -58,7 +59,11 @@ class CosineCorrelation:
 
 
 def declare_correlation(
-    shape: Sequence[int], *, harmonics: int = 1, factor_bits: int = DEFAULT_FACTOR_BITS
+    shape: Sequence[int],
+    *,
+    harmonics: int = 1,
+    factor_bits: int = DEFAULT_FACTOR_BITS,
+    turn_bits: int = TURN_BITS,
 ) -> CosineCorrelation:
     """What a Flax module puts into its collection "correlations" to say what one call of it spends.
 
@@ -76,7 +81,7 @@ def declare_correlation(
     if harmonics < 1:
         raise ValueError(f"harmonics is {harmonics}, at least 1 is needed")
     factors = jnp.zeros((harmonics, *shape), jnp.int32)
-    return CosineCorrelation(jnp.zeros(shape, jnp.int32), factors, factors, factor_bits)
+    return CosineCorrelation(jnp.zeros(shape, jnp.int32), factors, factors, factor_bits, turn_bits)
 
 
 def is_correlation(node: object) -> bool:
@@ -184,7 +189,9 @@ class CorrelationMaker:
         sin: list[libspu.Share] = []
         for component, bits in enumerate(plan):
             known = component in mask
-            factors = harmonic_factors(mask[component], wanted.harmonics, bits) if known else (None, None)
+            factors = (
+                harmonic_factors(mask[component], wanted.harmonics, bits, wanted.turn_bits) if known else (None, None)
+            )
             for out, factor in zip((cos, sin), factors, strict=True):
                 out.append(self._single(component, factor, wanted.cos.shape))
         return JointShares(self._scheme.share(self._rank, mask, np.dtype(np.int32)), cos, sin)
@@ -229,7 +236,7 @@ class Dealer:
     def correct(self, wanted: CosineCorrelation) -> Correction:
         """The last component of cos kt and sin kt of a fresh t."""
         mask = sum((s.draw(wanted.mask.shape) for s in self._streams), np.zeros(wanted.mask.shape, np.uint64))
-        factors = harmonic_factors(mask, wanted.harmonics, wanted.factor_bits)
+        factors = harmonic_factors(mask, wanted.harmonics, wanted.factor_bits, wanted.turn_bits)
         corrected = []
         for factor in factors:
             for stream in self._streams[:-1]:
@@ -238,11 +245,13 @@ class Dealer:
         return Correction(*corrected)
 
 
-def harmonic_factors(t: RingArray, harmonics: int, bits: int) -> tuple[RingArray, RingArray]:
+def harmonic_factors(
+    t: RingArray, harmonics: int, bits: int, turn_bits: int = TURN_BITS
+) -> tuple[RingArray, RingArray]:
     """cos kt and sin kt for k = 1..harmonics, as ring elements with `bits` fraction bits [harmonics, ...]."""
     multiples = np.arange(1, harmonics + 1, dtype=np.uint64).reshape(-1, *([1] * t.ndim))
-    steps = (multiples * t) & np.uint64((1 << TURN_BITS) - 1)
-    angle = steps.astype(np.float64) * (2 * np.pi / (1 << TURN_BITS))
+    steps = (multiples * t) << np.uint64(64 - turn_bits)  # whole turns fall off
+    angle = steps.astype(np.float64) * (2 * np.pi / 2.0**64)
     cos, sin = (np.rint(f(angle) * (1 << bits)).astype(np.int64).view(np.uint64) for f in (np.cos, np.sin))
     return cos, sin
 

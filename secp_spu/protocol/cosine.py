@@ -2,6 +2,7 @@
 
 import math
 from functools import cache
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +10,11 @@ from jax import Array, lax
 from numpy.polynomial import Chebyshev, Polynomial
 
 from secp_spu.protocol.correlation import CosineCorrelation
-from secp_spu.protocol.ring import FRACTION_BITS, from_ring, open_masked, shift_public, to_ring, truncate
+from secp_spu.protocol.fixed import Fixed
+from secp_spu.protocol.ring import FRACTION_BITS, open_masked, shift_public, to_ring
+
+PUBLIC_BITS = 9
+"""Fraction bits of the public factors; those of the secret ones are the correlation's."""
 
 POLYNOMIAL_BITS = 24
 """Fraction bits of the public polynomial: its products stay below 2**52."""
@@ -18,69 +23,66 @@ POLYNOMIAL_ERROR = 2e-6
 """Of a public cosine before rounding: 8e-7 by interpolation, five steps cut to 2**-24 each, and the square once."""
 
 
-def cos_sin(x: Array, frequencies: Array, correlation: CosineCorrelation | None = None) -> tuple[Array, Array]:
+def cos_sin(x: Any, frequencies: Array, correlation: CosineCorrelation | None = None) -> tuple[Any, Any]:
     """cos and sin of 2 pi x @ frequencies: in plain JAX without a correlation, by `secure_cos_sin` with one.
 
     Args:
-        x: [..., d], secret under SPU.
+        x: [..., d]: `Fixed` or SPU's own secret fixed point with a correlation, plain without.
         frequencies: public, in turns per unit of x [d, r].
         correlation: see `secure_cos_sin`; None for plain JAX (SPU runs that too, with its own dear cosine).
-    Returns: two arrays [..., r].
+    Returns: two arrays [..., r], plain or `Fixed`.
     """
     if correlation is not None:
-        return secure_cos_sin(x, frequencies, correlation)
+        return secure_cos_sin(x if isinstance(x, Fixed) else Fixed(to_ring(x), FRACTION_BITS), frequencies, correlation)
     angle = 2 * jnp.pi * (x @ frequencies)
     return jnp.cos(angle), jnp.sin(angle)
 
 
-def secure_cos_sin(x: Array, frequencies: Array, correlation: CosineCorrelation) -> tuple[Array, Array]:
+def secure_cos_sin(x: Fixed, frequencies: Array, correlation: CosineCorrelation) -> tuple[Fixed, Fixed]:
     """cos and sin of 2 pi x @ frequencies of a secret x, with one opening. Only for programs compiled by SPU.
 
-    1. u = x @ frequencies as ring integers: turns with 36 fraction bits       local
-    2. open delta = u - t                                                      one send
-    3. c, s = cos and sin of 2 pi delta, factors of b bits                     public
-    4. cos = c C - s S,  sin = s C + c S; drop 2 b - 18 bits                    local for b = 9
+    1. u = x @ frequencies as ring integers, a turn being 2**turn_bits of them     local
+    2. open delta = u - t                                                           one send
+    3. c, s = cos and sin of 2 pi delta / 2**turn_bits                              public
+    4. cos = c C - s S,  sin = s C + c S, with all bits of the products             local
 
-    Both results come from the same opening: r correlations give 2 r features.
+    Whole turns drop out of u, so that it may wrap around the ring: nothing is truncated. Both results come from the same
+    opening: r correlations give 2 r features.
 
     Args:
-        x: secret fixed point [..., d].
+        x: secret [..., d].
         frequencies: public, in turns per unit of x [d, r]; rounded to 2**-18 turn.
-        correlation: secret t, C = cos t, S = sin t for one harmonic, [..., r] each.
-    Returns: two secret fixed-point arrays [..., r].
+        correlation: secret t, C = cos t, S = sin t for one harmonic, [..., r] each, of x.bits + 18 turn bits.
+    Returns: two secrets [..., r] of correlation.factor_bits + PUBLIC_BITS fraction bits.
     Reveals: delta, uniform as long as t is fresh. This call spends `correlation`.
-    Cost (a party, 64-bit ring): online 8 bytes a pair and 1 send in all for factors of 9 bits. More factor bits need
-        a truncation of both results: under ABY3 35 bytes and 2.7 sends for 18 bits, on average over the parties, under
-        SEMI2K 24 and 2. Offline: see correlation.py.
+    Cost (a party, 64-bit ring): online 8 bytes a pair and 1 send in all. Offline: see correlation.py.
     Error: `cos_error_bound`.
-    Raises: ValueError if x, frequencies and correlation disagree in d, r or the leading axes.
+    Raises: ValueError if x, frequencies and correlation disagree in d, r, the leading axes or the bits of a turn.
     Source: one-round cosine, arXiv 2506.15307; here with a whole-ring mask and without truncation.
     """
     _check_shapes(x, frequencies, correlation)
-    turns = to_ring(x) @ to_ring(frequencies)
+    turns = x.ring @ to_ring(frequencies)
 
     delta = open_masked(turns, correlation.mask)
 
-    public_cos, public_sin = _public_factors(delta, correlation.factor_bits)
+    public_cos, public_sin = public_cos_sin(delta, correlation.turn_bits, PUBLIC_BITS)
 
     mask_cos, mask_sin = correlation.cos[0], correlation.sin[0]
     cos = public_cos * mask_cos - public_sin * mask_sin
     sin = public_sin * mask_cos + public_cos * mask_sin
-    surplus_bits = 2 * correlation.factor_bits - FRACTION_BITS
-    if surplus_bits:
-        cos, sin = truncate(jnp.stack([cos, sin]), surplus_bits)
-    return from_ring(cos), from_ring(sin)
+    bits = correlation.factor_bits + PUBLIC_BITS
+    return Fixed(cos, bits), Fixed(sin, bits)
 
 
-def _public_factors(delta: Array, bits: int) -> tuple[Array, Array]:
-    """cos and sin of the public turns delta (36 fraction bits), as integers with `bits` fraction bits.
+def public_cos_sin(delta: Array, turn_bits: int, bits: int) -> tuple[Array, Array]:
+    """cos and sin of a public angle, a turn being 2**turn_bits, as integers with `bits` fraction bits.
 
     In integers of the ring, by a polynomial: SPU's own cosine of a public number takes seven times as long.
 
     1. a = turn - 1/2, cut to 18 fraction bits; for the sine a quarter turn earlier
     2. cos(2 pi turn) = -cos(2 pi a), a polynomial in (2 a)^2, by Horner's rule with 24 fraction bits
     """
-    turn = lax.shift_right_logical(delta, jnp.int32(FRACTION_BITS))
+    turn = lax.shift_right_logical(delta, jnp.int32(turn_bits - FRACTION_BITS))
     both = jnp.stack([turn, turn - (1 << FRACTION_BITS) // 4]) & ((1 << FRACTION_BITS) - 1)
     centred = both - (1 << FRACTION_BITS) // 2
 
@@ -99,24 +101,24 @@ def cosine_polynomial() -> tuple[float, ...]:
     return tuple(series.convert(kind=Polynomial).coef)
 
 
-def _check_shapes(x: Array, frequencies: Array, correlation: CosineCorrelation) -> None:
+def _check_shapes(x: Fixed, frequencies: Array, correlation: CosineCorrelation) -> None:
     if x.shape[-1] != frequencies.shape[0]:
         raise ValueError(f"x has {x.shape[-1]} columns, frequencies {frequencies.shape[0]} rows: they must agree")
-    expected = (*x.shape[:-1], frequencies.shape[1])
-    if correlation.mask.shape != expected:
+    expected, turn_bits = (*x.shape[:-1], frequencies.shape[1]), x.bits + FRACTION_BITS
+    if correlation.mask.shape != expected or correlation.turn_bits != turn_bits:
         raise ValueError(
-            f"correlation has shape {correlation.mask.shape}, x @ frequencies {expected}: "
-            f"declare it with declare_correlation({expected})"
+            f"correlation has shape {correlation.mask.shape} and {correlation.turn_bits} turn bits, x @ frequencies "
+            f"{expected} and {turn_bits}: declare it with declare_correlation({expected}, turn_bits={turn_bits})"
         )
 
 
-def cos_error_bound(x_l1: float, frequency_l1: float, factor_bits: int, *, mask_error: float) -> float:
+def cos_error_bound(x_l1: float, frequency_l1: float, *, x_bits: int = FRACTION_BITS, mask_error: float) -> float:
     """Largest error of `secure_cos_sin` for one angle, derived term by term.
 
     Args:
         x_l1: largest sum of |x| over a row, in units of x.
         frequency_l1: largest sum of |frequency| over a column, in turns per unit of x.
-        factor_bits: fraction bits b of the factors.
+        x_bits: fraction bits of x.
         mask_error: largest error of C and of S, see `correlation.joint_error_bound` and `dealt_error_bound`.
     """
     ulp = 2.0**-FRACTION_BITS
@@ -125,11 +127,10 @@ def cos_error_bound(x_l1: float, frequency_l1: float, factor_bits: int, *, mask_
         * math.pi
         * (
             x_l1 * ulp  # each frequency encoded to within one unit
-            + frequency_l1 * ulp  # each x encoded to within one unit
+            + frequency_l1 * 2.0**-x_bits  # each x encoded to within one unit
             + ulp  # delta cut to 18 fraction bits of a turn
         )
     )
-    public = 2.0 ** -(factor_bits + 1) + POLYNOMIAL_ERROR  # c and s rounded
+    public = 2.0 ** -(PUBLIC_BITS + 1) + POLYNOMIAL_ERROR  # c and s rounded
     product = math.sqrt(2) * (public + mask_error)  # |c dC| + |C dc| + the same for s, by Cauchy-Schwarz
-    surplus = 2 * ulp if 2 * factor_bits > FRACTION_BITS else 0.0  # one truncation
-    return angle + product + surplus
+    return angle + product

@@ -1,0 +1,149 @@
+"""Numbers with a choice of fraction bits: products that need no truncation, and truncation where it is wanted.
+
+SPU drops 18 bits after every product of fixed-point numbers, which costs more than the product itself. Here a product
+keeps all its bits, sums align them, and the caller says when to round. Everything fits as long as a number's fraction
+bits and the bits of its size stay below 62 together.
+
+Model code is written once, for `Fixed` under SPU and for plain arrays elsewhere: `lift`, `lower`, `rounded` and
+`to_float` say where the two differ, and do nothing to plain arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+from flax import struct
+from jax import Array, lax
+
+from secp_spu.protocol.ring import FRACTION_BITS, from_ring, to_ring
+
+DROP_BITS = 16
+"""What one cheap truncation drops at most: SPU multiplies by a constant below 2**-16 in another way (ring.truncate)."""
+
+WIDE_DROP_BITS = 40
+"""What one truncation of SPU's other way has been tried with; it wants a ring integer of at most 2**45."""
+
+
+@struct.dataclass
+class Fixed:
+    """Secret ring integers z for the numbers z 2**-bits; local, but for products and `to`.
+
+    Attributes:
+        ring: int32 to JAX, whole 64-bit ring elements to SPU.
+        bits: fraction bits.
+    """
+
+    ring: Array
+    bits: int = struct.field(pytree_node=False)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the array."""
+        return self.ring.shape
+
+    def __add__(self, other: Fixed) -> Fixed:
+        bits = max(self.bits, other.bits)
+        return Fixed(self._raised(bits) + other._raised(bits), bits)
+
+    def __sub__(self, other: Fixed) -> Fixed:
+        bits = max(self.bits, other.bits)
+        return Fixed(self._raised(bits) - other._raised(bits), bits)
+
+    def __mul__(self, other: Fixed) -> Fixed:
+        """All bits of the product. A party sends 8 bytes an element and 1 message under ABY3, 16 under SEMI2K."""
+        return Fixed(self.ring * other.ring, self.bits + other.bits)
+
+    def __matmul__(self, other: Fixed) -> Fixed:
+        """All bits of the product; a message for each matrix of a batch."""
+        return Fixed(self.ring @ other.ring, self.bits + other.bits)
+
+    def sum(self, axis: int, *, keepdims: bool = False) -> Fixed:
+        """Over one axis."""
+        return Fixed(self.ring.sum(axis, keepdims=keepdims), self.bits)
+
+    def multiply(self, other: Fixed) -> Fixed:
+        """The product without its lowest 18 bits: SPU's own, for a truncation by 18 that `to` has no cheap way to."""
+        return Fixed(to_ring(from_ring(self.ring) * from_ring(other.ring)), self.bits + other.bits - FRACTION_BITS)
+
+    def to(self, bits: int, *, small: bool = False) -> Fixed:
+        """The same number with other fraction bits, at most one unit off for each truncation.
+
+        Args:
+            bits: to have. More are free. Fewer take one truncation for each 16 that are dropped.
+            small: |ring| is below 2**45, so that one dearer truncation may drop more than 16.
+        Cost of a truncation of an element (a party): ABY3 28/3 bytes (40/3 if dearer) and 5/3 sends in all; SEMI2K with
+            two parties 4 (8) and 1, with three 16 and 2.
+        """
+        drop = self.bits - bits
+        if drop <= 0:
+            return Fixed(self._raised(bits), bits)
+        if drop <= DROP_BITS or (small and drop <= WIDE_DROP_BITS):
+            return Fixed(to_ring(from_ring(self.ring) * 2.0**-drop), bits)
+        # XLA would fold two truncations in a row into one constant; it cannot look through the sum, which is 1 unit.
+        once = self.to(self.bits - DROP_BITS)
+        return Fixed(once.ring + 1, once.bits).to(bits, small=small)
+
+    def _raised(self, bits: int) -> Array:
+        if bits == self.bits:
+            return self.ring
+        if bits - self.bits > 30:
+            raise ValueError(f"{bits - self.bits} more fraction bits are no 32-bit factor")
+        return self.ring * jnp.int32(1 << (bits - self.bits))
+
+
+Number = Fixed | Array
+"""A secret under SPU, or a plain array."""
+
+
+def constant(value: float, bits: int, like: Number) -> Any:
+    """A public number with `bits` fraction bits, for products with `like`."""
+    return Fixed(jnp.int32(round(value * 2**bits)), bits) if isinstance(like, Fixed) else value
+
+
+def lift(x: Array, bits: int, *, secure: bool) -> Number:
+    """What `lower` has put away: `Fixed` under SPU, the plain numbers elsewhere."""
+    return Fixed(to_ring(x), bits) if secure else x * 2.0 ** (FRACTION_BITS - bits)
+
+
+def lower(x: Any, bits: int) -> Any:
+    """An array whose encoding for SPU has `bits` fraction bits instead of 18: at an owner, or of a program's result."""
+    if isinstance(x, Fixed):
+        return from_ring(x.to(bits).ring)
+    return x * 2.0 ** (bits - FRACTION_BITS)
+
+
+def rounded(x: Any, bits: int, *, small: bool = False) -> Any:
+    """`Fixed.to`; nothing to plain arrays."""
+    return x.to(bits, small=small) if isinstance(x, Fixed) else x
+
+
+def multiply(x: Any, y: Any) -> Any:
+    """`Fixed.multiply`; the plain product of plain arrays."""
+    return x.multiply(y) if isinstance(x, Fixed) else x * y
+
+
+def to_float(x: Any) -> Array:
+    """As SPU's own fixed-point numbers, or plain."""
+    return from_ring(x.to(FRACTION_BITS).ring) if isinstance(x, Fixed) else x
+
+
+def to_fixed(x: Array, like: Any) -> Any:
+    """SPU's own fixed-point numbers as `Fixed` where `like` is; plain arrays stay."""
+    return Fixed(to_ring(x), FRACTION_BITS) if isinstance(like, Fixed) else x
+
+
+def moved(move: Callable[..., Array], *xs: Any) -> Any:
+    """Apply a function that only moves elements, such as a reshape or a concatenation, to numbers of the same bits.
+
+    Raises: ValueError for different bits.
+    """
+    if not isinstance(xs[0], Fixed):
+        return move(*xs)
+    bits = {x.bits for x in xs}
+    if len(bits) > 1:
+        raise ValueError(
+            f"numbers of {sorted(bits)} fraction bits cannot stand in one array: round or raise them first"
+        )
+    return Fixed(move(*(x.ring for x in xs)), xs[0].bits)
