@@ -46,8 +46,8 @@ def secure_cos_sin(x: Fixed, frequencies: Array, correlation: CosineCorrelation)
     3. c, s = cos and sin of 2 pi delta / 2**turn_bits                              public
     4. cos = c C - s S,  sin = s C + c S, with all bits of the products             local
 
-    Whole turns drop out of u, so that it may wrap around the ring: nothing is truncated. Both results come from the same
-    opening: r correlations give 2 r features.
+    Whole turns drop out of u, so that it may wrap around the ring: nothing is truncated. Both results come from the
+    same opening: r correlations give 2 r features.
 
     Args:
         x: secret [..., d].

@@ -15,7 +15,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import struct
-from jax import Array, lax
+from jax import Array
 
 from secp_spu.protocol.ring import FRACTION_BITS, from_ring, to_ring
 
