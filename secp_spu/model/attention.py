@@ -1,6 +1,7 @@
 """Queries, keys and values of all heads in, the heads' outputs out: by softmax or by random features."""
 
 import math
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -22,6 +23,7 @@ from secp_spu.model.precision import (
 from secp_spu.protocol import (
     FRACTION_BITS,
     Number,
+    batched_product,
     cos_sin,
     declare_correlation,
     inverse_sqrt,
@@ -55,11 +57,13 @@ class SoftmaxAttention(nn.Module):
         config: of the encoder.
         layer: its number.
         folded: queries come divided by sqrt(d).
+        opens_operands: what a secret product costs, see `protocol.batched_product`.
     """
 
     config: EncoderConfig
     layer: int = 0
     folded: bool = False
+    opens_operands: bool = False
 
     @nn.compact
     def __call__(self, query: Number, key: Number, value: Number, padding_mask: Number) -> Any:
@@ -71,11 +75,12 @@ class SoftmaxAttention(nn.Module):
         Returns: [batch, heads, tokens, head_dim].
         """
         scale = 1.0 if self.folded else 1 / math.sqrt(query.shape[-1])
+        product = partial(batched_product, opens_operands=self.opens_operands)
         keys = moved(_transpose, rounded(key, FRACTION_BITS - 2))  # two bits fewer: one cheap truncation of the product
-        scores = to_float(rounded(query, FRACTION_BITS) @ keys) * scale
+        scores = to_float(product(rounded(query, FRACTION_BITS), keys)) * scale
         scores = scores + ((1 - to_float(padding_mask)) * PADDING_SCORE)[:, None, None, :]
         weights = to_fixed(jax.nn.softmax(scores, axis=-1), value)
-        return rounded(weights @ rounded(value, FRACTION_BITS - 2), FRACTION_BITS)
+        return rounded(product(weights, rounded(value, FRACTION_BITS - 2)), FRACTION_BITS)
 
 
 def _transpose(matrices: Array) -> Array:
@@ -105,6 +110,7 @@ class RandomFeatureAttention(nn.Module):
     config: EncoderConfig
     layer: int = 0
     folded: bool = False
+    opens_operands: bool = False
 
     @nn.compact
     def __call__(self, query: Number, key: Number, value: Number, padding_mask: Number) -> Any:
@@ -128,8 +134,9 @@ class RandomFeatureAttention(nn.Module):
         weight = padding_mask[:, None, :, None]
         value = rounded(value, VALUE_BITS) if self.folded else value * weight
         weighted = moved(_append, value, weight)
-        summary = rounded(mean_of(moved(_transpose, phi_key) @ weighted, tokens), SUMMARY_BITS)
-        attended = mean_of(phi_query @ summary, features)
+        product = partial(batched_product, opens_operands=self.opens_operands)
+        summary = rounded(mean_of(product(moved(_transpose, phi_key), weighted), tokens), SUMMARY_BITS)
+        attended = mean_of(product(phi_query, summary), features)
         divisor = to_fixed(1 / to_float(attended[..., -1:]), attended)
         return multiply(attended[..., :-1], rounded(divisor, DIVISOR_BITS))
 

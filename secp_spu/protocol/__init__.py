@@ -29,6 +29,7 @@ from secp_spu.protocol.fixed import (
     to_fixed,
     to_float,
 )
+from secp_spu.protocol.products import batched_product
 from secp_spu.protocol.ring import FRACTION_BITS, from_ring, open_masked, to_ring, truncate
 from secp_spu.protocol.sharing import MaskStream, Scheme, decode, encode
 
@@ -46,6 +47,7 @@ __all__ = [
     "Scheme",
     "SpentCorrelationError",
     "audit_program",
+    "batched_product",
     "combine_factors",
     "constant",
     "cos_error_bound",
