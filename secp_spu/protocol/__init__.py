@@ -17,6 +17,14 @@ from secp_spu.protocol.correlation import (
 from secp_spu.protocol.cosine import cos_error_bound, cos_sin, secure_cos_sin
 from secp_spu.protocol.fixed import Fixed, Number, constant, lift, lower, moved, multiply, rounded, to_fixed, to_float
 from secp_spu.protocol.ring import FRACTION_BITS, from_ring, open_masked, to_ring, truncate
+from secp_spu.protocol.series import (
+    GeluSeries,
+    declare_series,
+    fit_gelu,
+    secure_series_gelu,
+    series_error_bound,
+    series_gelu,
+)
 from secp_spu.protocol.sharing import MaskStream, Scheme, decode, encode
 
 __all__ = [
@@ -28,6 +36,7 @@ __all__ = [
     "CosineCorrelation",
     "Dealer",
     "Fixed",
+    "GeluSeries",
     "MaskStream",
     "Number",
     "Scheme",
@@ -39,8 +48,10 @@ __all__ = [
     "cos_sin",
     "dealt_error_bound",
     "declare_correlation",
+    "declare_series",
     "decode",
     "encode",
+    "fit_gelu",
     "from_ring",
     "joint_error_bound",
     "joint_plan",
@@ -52,6 +63,9 @@ __all__ = [
     "party_streams",
     "rounded",
     "secure_cos_sin",
+    "secure_series_gelu",
+    "series_error_bound",
+    "series_gelu",
     "to_fixed",
     "to_float",
     "to_ring",

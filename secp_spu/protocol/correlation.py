@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import jax.numpy as jnp
@@ -35,15 +36,17 @@ class SpentCorrelationError(RuntimeError):
 
 @struct.dataclass
 class CosineCorrelation:
-    """A mask t with shares of cos kt and sin kt for k = 1..K; spent by the one opening that t masks.
+    """A mask t with shares of cos kt and sin kt for some multiples k; spent by the one opening that t masks.
 
     A pytree: of arrays inside a program, of shapes when it is declared, of handles outside.
 
     Attributes:
         mask: t, ring integers [...], uniform over all 64 bits.
-        cos: cos kt with `factor_bits` fraction bits, ring integers [K, ...].
+        cos: cos kt with `factor_bits` fraction bits, ring integers [multiples, ...].
         sin: sin kt, likewise.
         factor_bits: fraction bits of the factors, 9 to 18; with 9 the products of `secure_cos_sin` need no truncation.
+        turn_bits: a turn of the angle is 2**turn_bits steps of t.
+        multiples: the k, positive and increasing.
     """
 
     mask: Any
@@ -51,17 +54,18 @@ class CosineCorrelation:
     sin: Any
     factor_bits: int = struct.field(pytree_node=False, default=DEFAULT_FACTOR_BITS)
     turn_bits: int = struct.field(pytree_node=False, default=TURN_BITS)
+    multiples: tuple[int, ...] = struct.field(pytree_node=False, default=(1,))
 
     @property
     def harmonics(self) -> int:
-        """How many multiples of the angle the factors cover, K."""
+        """How many multiples of the angle the factors cover."""
         return self.cos.shape[0]
 
 
 def declare_correlation(
     shape: Sequence[int],
     *,
-    harmonics: int = 1,
+    harmonics: int | Sequence[int] = 1,
     factor_bits: int = DEFAULT_FACTOR_BITS,
     turn_bits: int = TURN_BITS,
 ) -> CosineCorrelation:
@@ -72,16 +76,20 @@ def declare_correlation(
 
     Args:
         shape: of the mask, one element for every opened value.
-        harmonics: multiples K of the angle that are needed.
+        harmonics: the multiples of the angle that are needed, increasing; or K for 1 to K.
         factor_bits: fraction bits of the factors, 9 to 18.
+        turn_bits: see `CosineCorrelation`.
     Raises: ValueError for a number out of range.
     """
     if not FRACTION_BITS // 2 <= factor_bits <= FRACTION_BITS:
         raise ValueError(f"factor_bits is {factor_bits}, allowed are {FRACTION_BITS // 2} to {FRACTION_BITS}")
-    if harmonics < 1:
+    multiples = tuple(range(1, harmonics + 1)) if isinstance(harmonics, int) else tuple(harmonics)
+    if not multiples:
         raise ValueError(f"harmonics is {harmonics}, at least 1 is needed")
-    factors = jnp.zeros((harmonics, *shape), jnp.int32)
-    return CosineCorrelation(jnp.zeros(shape, jnp.int32), factors, factors, factor_bits, turn_bits)
+    if multiples[0] < 1 or any(after <= before for before, after in pairwise(multiples)):
+        raise ValueError(f"harmonics is {harmonics}, allowed are increasing positive numbers")
+    factors = jnp.zeros((len(multiples), *shape), jnp.int32)
+    return CosineCorrelation(jnp.zeros(shape, jnp.int32), factors, factors, factor_bits, turn_bits, multiples)
 
 
 def is_correlation(node: object) -> bool:
@@ -190,7 +198,7 @@ class CorrelationMaker:
         for component, bits in enumerate(plan):
             known = component in mask
             factors = (
-                harmonic_factors(mask[component], wanted.harmonics, bits, wanted.turn_bits) if known else (None, None)
+                harmonic_factors(mask[component], wanted.multiples, bits, wanted.turn_bits) if known else (None, None)
             )
             for out, factor in zip((cos, sin), factors, strict=True):
                 out.append(self._single(component, factor, wanted.cos.shape))
@@ -236,7 +244,7 @@ class Dealer:
     def correct(self, wanted: CosineCorrelation) -> Correction:
         """The last component of cos kt and sin kt of a fresh t."""
         mask = sum((s.draw(wanted.mask.shape) for s in self._streams), np.zeros(wanted.mask.shape, np.uint64))
-        factors = harmonic_factors(mask, wanted.harmonics, wanted.factor_bits, wanted.turn_bits)
+        factors = harmonic_factors(mask, wanted.multiples, wanted.factor_bits, wanted.turn_bits)
         corrected = []
         for factor in factors:
             for stream in self._streams[:-1]:
@@ -246,11 +254,11 @@ class Dealer:
 
 
 def harmonic_factors(
-    t: RingArray, harmonics: int, bits: int, turn_bits: int = TURN_BITS
+    t: RingArray, multiples: Sequence[int], bits: int, turn_bits: int = TURN_BITS
 ) -> tuple[RingArray, RingArray]:
-    """cos kt and sin kt for k = 1..harmonics, as ring elements with `bits` fraction bits [harmonics, ...]."""
-    multiples = np.arange(1, harmonics + 1, dtype=np.uint64).reshape(-1, *([1] * t.ndim))
-    steps = (multiples * t) << np.uint64(64 - turn_bits)  # whole turns fall off
+    """cos kt and sin kt for every k of `multiples`, as ring elements with `bits` fraction bits [multiples, ...]."""
+    column = np.array(multiples, np.uint64).reshape(-1, *([1] * t.ndim))
+    steps = (column * t) << np.uint64(64 - turn_bits)  # whole turns fall off
     angle = steps.astype(np.float64) * (2 * np.pi / 2.0**64)
     cos, sin = (np.rint(f(angle) * (1 << bits)).astype(np.int64).view(np.uint64) for f in (np.cos, np.sin))
     return cos, sin

@@ -33,7 +33,7 @@ class AuditRuntime(OneProcessRuntime):
             factors = [[Stored(next(self._names), spec_of(wanted.cos, secret=True))] * self.parties] * 2
             cos, sin = self.run("combine", combine_factors, *factors)
             mask = Stored(next(self._names), spec_of(wanted.mask, secret=True))
-            return CosineCorrelation(mask, cos, sin, wanted.factor_bits, wanted.turn_bits)
+            return wanted.replace(mask=mask, cos=cos, sin=sin)
 
         return self._made(jax.tree.map(make, declared, is_leaf=is_declared))
 

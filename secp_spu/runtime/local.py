@@ -125,7 +125,7 @@ class LocalRuntime(OneProcessRuntime):
             self._everywhere(lambda party: party.side.draw(wanted, handles.mask.name, cos, sin))
         combined_cos, combined_sin = self.run("combine", combine_factors, *factors)
         self.free(factors)
-        return CosineCorrelation(handles.mask, combined_cos, combined_sin, wanted.factor_bits, wanted.turn_bits)
+        return wanted.replace(mask=handles.mask, cos=combined_cos, sin=combined_sin)
 
     def _execute(self, program: Program, inputs: list[Stored], outputs: list[Stored]) -> None:
         names = [handle.name for handle in inputs], [handle.name for handle in outputs]

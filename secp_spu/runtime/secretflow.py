@@ -160,7 +160,7 @@ class SecretFlowRuntime(Runtime):
         self._everywhere("draw", self.ledger.current, wanted, handles.mask.name, cos, sin)
         combined_cos, combined_sin = self.run("combine", combine_factors, *factors)
         self.free(factors)
-        return CosineCorrelation(handles.mask, combined_cos, combined_sin, wanted.factor_bits, wanted.turn_bits)
+        return wanted.replace(mask=handles.mask, cos=combined_cos, sin=combined_sin)
 
     def free(self, values: Tree) -> None:
         """See `Runtime.free`."""

@@ -76,7 +76,7 @@ class SpuCorrelations:
         half = self._scheme.parties
         two = {"num_returns_policy": SPUCompilerNumReturnsPolicy.FROM_USER, "user_specified_num_returns": 2}
         cos, sin = self._spu(combine_factors, **two)(factors[:half], factors[half:])
-        return CosineCorrelation(mask, cos, sin, wanted.factor_bits, wanted.turn_bits)
+        return wanted.replace(mask=mask, cos=cos, sin=sin)
 
     def _infeed(self, shape: tuple[int, ...], parts: tuple) -> SPUObject:
         """What every party's PYU has built becomes a value of the device; each part stays with its party."""
