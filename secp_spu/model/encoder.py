@@ -9,9 +9,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from secp_spu.model.activation import activation
+from secp_spu.model.activation import Activation
 from secp_spu.model.attention import RandomFeatureAttention, SoftmaxAttention
 from secp_spu.model.config import EncoderConfig
+from secp_spu.protocol import to_float
 
 
 class Embeddings(nn.Module):
@@ -67,7 +68,8 @@ class EncoderLayer(nn.Module):
         attended = attended.transpose(0, 2, 1, 3).reshape(batch, tokens, width)
         hidden = layer_norm(config, "attention_norm")(hidden + nn.Dense(width, name="attention_output")(attended))
 
-        inner = activation(config.activation)(nn.Dense(config.intermediate, name="intermediate")(hidden))
+        inner = nn.Dense(config.intermediate, name="intermediate")(hidden)
+        inner = to_float(Activation(config, name="activation")(inner))
         return layer_norm(config, "output_norm")(hidden + nn.Dense(width, name="output")(inner))
 
 
