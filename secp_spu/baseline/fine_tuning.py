@@ -11,8 +11,7 @@ from jax import Array
 
 from secp_spu.baseline.adam import Adam, Moments
 from secp_spu.baseline.backpropagation import Backpropagation, OnLayer, Segment, TrainingTexts, silent
-from secp_spu.model import EncoderConfig
-from secp_spu.model.encoder import layer_norm
+from secp_spu.model import EncoderConfig, Norm
 from secp_spu.runtime import Owned, Runtime, Stored
 
 Tree = Any
@@ -132,7 +131,7 @@ def _without_text(texts: TrainingTexts) -> TrainingTexts:
 
 def _embed(config: EncoderConfig, active: tuple[Array, Tree]) -> Any:
     words, table = active
-    return layer_norm(config).apply({"params": table["norm"]}, words + table["position"] + table["type"])
+    return Norm(config.layer_norm_epsilon).apply({"params": table["norm"]}, words + table["position"] + table["type"])
 
 
 def _look_up(one_hot: Array, table: Array, total: Array | float = 0.0) -> Array:

@@ -5,15 +5,20 @@ from secp_spu.model.attention import RandomFeatureAttention, SoftmaxAttention, o
 from secp_spu.model.checkpoint import Checkpoint, load_checkpoint, load_embeddings, save_checkpoint, save_embeddings
 from secp_spu.model.config import ActivationKind, AttentionKind, EncoderConfig, FunctionKind
 from secp_spu.model.encoder import Embeddings, Encoder, EncoderLayer
+from secp_spu.model.folding import fold_head, fold_layer
 from secp_spu.model.head import LabelEmbeddingHead, LabelWordHead, PooledEmbedding, read_out
 from secp_spu.model.hub_config import CheckpointError
+from secp_spu.model.layers import Dense, Norm
+from secp_spu.model.precision import HIDDEN_BITS
 
 __all__ = [
+    "HIDDEN_BITS",
     "Activation",
     "ActivationKind",
     "AttentionKind",
     "Checkpoint",
     "CheckpointError",
+    "Dense",
     "Embeddings",
     "Encoder",
     "EncoderConfig",
@@ -21,10 +26,13 @@ __all__ = [
     "FunctionKind",
     "LabelEmbeddingHead",
     "LabelWordHead",
+    "Norm",
     "PooledEmbedding",
     "RandomFeatureAttention",
     "SoftmaxAttention",
     "activation",
+    "fold_head",
+    "fold_layer",
     "fold_quadratic",
     "load_checkpoint",
     "load_embeddings",

@@ -12,11 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from secp_spu.model.config import EncoderConfig, FunctionKind, GeluSeries
-from secp_spu.protocol import CosineCorrelation, Fixed, declare_series, rounded, series_gelu, to_fixed, to_float
-
-SQUARE_BITS = 38
-"""Fraction bits of a square under MPC: a factor has 27, so that one cheap truncation drops 16 of 54."""
+from secp_spu.model.config import EncoderConfig, FunctionKind
+from secp_spu.protocol import (
+    CosineCorrelation,
+    Fixed,
+    GeluSeries,
+    declare_series,
+    rounded,
+    series_gelu,
+    to_fixed,
+    to_float,
+)
+from secp_spu.protocol.fixed import DROP_BITS
 
 INPUT_DEVIATION = 1.25
 """Root mean square of what a feed-forward layer gives its activation; 0.9 to 1.6 in the layers of MiniLM."""
@@ -63,15 +70,15 @@ class Activation(nn.Module):
         """Apply.
 
         Args:
-            u: [..., intermediate], `Fixed` or arrays; "quadratic" takes `Fixed` only folded, and of 27 bits.
-        Returns: the same shape; of `Fixed` with 36 fraction bits ("series"), 38 ("quadratic"), as many as u ("relu"), or
-            18 (SPU's own functions).
+            u: [..., intermediate], `Fixed` or arrays; "quadratic" takes `Fixed` only folded.
+        Returns: the same shape; of `Fixed` with 36 fraction bits ("series"), 16 fewer than twice as many as u has
+            ("quadratic"), as many as u ("relu"), or 18 (SPU's own functions).
         """
         kind = self.config.activation
         if kind == "series":
             return self._series(u)
         if kind == "quadratic":
-            return rounded(u * u, SQUARE_BITS) if self.folded else self._quadratic(u)
+            return _square(u) if self.folded else self._quadratic(u)
         if kind == "relu" and isinstance(u, Fixed):
             return Fixed(jnp.maximum(u.ring, 0), u.bits)
         return to_fixed(activation(kind)(to_float(u)), u)
@@ -97,6 +104,11 @@ class Activation(nn.Module):
             self.param(name, nn.initializers.constant(value), u.shape[-1:]) for name, value in initial.items()
         )
         return (u * scale + shift) ** 2 + offset
+
+
+def _square(u: Any) -> Any:
+    """u**2, without the bits that one cheap truncation drops."""
+    return rounded(u * u, 2 * u.bits - DROP_BITS) if isinstance(u, Fixed) else u * u
 
 
 QUADRATIC = ("scale", "shift", "offset")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from secp_spu.config import Config, ConfigError
-from secp_spu.model import ActivationKind, EncoderConfig, load_checkpoint
+from secp_spu.model import ActivationKind, EncoderConfig, fold_head, fold_layer, load_checkpoint
 
 
 class ModelOwner:
@@ -32,16 +32,25 @@ class ModelOwner:
         return replace(config, activation=_tanh(config.activation), head_activation=_tanh(config.head_activation))
 
     def layer(self, number: int) -> Any:
-        """A layer's weights, as a pytree of arrays."""
-        return self._checkpoint.layer(number)["params"]
+        """A layer's weights, folded, as a pytree of arrays."""
+        before = self._norm(number - 1) if number else None
+        return fold_layer(self._checkpoint.layer(number)["params"], before, self._checkpoint.config)
+
+    def _norm(self, number: int) -> Any:
+        """Gain and shift of the norm that a layer ends with."""
+        return self._checkpoint.layer(number)["params"]["output_norm"]
 
     def layer_public(self, number: int) -> Any:
         """What everybody may know of a layer: its random frequencies."""
         return self._checkpoint.layer(number).get("public", {})
 
     def label_word_head(self, token_ids: Sequence[int]) -> Any:
-        """The masked-LM head's weights, with the decoder columns of the given tokens alone."""
-        return self._checkpoint.label_word_head(token_ids)
+        """The masked-LM head's weights, folded, with the decoder columns of the given tokens alone."""
+        return fold_head(self._checkpoint.label_word_head(token_ids), self.last_norm())
+
+    def last_norm(self) -> Any:
+        """What the label-embedding head has of weights: gain and shift of the last layer's norm."""
+        return self._norm(self._checkpoint.config.layers - 1)
 
 
 def _tanh(kind: ActivationKind) -> ActivationKind:

@@ -11,7 +11,8 @@ import jax
 import numpy as np
 
 from secp_spu.config import Config, ConfigError
-from secp_spu.model import Embeddings, load_embeddings
+from secp_spu.model import HIDDEN_BITS, Embeddings, load_embeddings
+from secp_spu.protocol import lower
 from secp_spu.tuning.loss import accuracy, losses
 from secp_spu.tuning.optimizer import fingerprint, make_optimizer
 from secp_spu.tuning.prompt import PromptSpace, save_prompt
@@ -141,7 +142,8 @@ class DataOwner:
         readout = np.concatenate([0 * ones, tokens.mask_row], 1)
         if not self._by_words:
             readout = padding_mask / padding_mask.sum(1, keepdims=True)
-        return {"hidden": np.asarray(hidden), "padding_mask": padding_mask, "readout": readout}
+        hidden = _for_layers(hidden * tokens.padding_mask[..., None])
+        return {"hidden": hidden, "padding_mask": padding_mask, "readout": readout}
 
     def prompts(
         self, which: Literal["untuned", "candidates", "finalists", "best"], first: int, last: int
@@ -153,7 +155,7 @@ class DataOwner:
             "finalists": self._finalists,
             "best": np.array([self._record.best]),
         }[which]
-        return np.asarray(self._embed(self._space.prompts(points[first:last]), first_position=0))
+        return _for_layers(self._embed(self._space.prompts(points[first:last]), first_position=0))
 
     def ask(self) -> None:
         """Propose the next generation's candidates."""
@@ -219,3 +221,8 @@ class DataOwner:
         save_prompt(self._folder / "prompt.safetensors", prompt)
         write_report(self._folder, self._config, record, ledger)
         record.save(self._folder)
+
+
+def _for_layers(embedded: Any) -> np.ndarray:
+    """Embeddings, encoded as the layers take hidden states."""
+    return np.asarray(lower(embedded, HIDDEN_BITS))

@@ -150,7 +150,7 @@ def set_up(runtime: Runtime, config: Config, data_owner: Any, model_owner: Any, 
             public = runtime.publish(runtime.disclose(model_owner.layer_public(number)))
             layers.append({"params": runtime.share(model_owner.layer(number)), "public": public})
             progress.step()
-        head = runtime.share(model_owner.label_word_head(word_ids)) if by_words else None
+        head = runtime.share(model_owner.label_word_head(word_ids) if by_words else model_owner.last_norm())
         model = SecureModel(runtime, encoder, layers, head, len(config.task.labels), on_layer=progress.step)
         batches = {split: _share_texts(runtime, data_owner, split, size, progress) for split, size in sizes.items()}
         if not by_words:
