@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from secp_spu.model.activation import activate
+from secp_spu.model.activation import Activation
 from secp_spu.model.attention import RandomFeatureAttention, SoftmaxAttention
 from secp_spu.model.config import EncoderConfig
 from secp_spu.model.layers import Dense, Norm, Residual
@@ -84,7 +84,8 @@ class EncoderLayer(nn.Module):
         attended = attended + Residual(folded, name="attention_residual")(hidden)
         hidden = Norm(config.layer_norm_epsilon, folded, name="attention_norm")(rounded(attended, SUM_BITS))
 
-        inner = activate(config.activation, Dense(config.intermediate, folded, name="intermediate")(hidden))
+        inner = Dense(config.intermediate, folded, name="intermediate")(hidden)
+        inner = Activation(config, folded, name="activation")(inner)
         inner = Dense(config.width, folded, OUTPUT_WEIGHT_BITS, name="output")(inner)
         inner = inner + Residual(folded, name="output_residual")(hidden)
         keep = padding_mask if folded else None

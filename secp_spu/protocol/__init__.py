@@ -37,6 +37,14 @@ from secp_spu.protocol.fixed import (
 )
 from secp_spu.protocol.products import batched_product
 from secp_spu.protocol.ring import FRACTION_BITS, from_ring, open_masked, to_ring, truncate
+from secp_spu.protocol.series import (
+    GeluSeries,
+    declare_series,
+    fit_gelu,
+    secure_series_gelu,
+    series_error_bound,
+    series_gelu,
+)
 from secp_spu.protocol.sharing import MaskStream, Scheme, decode, encode
 
 __all__ = [
@@ -50,6 +58,7 @@ __all__ = [
     "Dealer",
     "Exchange",
     "Fixed",
+    "GeluSeries",
     "MaskStream",
     "Message",
     "Number",
@@ -63,9 +72,11 @@ __all__ = [
     "cos_sin",
     "dealt_error_bound",
     "declare_correlation",
+    "declare_series",
     "decode",
     "encode",
     "finish_exchange",
+    "fit_gelu",
     "from_ring",
     "inverse_sqrt",
     "joint_error_bound",
@@ -79,6 +90,9 @@ __all__ = [
     "party_streams",
     "rounded",
     "secure_cos_sin",
+    "secure_series_gelu",
+    "series_error_bound",
+    "series_gelu",
     "to_fixed",
     "to_float",
     "to_ring",
