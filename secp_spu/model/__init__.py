@@ -1,9 +1,9 @@
 """Transformer encoders: the same code in plaintext and under MPC."""
 
-from secp_spu.model.activation import activation
+from secp_spu.model.activation import Activation, activation, fold_quadratic
 from secp_spu.model.attention import RandomFeatureAttention, SoftmaxAttention, orthogonal_frequencies
 from secp_spu.model.checkpoint import Checkpoint, load_checkpoint, load_embeddings, save_checkpoint, save_embeddings
-from secp_spu.model.config import ActivationKind, AttentionKind, EncoderConfig
+from secp_spu.model.config import ActivationKind, AttentionKind, EncoderConfig, FunctionKind
 from secp_spu.model.encoder import Embeddings, Encoder, EncoderLayer
 from secp_spu.model.folding import fold_head, fold_layer
 from secp_spu.model.head import LabelEmbeddingHead, LabelWordHead, PooledEmbedding, read_out
@@ -13,6 +13,7 @@ from secp_spu.model.precision import HIDDEN_BITS
 
 __all__ = [
     "HIDDEN_BITS",
+    "Activation",
     "ActivationKind",
     "AttentionKind",
     "Checkpoint",
@@ -22,6 +23,7 @@ __all__ = [
     "Encoder",
     "EncoderConfig",
     "EncoderLayer",
+    "FunctionKind",
     "LabelEmbeddingHead",
     "LabelWordHead",
     "Norm",
@@ -31,6 +33,7 @@ __all__ = [
     "activation",
     "fold_head",
     "fold_layer",
+    "fold_quadratic",
     "load_checkpoint",
     "load_embeddings",
     "orthogonal_frequencies",

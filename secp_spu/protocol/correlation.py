@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import jax.numpy as jnp
@@ -30,16 +31,17 @@ class SpentCorrelationError(RuntimeError):
 
 @struct.dataclass
 class CosineCorrelation:
-    """A mask t with shares of cos kt and sin kt for k = 1..K; spent by the one opening that t masks.
+    """A mask t with shares of cos kt and sin kt for some multiples k; spent by the one opening that t masks.
 
     A pytree: of arrays inside a program, of shapes when it is declared, of handles outside.
 
     Attributes:
         mask: t, ring integers [...], uniform over all 64 bits.
-        cos: cos kt with `factor_bits` fraction bits, ring integers [K, ...].
+        cos: cos kt with `factor_bits` fraction bits, ring integers [multiples, ...].
         sin: sin kt, likewise.
         factor_bits: fraction bits of the factors, 9 to 27.
         turn_bits: a turn is 2**turn_bits steps of t.
+        multiples: the k, positive and increasing.
     """
 
     mask: Any
@@ -47,17 +49,18 @@ class CosineCorrelation:
     sin: Any
     factor_bits: int = struct.field(pytree_node=False, default=DEFAULT_FACTOR_BITS)
     turn_bits: int = struct.field(pytree_node=False, default=TURN_BITS)
+    multiples: tuple[int, ...] = struct.field(pytree_node=False, default=(1,))
 
     @property
     def harmonics(self) -> int:
-        """How many multiples of the angle the factors cover, K."""
+        """How many multiples of the angle the factors cover."""
         return self.cos.shape[0]
 
 
 def declare_correlation(
     shape: Sequence[int],
     *,
-    harmonics: int = 1,
+    harmonics: int | Sequence[int] = 1,
     factor_bits: int = DEFAULT_FACTOR_BITS,
     turn_bits: int = TURN_BITS,
 ) -> CosineCorrelation:
@@ -68,7 +71,7 @@ def declare_correlation(
 
     Args:
         shape: of the mask, one element for every opened value.
-        harmonics: multiples K of the angle that are needed.
+        harmonics: the multiples of the angle that are needed, increasing; or K for 1 to K.
         factor_bits: fraction bits of the factors, 9 to 27; made jointly, as many of them as there are factors are
             rounding errors (`joint_error_bound`).
         turn_bits: bits of a turn, 18 to 64: fraction bits of the angle that t masks, in turns.
@@ -80,10 +83,13 @@ def declare_correlation(
     ):
         if not least <= value <= most:
             raise ValueError(f"{name} is {value}, allowed are {least} to {most}")
-    if harmonics < 1:
+    multiples = tuple(range(1, harmonics + 1)) if isinstance(harmonics, int) else tuple(harmonics)
+    if not multiples:
         raise ValueError(f"harmonics is {harmonics}, at least 1 is needed")
-    factors = jnp.zeros((harmonics, *shape), jnp.int32)
-    return CosineCorrelation(jnp.zeros(shape, jnp.int32), factors, factors, factor_bits, turn_bits)
+    if multiples[0] < 1 or any(after <= before for before, after in pairwise(multiples)):
+        raise ValueError(f"harmonics is {harmonics}, allowed are increasing positive numbers")
+    factors = jnp.zeros((len(multiples), *shape), jnp.int32)
+    return CosineCorrelation(jnp.zeros(shape, jnp.int32), factors, factors, factor_bits, turn_bits, multiples)
 
 
 def is_correlation(node: object) -> bool:

@@ -106,7 +106,7 @@ class CorrelationMaker:
         self, wanted: CosineCorrelation, mask: Mapping[int, RingArray], shape: Sequence[int]
     ) -> Generator[Message, Any, dict[int, RingArray]]:
         bits, _ = joint_plan(self._scheme, wanted.factor_bits)
-        masked = looked_up_factors(mask[0] + mask[1], wanted.harmonics, bits, wanted.turn_bits)
+        masked = looked_up_factors(mask[0] + mask[1], wanted.multiples, bits, wanted.turn_bits)
         masked -= self._streams[1].draw(shape)
         rho = {component: self._streams[component].draw(shape) for component in (0, 1)}
 
@@ -118,7 +118,7 @@ class CorrelationMaker:
         self, wanted: CosineCorrelation, mask: Mapping[int, RingArray], shape: Sequence[int]
     ) -> Generator[Message, Any, dict[int, RingArray]]:
         _, bits = joint_plan(self._scheme, wanted.factor_bits)
-        factor = looked_up_factors(mask[2], wanted.harmonics, bits, wanted.turn_bits)
+        factor = looked_up_factors(mask[2], wanted.multiples, bits, wanted.turn_bits)
         masked = complex_product(self._streams[1].draw(shape), factor)
         rho = self._streams[1].draw(shape)
         masked -= rho
@@ -131,7 +131,7 @@ class CorrelationMaker:
         self, wanted: CosineCorrelation, mask: Mapping[int, RingArray], shape: Sequence[int]
     ) -> Generator[Message, Any, dict[int, RingArray]]:
         _, bits = joint_plan(self._scheme, wanted.factor_bits)
-        factor = looked_up_factors(mask[2], wanted.harmonics, bits, wanted.turn_bits)
+        factor = looked_up_factors(mask[2], wanted.multiples, bits, wanted.turn_bits)
         rho = self._streams[0].draw(shape)
 
         received = yield None
@@ -150,7 +150,7 @@ class CorrelationMaker:
         for component, bits in enumerate(joint_plan(self._scheme, wanted.factor_bits)):
             known = component in mask
             parts = (
-                looked_up_factors(mask[component], wanted.harmonics, bits, wanted.turn_bits)
+                looked_up_factors(mask[component], wanted.multiples, bits, wanted.turn_bits)
                 if known
                 else (zeros, zeros)
             )
@@ -212,7 +212,7 @@ class Dealer:
     def correct(self, wanted: CosineCorrelation) -> Correction:
         """The last component of cos kt and sin kt of a fresh t."""
         mask = sum((s.draw(wanted.mask.shape) for s in self._streams), np.zeros(wanted.mask.shape, np.uint64))
-        factors = harmonic_factors(mask, wanted.harmonics, wanted.factor_bits, wanted.turn_bits)
+        factors = harmonic_factors(mask, wanted.multiples, wanted.factor_bits, wanted.turn_bits)
         corrected = []
         for factor in factors:
             for stream in self._streams[:-1]:
@@ -255,25 +255,25 @@ def complex_product(left: RingArray, right: RingArray) -> RingArray:
 
 
 def harmonic_factors(
-    t: RingArray, harmonics: int, bits: int, turn_bits: int = TURN_BITS
+    t: RingArray, multiples: Sequence[int], bits: int, turn_bits: int = TURN_BITS
 ) -> tuple[RingArray, RingArray]:
-    """cos kt and sin kt for k = 1..harmonics, rounded to `bits` fraction bits, each [harmonics, ...]."""
-    angle = _harmonics(t, harmonics, turn_bits).astype(np.float64) * (2 * np.pi / 2.0**64)
+    """cos kt and sin kt for every k of `multiples`, rounded to `bits` fraction bits, each [multiples, ...]."""
+    angle = _multiples(t, multiples, turn_bits).astype(np.float64) * (2 * np.pi / 2.0**64)
     cos, sin = (np.rint(f(angle) * (1 << bits)).astype(np.int64).view(np.uint64) for f in (np.cos, np.sin))
     return cos, sin
 
 
-def looked_up_factors(t: RingArray, harmonics: int, bits: int, turn_bits: int = TURN_BITS) -> RingArray:
-    """The same but for the angle, of which `bits` + ANGLE_BITS bits are used: 15 times as fast [2, harmonics, ...]."""
-    steps = _harmonics(t, harmonics, turn_bits)
+def looked_up_factors(t: RingArray, multiples: Sequence[int], bits: int, turn_bits: int = TURN_BITS) -> RingArray:
+    """The same but for the angle, of which `bits` + ANGLE_BITS bits are used: 15 times as fast [2, multiples, ...]."""
+    steps = _multiples(t, multiples, turn_bits)
     steps >>= np.uint64(64 - bits - ANGLE_BITS)
     return np.take(_turn(bits), steps.view(np.int64), axis=1)
 
 
-def _harmonics(t: RingArray, harmonics: int, turn_bits: int) -> RingArray:
-    """k t for k = 1..harmonics, a turn being 2**64 [harmonics, ...]; whole turns fall off."""
-    multiples = np.arange(1, harmonics + 1, dtype=np.uint64) << np.uint64(64 - turn_bits)
-    return multiples.reshape(-1, *([1] * t.ndim)) * t
+def _multiples(t: RingArray, multiples: Sequence[int], turn_bits: int) -> RingArray:
+    """k t for every k of `multiples`, a turn being 2**64 [multiples, ...]; whole turns fall off."""
+    column = np.array(multiples, np.uint64) << np.uint64(64 - turn_bits)
+    return column.reshape(-1, *([1] * t.ndim)) * t
 
 
 @cache

@@ -94,7 +94,7 @@ class SecureModel:
     ):
         self._runtime, self._layers, self._head, self._on_layer = runtime, layers, head, on_layer
         self._labels: tuple[Stored, ...] = ()
-        self._layer_module = EncoderLayer(config, folded=True)
+        self._layer_module = EncoderLayer(config, folded=True, opens_operands=runtime.protocol == "semi2k")
         secure = runtime.secure
         cached = secure and runtime.protocol == "semi2k" and not isinstance(layers, StreamedLayers)
         if cached:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -107,7 +108,7 @@ class SpuCorrelations:
         half = self._scheme.parties
         two = {"num_returns_policy": SPUCompilerNumReturnsPolicy.FROM_USER, "user_specified_num_returns": 2}
         cos, sin = self._spu(combine_factors, **two)(factors[:half], factors[half:])
-        return CosineCorrelation(mask, cos, sin, wanted.factor_bits, wanted.turn_bits)
+        return replace(wanted, mask=mask, cos=cos, sin=sin)
 
     def _infeed_all(self, shapes: Sequence[tuple[int, ...]], by_party: Sequence[Sequence]) -> list[SPUObject]:
         """Values of these shapes, of which every party has built its parts."""
