@@ -35,10 +35,10 @@ def mask_error(setting, source, factor_bits):
     return joint_error_bound(Scheme(*setting), factor_bits) if source == "joint" else dealt_error_bound(factor_bits)
 
 
-def exact_factors(t, harmonics, turn_bits=36):
+def exact_factors(t, multiples=(1,), turn_bits=36):
     """cos kt and sin kt in float64, from the definition of a turn."""
     turn = 2**turn_bits
-    angle = np.stack([(np.uint64(k) * t) % np.uint64(turn) * (2 * np.pi / turn) for k in range(1, harmonics + 1)])
+    angle = np.stack([(np.uint64(k) * t) % np.uint64(turn) * (2 * np.pi / turn) for k in multiples])
     return np.cos(angle), np.sin(angle)
 
 
@@ -49,19 +49,21 @@ def make(runtime, shape, **options):
 
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize(
-    ("harmonics", "factor_bits", "turn_bits"), [(1, 9, 36), (3, 13, 31), (3, 18, 36), (1, 27, 45), (2, 18, 18)]
+    ("harmonics", "factor_bits", "turn_bits"),
+    [(1, 9, 36), (3, 13, 31), ((1, 3, 5), 18, 36), (1, 27, 45), ((4, 7), 18, 18)],
 )
 def test_correlation_holds(runtimes, setting, source, harmonics, factor_bits, turn_bits):
     runtime = runtimes(setting, source)
     options = {"harmonics": harmonics, "factor_bits": factor_bits, "turn_bits": turn_bits}
     tree = make(runtime, (11, 3, 5), **options).tree
     assert (tree.factor_bits, tree.turn_bits) == (factor_bits, turn_bits)
+    assert tree.multiples == (tuple(range(1, harmonics + 1)) if isinstance(harmonics, int) else harmonics)
     t = peek(runtime, tree.mask)
     assert t.shape == (11, 3, 5)
     bound = mask_error(setting, source, factor_bits)
-    for handle, exact in zip((tree.cos, tree.sin), exact_factors(t, harmonics, turn_bits), strict=True):
+    for handle, exact in zip((tree.cos, tree.sin), exact_factors(t, tree.multiples, turn_bits), strict=True):
         factor = peek(runtime, handle).view(np.int64) * 2.0**-factor_bits
-        assert factor.shape == (harmonics, 11, 3, 5)
+        assert factor.shape == (len(tree.multiples), 11, 3, 5)
         assert np.abs(factor - exact).max() <= bound
         assert np.abs(factor + 2 * bound - exact).max() > bound, "the control passes"
         assert np.abs(factor - np.roll(exact, 1, axis=1)).max() > bound, "the bound cannot tell one angle from another"
@@ -378,8 +380,8 @@ def test_every_message_is_masked_by_elements_of_its_own(harmonics, factor_bits):
         for first, second in zip(*(by_rank[r][component].drawn for r in REPLICATED.holders(component)), strict=True):
             np.testing.assert_array_equal(first, second)
     bits_a, bits_b = joint_plan(REPLICATED, factor_bits)
-    a = looked_up_factors(t_0 + t_1, harmonics, bits_a, 31)
-    b = looked_up_factors(t_2, harmonics, bits_b, 31)
+    a = looked_up_factors(t_0 + t_1, wanted.multiples, bits_a, 31)
+    b = looked_up_factors(t_2, wanted.multiples, bits_b, 31)
     assert set(messages) == {(0, 2), (1, 2), (2, 1)}
     np.testing.assert_array_equal(messages[0, 2], a - a_1)
     np.testing.assert_array_equal(messages[1, 2], complex_product(a_1, b) - rho_1)
@@ -400,7 +402,7 @@ def seen_by_receivers(by_rank):
     """4,099 messages of each route, less all that their receiver knows of them."""
     by_rank = [{c: Recorded(stream) for c, stream in streams.items()} for streams in by_rank]
     _, messages = exchanged(makers_of(by_rank), declare_correlation((4099,)))
-    b = looked_up_factors(by_rank[1][2].drawn[0], 1, 9)
+    b = looked_up_factors(by_rank[1][2].drawn[0], (1,), 9)
     own = {1: by_rank[1][1].drawn[1], 2: messages[0, 2]}  # A' and A''
     return {
         (0, 2): messages[0, 2],
@@ -440,7 +442,7 @@ def test_exchanges_stay_in_step():
         wanted = declare_correlation(shape, factor_bits=bits)
         masks, cos, sin = (REPLICATED.reconstruct(parts) for parts in zip(*exchanged(makers, wanted)[0], strict=True))
         bound = joint_error_bound(REPLICATED, bits)
-        for found, exact in zip((cos, sin), exact_factors(masks, 1), strict=True):
+        for found, exact in zip((cos, sin), exact_factors(masks), strict=True):
             assert np.abs(found.view(np.int64) * 2.0**-bits - exact).max() <= bound
         for maker in makers:
             maker.dealt(wanted, Correction(cos, sin))
@@ -452,7 +454,7 @@ def test_a_stream_out_of_step_is_noticed_here():
     by_rank[0][1].draw((1,))
     shares, _ = exchanged(makers_of(by_rank), declare_correlation((101,)))
     mask, cos, _ = (REPLICATED.reconstruct(parts) for parts in zip(*shares, strict=True))
-    assert np.abs(cos.view(np.int64) * 2.0**-18 - exact_factors(mask, 1)[0]).max() > 1
+    assert np.abs(cos.view(np.int64) * 2.0**-18 - exact_factors(mask)[0]).max() > 1
 
 
 def test_an_exchange_has_all_its_rounds():
@@ -481,7 +483,7 @@ def test_factors_of_semi2k_are_those_of_the_components():
     shares = [maker.factors(wanted) for maker in makers]
     for component, bits in enumerate(joint_plan(scheme, 20)):
         t = scheme.components(component, shares[component].mask)[component]
-        expected = looked_up_factors(t, 3, bits)
+        expected = looked_up_factors(t, (1, 2, 3), bits)
         for part, name in enumerate(("cos", "sin")):
             parts = [getattr(share, name)[component] for share in shares]
             np.testing.assert_array_equal(scheme.reconstruct(parts), expected[part])
@@ -498,10 +500,10 @@ def test_factors_are_looked_up_to_their_bits(bits, turn_bits):
     bound = 2.0 ** -(bits + 1) + math.pi * 2.0 ** -(bits + ANGLE_BITS)
     angle = [float(int(k) * int(value) % 2**turn_bits) * (2 * math.pi / 2**turn_bits) for k in (1, 3) for value in t]
     angle = np.array(angle).reshape(2, -1)[:, None]
-    found = looked_up_factors(t, 3, bits, turn_bits)[:, [0, 2]].view(np.int64) * 2.0**-bits
+    found = looked_up_factors(t, (1, 3), bits, turn_bits).view(np.int64) * 2.0**-bits
     error = np.abs(found - np.stack([np.cos(angle), np.sin(angle)])[:, :, 0]).max()
     assert 0.9 * 2.0 ** -(bits + 1) < error <= bound
-    mean = looked_up_factors(np.arange(2 ** (bits + ANGLE_BITS), dtype=np.uint64), 1, bits, bits + ANGLE_BITS)
+    mean = looked_up_factors(np.arange(2 ** (bits + ANGLE_BITS), dtype=np.uint64), (1,), bits, bits + ANGLE_BITS)
     assert not mean.view(np.int64).sum(-1).any(), "errors at opposite angles do not cancel"
 
 
