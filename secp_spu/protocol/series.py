@@ -43,8 +43,8 @@ TURN_BITS = FREQUENCY_BITS + INPUT_BITS
 FACTOR_BITS = 18
 """Fraction bits of the secret factors."""
 
-PUBLIC_BITS = 18
-"""Fraction bits of the public factors."""
+PUBLIC_BITS = 16
+"""Fraction bits of the public factors: what the next dense layer makes of the result is within 30 bits of its bias."""
 
 RESULT_BITS = FACTOR_BITS + PUBLIC_BITS
 """Fraction bits of the result: all that the products have."""
