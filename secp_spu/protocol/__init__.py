@@ -2,16 +2,22 @@
 
 from secp_spu.protocol.audit import AuditError, AuditReport, audit_program
 from secp_spu.protocol.correlation import (
-    Correction,
-    CorrelationMaker,
     CosineCorrelation,
-    Dealer,
     SpentCorrelationError,
-    combine_factors,
     dealt_error_bound,
     declare_correlation,
     joint_error_bound,
     joint_plan,
+)
+from secp_spu.protocol.correlation_maker import (
+    ROUNDS,
+    Correction,
+    CorrelationMaker,
+    Dealer,
+    Exchange,
+    Message,
+    combine_factors,
+    finish_exchange,
     party_streams,
 )
 from secp_spu.protocol.cosine import cos_error_bound, cos_sin, secure_cos_sin
@@ -42,15 +48,18 @@ from secp_spu.protocol.sharing import MaskStream, Scheme, decode, encode
 
 __all__ = [
     "FRACTION_BITS",
+    "ROUNDS",
     "AuditError",
     "AuditReport",
     "Correction",
     "CorrelationMaker",
     "CosineCorrelation",
     "Dealer",
+    "Exchange",
     "Fixed",
     "GeluSeries",
     "MaskStream",
+    "Message",
     "Number",
     "Scheme",
     "SpentCorrelationError",
@@ -64,6 +73,7 @@ __all__ = [
     "declare_series",
     "decode",
     "encode",
+    "finish_exchange",
     "fit_gelu",
     "from_ring",
     "inverse_sqrt",

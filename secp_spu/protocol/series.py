@@ -25,7 +25,7 @@ from scipy.optimize import linprog
 from scipy.special import ndtr
 
 from secp_spu.protocol.correlation import CosineCorrelation, declare_correlation
-from secp_spu.protocol.cosine import POLYNOMIAL_ERROR, public_cos_sin
+from secp_spu.protocol.cosine import POLYNOMIAL_ERROR, public_cos_sin, public_factor_bits
 from secp_spu.protocol.fixed import Fixed
 from secp_spu.protocol.ring import FRACTION_BITS, open_masked, shift_public, to_ring
 
@@ -40,14 +40,14 @@ LEAST_INPUT_BITS = 12
 
 TURN_BITS = FREQUENCY_BITS + INPUT_BITS
 
-FACTOR_BITS = 18
-"""Fraction bits of the secret factors."""
+FACTOR_BITS = 24
+"""Fraction bits of the secret factors, which are products of two parties' factors of 12 each."""
 
-PUBLIC_BITS = 18
-"""Fraction bits of the public factors."""
+PUBLIC_BITS = public_factor_bits(FACTOR_BITS)
+"""Fraction bits of the public factors, 12."""
 
 RESULT_BITS = FACTOR_BITS + PUBLIC_BITS
-"""Fraction bits of the result: all that the products have."""
+"""Fraction bits of the result, 36: all that the products have."""
 
 COEFFICIENT_BITS = 20
 """Fraction bits of the coefficients a_k, which are below 4."""
@@ -194,7 +194,7 @@ def secure_series_gelu(x: Fixed, series: GeluSeries, correlation: CosineCorrelat
         correlation: secret t, C_k = cos (2 k - 1) t, S_k = sin (2 k - 1) t, by `declare_series`.
     Returns: secret, the same shape, of RESULT_BITS fraction bits: 36.
     Reveals: delta, uniform as long as t is fresh. This call spends `correlation`.
-    Cost (a party, 64-bit ring): online 8 bytes an element and 1 send in all. Offline: see correlation.py.
+    Cost (a party, 64-bit ring): online 8 bytes an element and 1 send in all. Offline: see correlation_maker.py.
     Error: `series_error_bound`. Beyond the limit see above: the series is periodic.
     Raises: ValueError if x has other bits, or the correlation was declared for another shape or number of terms.
     Source: Fourier GELU of one opening, arXiv 2506.15307; here of odd harmonics, a whole-ring mask, no truncation.
@@ -267,7 +267,8 @@ def series_error_bound(series: GeluSeries, *, mask_error: float) -> float:
     # What is off at the start grows n-fold, and what step adds on the way (n**2 - 1) / 8-fold: 2 cos 2b is off by
     # 8 times the start, and each product and the square lose less than a unit.
     public = multiple * start + (multiple**2 - 1) / 8 * (8 * start + 2 * 2.0**-RECURRENCE_BITS)
-    angle = 2 * np.pi * multiple * 2.0**-FRACTION_BITS  # delta cut to 18 fraction bits of a turn
-    product = np.sqrt(2) * (public + mask_error)  # |c dC| + |C dc| + the same for s, by Cauchy-Schwarz
-    rounding = np.sqrt(2) * 2.0 ** -(PUBLIC_BITS + 1)  # c_k and s_k rounded
-    return float(series.error + (weight * (angle + product) + rounding).sum())
+    public = weight * public + 2.0 ** -(PUBLIC_BITS + 1)  # c_k and s_k rounded
+    angle = weight * 2 * np.pi * multiple * 2.0**-FRACTION_BITS  # delta cut to 18 fraction bits of a turn
+    # |c dC| + |C dc| and the same for s, by Cauchy-Schwarz; |dc dC| and the same for s
+    product = np.sqrt(2) * (public + weight * mask_error) + 2 * public * mask_error
+    return float(series.error + (angle + product).sum())

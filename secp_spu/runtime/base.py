@@ -5,14 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
 import jax
 import numpy as np
 
-from secp_spu.protocol import CosineCorrelation, SpentCorrelationError, encode
+from secp_spu.protocol import CosineCorrelation, SpentCorrelationError, combine_factors, encode
 from secp_spu.runtime.ledger import Ledger
 from secp_spu.runtime.program import Program, Spec, Tree, compile_program
 
@@ -158,6 +158,12 @@ class Runtime(ABC):
     def _factor_handles(self, handles: CosineCorrelation) -> list[list[Stored]]:
         """Names for every party's factors, cosines and sines, of a joint correlation."""
         return [[Stored(next(self._names), handles.cos.spec) for _ in range(self.parties)] for _ in ("cos", "sin")]
+
+    def _combined(self, handles: CosineCorrelation, factors: list[list[Stored]]) -> CosineCorrelation:
+        """The joint correlation of a mask and every party's factors, which are deleted."""
+        cos, sin = self.run("combine", combine_factors, *factors)
+        self.free(factors)
+        return replace(handles, cos=cos, sin=sin)
 
     def _made(self, tree: Tree) -> Correlations:
         """Correlations that this runtime has just made."""

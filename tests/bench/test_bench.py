@@ -25,7 +25,7 @@ from secp_spu.bench.run_cost import run_cost_tables
 from secp_spu.bench.scaling import extrapolate, stages
 from secp_spu.cli import app
 from secp_spu.config import ConfigError
-from secp_spu.protocol import cos_error_bound, joint_error_bound
+from secp_spu.protocol import Scheme, cos_error_bound, joint_error_bound
 from secp_spu.tuning import Progress
 
 ABY3, SEMI2K, DEALT = Setting("aby3", 3), Setting("semi2k", 2), Setting("semi2k", 2, "dealt")
@@ -86,17 +86,14 @@ def test_files_of_something_else_are_refused(tmp_path, content):
 @pytest.mark.parametrize("setting", [ABY3, DEALT], ids=str)
 def test_cosine_records_have_the_protocols_costs(setting):
     records = {record["variant"]: record for record in measure(cosine_cases(setting, ELEMENTS))}
-    ours, pair = records["one-opening-9"], records["spu-cos-sin"]
+    ours, pair = records["one-opening"], records["spu-cos-sin"]
     assert ours["online"]["bytes"] == 8 * ELEMENTS
     assert ours["online"]["sends"] == 1
     assert pair["online"]["bytes"] > 75 * ours["online"]["bytes"]
-    assert ours["offline"]["bytes_total"] == {"aby3": 304, "semi2k": 16}[setting.protocol] * ELEMENTS
+    assert ours["offline"]["bytes_total"] == {"aby3": 48, "semi2k": 16}[setting.protocol] * ELEMENTS
+    mask_error = joint_error_bound(Scheme(setting.protocol, setting.parties), 18)
     for record in records.values():
-        assert (
-            0
-            < record["max_abs_error"]
-            <= cos_error_bound(8.0, 1 / (2 * np.pi), 9, mask_error=joint_error_bound(setting.parties, 9))
-        )
+        assert 0 < record["max_abs_error"] <= cos_error_bound(8.0, 1 / (2 * np.pi), mask_error=mask_error)
 
 
 def test_activations_cost_less_the_simpler_they_are():
