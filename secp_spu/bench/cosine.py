@@ -13,13 +13,13 @@ from jax import Array
 from secp_spu.bench.records import Case, Record
 from secp_spu.bench.setting import Setting, measure_function
 from secp_spu.protocol import FRACTION_BITS, cos_sin, declare_correlation, lower
-from secp_spu.protocol.cosine import PUBLIC_BITS
+from secp_spu.protocol.cosine import public_factor_bits
 
 RANGE = 8.0
 """Angles are drawn from -RANGE to RANGE radians: several periods."""
 
 FACTOR_BITS = 18
-RESULT_BITS = FACTOR_BITS + PUBLIC_BITS
+RESULT_BITS = FACTOR_BITS + public_factor_bits(FACTOR_BITS)
 SCALE = 2.0 ** (RESULT_BITS - FRACTION_BITS)
 """What is opened of the one-opening cosine: all bits, where SPU's numbers have 18, so that nothing is truncated."""
 

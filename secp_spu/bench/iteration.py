@@ -243,6 +243,8 @@ def iteration_cases(iterations: Sequence[Iteration], progress: Progress, *, oper
         key = {"bench": "iteration", **one.key, **sizes}
         yield Case(key, partial(one.measure, progress), passes * one.layers)
     for one in iterations if operations else ():
-        for part in layer_parts(one.config, one.batch, one.seq_len):
+        folded = GRADIENTS[one.method] is None
+        parts = layer_parts(one.config, one.batch, one.seq_len, protocol=one.setting.protocol, folded=folded)
+        for part in parts:
             key = {"bench": "operation", **one.key, "operation": part.name}
             yield Case(key, partial(part.measure, one.setting, GRADIENTS[one.method]))

@@ -35,6 +35,7 @@ from secp_spu.protocol.fixed import (
     to_fixed,
     to_float,
 )
+from secp_spu.protocol.products import batched_product
 from secp_spu.protocol.ring import FRACTION_BITS, from_ring, open_masked, to_ring, truncate
 from secp_spu.protocol.series import (
     GeluSeries,
@@ -64,6 +65,7 @@ __all__ = [
     "Scheme",
     "SpentCorrelationError",
     "audit_program",
+    "batched_product",
     "combine_factors",
     "constant",
     "cos_error_bound",

@@ -50,7 +50,7 @@ def secure_cos_sin(x: Fixed, frequencies: Array, correlation: CosineCorrelation)
         x: secret [..., d].
         frequencies: public, in turns per unit of x [d, r]; rounded to 2**-18 turn.
         correlation: secret t, C = cos t, S = sin t for one harmonic, [..., r] each, of x.bits + 18 turn bits.
-    Returns: two secrets [..., r] of 3/2 correlation.factor_bits fraction bits.
+    Returns: two secrets [..., r] of 3/2 correlation.factor_bits fraction bits, rounded down.
     Reveals: delta, uniform as long as t is fresh. This call spends `correlation`.
     Cost (a party, 64-bit ring): online 8 bytes a pair and 1 send in all. Offline: see correlation_maker.py.
     Error: `cos_error_bound`.

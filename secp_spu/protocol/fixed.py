@@ -108,8 +108,10 @@ def constant(value: float, bits: int, like: Number) -> Any:
 
 
 def lift(x: Array, bits: int, *, secure: bool) -> Number:
-    """What `lower` has put away: `Fixed` under SPU, the plain numbers elsewhere."""
-    return Fixed(to_ring(x), bits) if secure else x * 2.0 ** (FRACTION_BITS - bits)
+    """What `lower` has put away, or its ring integers: `Fixed` under SPU, the plain numbers elsewhere."""
+    if secure:
+        return Fixed(x if x.dtype == jnp.int32 else to_ring(x), bits)
+    return x * 2.0 ** (FRACTION_BITS - bits)
 
 
 def lower(x: Any, bits: int) -> Any:

@@ -63,6 +63,7 @@ class Runtime(ABC):
         self._programs: dict[tuple, Program] = {}
         self._names = (f"v{i}" for i in count())
         self._fresh: set[tuple[str, ...]] = set()
+        self._pinned: set[str] = set()
 
     @abstractmethod
     def actor(self, party: str, make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -137,6 +138,18 @@ class Runtime(ABC):
         self._execute(program, jax.tree.leaves(trees), jax.tree.leaves(outputs))
         self.free(spent)
         return outputs
+
+    def pin(self, values: Tree) -> None:
+        """Keep arrays until the runtime closes: `free` refuses them.
+
+        SPU keeps the opening of an operand (`make_cached_var`) by the address of its memory; were that given to
+        another array, the same mask would hide that one too.
+        """
+        self._pinned |= {stored.name for stored in jax.tree.leaves(values)}
+
+    def _refuse_pinned(self, values: Tree) -> None:
+        if pinned := [stored.name for stored in jax.tree.leaves(values) if stored.name in self._pinned]:
+            raise ValueError(f"{pinned[0]} is pinned: SPU has kept its opening, so it stays until the runtime closes")
 
     @property
     def programs(self) -> list[Program]:

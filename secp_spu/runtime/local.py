@@ -98,6 +98,7 @@ class LocalRuntime(OneProcessRuntime):
 
     def free(self, values: Tree) -> None:
         """See `Runtime.free`."""
+        self._refuse_pinned(values)
         names = [handle.name for handle in jax.tree.leaves(values)]
         if names:
             self._everywhere(lambda party: party.side.free(names))

@@ -170,6 +170,7 @@ class SecretFlowRuntime(Runtime):
 
     def free(self, values: Tree) -> None:
         """See `Runtime.free`."""
+        self._refuse_pinned(values)
         if names := [handle.name for handle in jax.tree.leaves(values)]:
             self._everywhere("free", names)
 

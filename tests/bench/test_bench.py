@@ -92,8 +92,9 @@ def test_cosine_records_have_the_protocols_costs(setting):
     assert pair["online"]["bytes"] > 75 * ours["online"]["bytes"]
     assert ours["offline"]["bytes_total"] == {"aby3": 48, "semi2k": 16}[setting.protocol] * ELEMENTS
     mask_error = joint_error_bound(Scheme(setting.protocol, setting.parties), 18)
+    bound = cos_error_bound(8.0, 1 / (2 * np.pi), factor_bits=18, mask_error=mask_error)
     for record in records.values():
-        assert 0 < record["max_abs_error"] <= cos_error_bound(8.0, 1 / (2 * np.pi), mask_error=mask_error)
+        assert 0 < record["max_abs_error"] <= bound
 
 
 def test_activations_cost_less_the_simpler_they_are():

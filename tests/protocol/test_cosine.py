@@ -1,5 +1,4 @@
 import math
-from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +34,7 @@ from secp_spu.protocol import (
     to_ring,
 )
 from secp_spu.protocol.correlation import ANGLE_BITS
-from secp_spu.protocol.cosine import POLYNOMIAL_ERROR, PUBLIC_BITS, public_cos_sin
+from secp_spu.protocol.cosine import POLYNOMIAL_ERROR, public_cos_sin, public_factor_bits
 from secp_spu.protocol.sharing import _raw_share
 from secp_spu.runtime import Spec, Stored
 
@@ -72,7 +71,8 @@ def exact(x, w):
 def bound_of(setting, source, factor_bits, x, w):
     """The function's own bound, angle by angle."""
     x_l1, w_l1 = np.abs(x).sum(-1, keepdims=True), np.abs(w).sum(0)
-    return cos_error_bound(x_l1, w_l1, mask_error=mask_error(setting, source, factor_bits))
+    error = mask_error(setting, source, factor_bits)
+    return cos_error_bound(x_l1, w_l1, factor_bits=factor_bits, mask_error=error)
 
 
 def numbers(shape=(2, 5, 3), seed=0):
@@ -111,9 +111,9 @@ def test_secure_cos_sin_matches_plaintext(runtimes, setting, source, factor_bits
 
 def test_the_bound_is_small_where_it_is_used(setting):
     """x of 1 and a turn a unit: 1.7e-3 by angle and public factors, the rest by the mask's."""
-    found = cos_error_bound(1, 1, mask_error=mask_error(setting, "joint", 18))
+    found = cos_error_bound(1, 1, factor_bits=18, mask_error=mask_error(setting, "joint", 18))
     assert found < (0.06 if setting == ("semi2k", 3) else 0.006)
-    assert cos_error_bound(1, 1, mask_error=mask_error(setting, "dealt", 18)) < 0.0017
+    assert cos_error_bound(1, 1, factor_bits=18, mask_error=mask_error(setting, "dealt", 18)) < 0.0017
 
 
 def test_secure_cos_sin_takes_and_gives_other_bits(runtimes, setting):
@@ -124,9 +124,9 @@ def test_secure_cos_sin_takes_and_gives_other_bits(runtimes, setting):
     correlation = make(runtime, (2, 5, 7), turn_bits=31)
     results = runtime.run("cos_sin", cos_sin, Fixed(ring, 13), runtime.publish(w), correlation)
     x_l1, w_l1 = np.abs(x).sum(-1, keepdims=True), np.abs(w).sum(0)
-    bound = cos_error_bound(x_l1, w_l1, x_bits=13, mask_error=mask_error(setting, "joint", 18))
+    bound = cos_error_bound(x_l1, w_l1, factor_bits=18, x_bits=13, mask_error=mask_error(setting, "joint", 18))
     for result, expected in zip(results, exact(x, w), strict=True):
-        assert result.bits == 18 + PUBLIC_BITS
+        assert result.bits == 27
         error = np.abs(numbers_of(runtime, result) - expected)
         assert (error <= bound).all()
         assert (error > bound_of(setting, "joint", 18, x, w) / 10).any()
@@ -174,7 +174,7 @@ def test_root_mean_square_error_is_where_theory_says(runtimes, setting, source):
     if source == "joint":
         plan = joint_plan(Scheme(*setting), 18)
         variance = sum((1 + 2 * (math.pi * 2.0**-ANGLE_BITS) ** 2) * 4.0**-bits / 12 for bits in plan)
-    expected = math.sqrt(variance + 4.0**-PUBLIC_BITS / 12)
+    expected = math.sqrt(variance + 4.0 ** -public_factor_bits(18) / 12)
     errors = np.stack(run(runtimes(setting, source), x, w)) - np.stack(exact(x, w))
     assert math.sqrt(np.mean(errors**2)) == pytest.approx(expected, rel=0.12)
     theory = {"dealt": 0.56e-3, "joint": 7.8e-3 if setting == ("semi2k", 3) else 0.98e-3}
@@ -348,10 +348,8 @@ def test_secure_cos_sin_refuses_a_turn_of_other_bits():
 
 
 def test_error_bound_grows_with_each_of_its_terms():
-    base = cos_error_bound(1, 1, mask_error=1e-3)
-    assert base < cos_error_bound(2, 1, mask_error=1e-3)
-    assert base < cos_error_bound(1, 2, mask_error=1e-3)
-    assert base < cos_error_bound(1, 1, mask_error=2e-3)
-    assert base < cos_error_bound(1, 1, x_bits=13, mask_error=1e-3)
-    bounds = [cos_error_bound(1, 1, mask_error=dealt_error_bound(bits)) for bits in (9, 12, 15, 18)]
-    assert all(coarse > fine for coarse, fine in pairwise(bounds))
+    def bound(x_l1=1.0, frequency_l1=1.0, factor_bits=18, x_bits=18, mask_error=1e-3):
+        return cos_error_bound(x_l1, frequency_l1, factor_bits=factor_bits, x_bits=x_bits, mask_error=mask_error)
+
+    for worse in ({"x_l1": 2}, {"frequency_l1": 2}, {"mask_error": 2e-3}, {"x_bits": 13}, {"factor_bits": 16}):
+        assert bound() < bound(**worse)
