@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from secp_spu.model import EncoderConfig, RandomFeatureAttention
-from secp_spu.protocol import FRACTION_BITS, Fixed, cos_sin, declare_correlation, to_float, to_ring
+from secp_spu.protocol import cos_sin, declare_correlation, to_float
 from secp_spu.runtime import Spec, compile_program
 from secp_spu.runtime.spu_logging import provide_spu_logging, worker_hook
 

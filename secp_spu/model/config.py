@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeGuard, get_args
 
 from secp_spu.protocol import GeluSeries
 
 AttentionKind = Literal["softmax", "rfa"]
 FunctionKind = Literal["gelu", "gelu_tanh", "relu"]
+FUNCTIONS: tuple[FunctionKind, ...] = get_args(FunctionKind)
 ActivationKind = Literal["gelu", "gelu_tanh", "relu", "series", "quadratic"]
+
+
+def is_function(kind: ActivationKind) -> TypeGuard[FunctionKind]:
+    """Is it one of SPU's own functions, of which heads have one too?"""
+    return kind in FUNCTIONS
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,12 @@ class EncoderConfig:
     features: int = 64
     feature_seed: int = 0
     factor_bits: int = 9
+
+    def __post_init__(self):
+        if (self.activation == "series") != (self.series is not None):
+            raise ValueError(
+                f"activation is {self.activation}, series {self.series}: one goes with the other, by fit_gelu"
+            )
 
     @property
     def head_dim(self) -> int:
