@@ -233,6 +233,18 @@ def offline(runtime, declared):
         return runtime.correlations(declared)
 
 
+@pytest.mark.parametrize("source", SOURCES)
+def test_correlations_of_odd_multiples_hold(runtimes, setting, source):
+    runtime = runtimes(setting, source)
+    tree = offline(runtime, declare_series((11, 3), SHORT)).tree
+    angle = (peek(runtime, tree.mask) % np.uint64(2**TURN_BITS)) * (2 * np.pi / 2**TURN_BITS)
+    for handle, function in ((tree.cos, np.cos), (tree.sin, np.sin)):
+        found = peek(runtime, handle).view(np.int64) * 2.0**-FACTOR_BITS
+        for k, factor in zip((1, 3, 5, 7), found, strict=True):
+            assert np.abs(factor - function(k * angle)).max() <= mask_error(setting, source, FACTOR_BITS)
+            assert np.abs(factor - function((k + 1) * angle)).max() > 0.1, "the multiple is told from the next"
+
+
 # Openings
 
 COUNT = 4_096
