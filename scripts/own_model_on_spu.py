@@ -16,9 +16,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from secp_spu.model import HIDDEN_BITS, EncoderConfig, RandomFeatureAttention
-from secp_spu.model.precision import WEIGHT_BITS
-from secp_spu.protocol import FRACTION_BITS, Fixed, cos_sin, declare_correlation, to_float, to_ring
+from secp_spu.model import EncoderConfig, RandomFeatureAttention
+from secp_spu.protocol import cos_sin, declare_correlation, to_float
 from secp_spu.runtime import Spec, compile_program
 from secp_spu.runtime.spu_logging import provide_spu_logging, worker_hook
 
@@ -60,7 +59,7 @@ def cosine(correlations: SpuCorrelations, spu: sf.SPU, alice: sf.PYU, numbers: n
 
 def attention(correlations: SpuCorrelations, spu: sf.SPU, alice: sf.PYU, bob: sf.PYU, rng: np.random.Generator) -> None:
     """Random feature attention of alice's queries, keys and values, with bob's learned lengths."""
-    module, folded = RandomFeatureAttention(CONFIG), RandomFeatureAttention(CONFIG, folded=True)
+    module = RandomFeatureAttention(CONFIG)
     inputs = tuple(rng.normal(size=(1, 2, 8, 16)).astype(np.float32) for _ in range(3))
     inputs += (np.ones((1, 8), np.float32),)  # the padding mask
     variables = module.init(jax.random.key(0), *inputs)
@@ -68,11 +67,7 @@ def attention(correlations: SpuCorrelations, spu: sf.SPU, alice: sf.PYU, bob: sf
     declared = jax.eval_shape(module.init, jax.random.key(0), *inputs)["correlations"]
 
     def attend(params: Any, public: Any, correlations: Any, *inputs: Any) -> Any:
-        """No token is padding, so that all values count: what `folded` asks for."""
-        query, key, value, padding_mask = (Fixed(to_ring(x), FRACTION_BITS) for x in inputs)
-        query, key = (x.to(HIDDEN_BITS + WEIGHT_BITS) for x in (query, key))
-        variables = {"params": params, "public": public, "correlations": correlations}
-        return to_float(folded.apply(variables, query, key, value, padding_mask))
+        return module.apply({"params": params, "public": public, "correlations": correlations}, *inputs)
 
     audit("attention", attend, params, public, declared, *inputs)
     secret_params, secret_inputs = bob(lambda: params)().to(spu), [alice(lambda a=a: a)().to(spu) for a in inputs]

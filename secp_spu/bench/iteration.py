@@ -15,14 +15,14 @@ import psutil
 
 from secp_spu.baseline import FineTuning, GradientPromptTuning, TrainingTexts
 from secp_spu.baseline.fine_tuning import VOCABULARY_ROWS
-from secp_spu.bench.activation import ACTIVATIONS
+from secp_spu.bench.activation import ACTIVATIONS, series_of
 from secp_spu.bench.parts import Gradients, layer_parts
 from secp_spu.bench.records import Case, Record
 from secp_spu.bench.scaling import extrapolate, stages
 from secp_spu.bench.setting import OWNER, Setting
 from secp_spu.bench.shapes import LABELS, SHAPES, RandomModel, RandomTexts
 from secp_spu.config import ConfigError
-from secp_spu.model import HIDDEN_BITS, ActivationKind, AttentionKind, EncoderConfig, EncoderLayer
+from secp_spu.model import HIDDEN_BITS, ActivationKind, AttentionKind, EncoderConfig, EncoderLayer, is_function
 from secp_spu.protocol import Scheme, lower
 from secp_spu.runtime import Batch, Owned, PlaintextRuntime, Runtime, SecureModel, StreamedLayers
 from secp_spu.tuning import Progress
@@ -54,7 +54,7 @@ class Iteration:
         batch: texts.
         layers: how many of the shape's are run.
         extrapolate: scale the layers that were run, and one part of the word embeddings, to the whole shape.
-        activation: of the feed-forward layers and the head.
+        activation: of the feed-forward layers, and of the head where it may be: else that has "gelu_tanh".
         features: frequencies of random feature attention.
     """
 
@@ -90,7 +90,8 @@ class Iteration:
             layers=self.layers,
             attention=ATTENTION[self.method],
             activation=self.activation,
-            head_activation=self.activation,
+            series=series_of(self.activation),
+            head_activation=self.activation if is_function(self.activation) else "gelu_tanh",
             features=self.features,
         )
 

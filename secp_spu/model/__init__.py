@@ -3,7 +3,7 @@
 from secp_spu.model.activation import Activation, activation, fold_quadratic
 from secp_spu.model.attention import RandomFeatureAttention, SoftmaxAttention, orthogonal_frequencies
 from secp_spu.model.checkpoint import Checkpoint, load_checkpoint, load_embeddings, save_checkpoint, save_embeddings
-from secp_spu.model.config import ActivationKind, AttentionKind, EncoderConfig, FunctionKind
+from secp_spu.model.config import ActivationKind, AttentionKind, EncoderConfig, FunctionKind, is_function
 from secp_spu.model.encoder import Embeddings, Encoder, EncoderLayer
 from secp_spu.model.folding import fold_head, fold_layer
 from secp_spu.model.head import LabelEmbeddingHead, LabelWordHead, PooledEmbedding, read_out
@@ -34,6 +34,7 @@ __all__ = [
     "fold_head",
     "fold_layer",
     "fold_quadratic",
+    "is_function",
     "load_checkpoint",
     "load_embeddings",
     "orthogonal_frequencies",

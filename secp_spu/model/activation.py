@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from secp_spu.model.config import EncoderConfig, FunctionKind
+from secp_spu.model.config import EncoderConfig, FunctionKind, is_function
 from secp_spu.protocol import (
     CosineCorrelation,
     Fixed,
@@ -71,23 +71,15 @@ class Activation(nn.Module):
 
         Args:
             u: [..., intermediate], `Fixed` or arrays; "quadratic" takes `Fixed` only folded.
-        Returns: the same shape; of `Fixed` with 36 fraction bits ("series"), 16 fewer than twice as many as u has
+        Returns: the same shape; of `Fixed` with 33 fraction bits ("series"), 16 fewer than twice as many as u has
             ("quadratic"), as many as u ("relu"), or 18 (SPU's own functions).
         """
-        kind = self.config.activation
-        if kind == "series":
-            return self._series(u)
-        if kind == "quadratic":
-            return _square(u) if self.folded else self._quadratic(u)
-        if kind == "relu" and isinstance(u, Fixed):
-            return Fixed(jnp.maximum(u.ring, 0), u.bits)
-        return to_fixed(activation(kind)(to_float(u)), u)
-
-    def _series(self, u: Any) -> Any:
-        series = self.config.series
-        if series is None:
-            raise ValueError("config.series is None, activation series needs one: make it with fit_gelu(limit, terms)")
-        return series_gelu(u, series, self._correlation(u.shape, series))
+        kind, series = self.config.activation, self.config.series
+        if series is not None:
+            return series_gelu(u, series, self._correlation(u.shape, series))
+        if is_function(kind):
+            return _apply(kind, u)
+        return _square(u) if self.folded else self._quadratic(u)
 
     def _correlation(self, shape: tuple[int, ...], series: GeluSeries) -> CosineCorrelation | None:
         """This call's correlation, declared during `init`; None in plaintext."""
@@ -104,6 +96,13 @@ class Activation(nn.Module):
             self.param(name, nn.initializers.constant(value), u.shape[-1:]) for name, value in initial.items()
         )
         return (u * scale + shift) ** 2 + offset
+
+
+def _apply(kind: FunctionKind, u: Any) -> Any:
+    """SPU's own function; of ring integers the sign is that of the number, so that "relu" needs no other bits."""
+    if kind == "relu" and isinstance(u, Fixed):
+        return Fixed(jnp.maximum(u.ring, 0), u.bits)
+    return to_fixed(activation(kind)(to_float(u)), u)
 
 
 def _square(u: Any) -> Any:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeGuard, get_args
 
 from secp_spu.protocol import GeluSeries
 
 AttentionKind = Literal["softmax", "rfa"]
 FunctionKind = Literal["gelu", "gelu_tanh", "relu"]
+FUNCTIONS: tuple[FunctionKind, ...] = get_args(FunctionKind)
 ActivationKind = Literal["gelu", "gelu_tanh", "relu", "series", "quadratic"]
+
+
+def is_function(kind: ActivationKind) -> TypeGuard[FunctionKind]:
+    """Is it one of SPU's own functions, of which heads have one too?"""
+    return kind in FUNCTIONS
 
 
 @dataclass(frozen=True)
@@ -28,7 +34,6 @@ class EncoderConfig:
         series: with "series": which.
         features: frequencies r a layer of random feature attention; cos and sin of each make 2 r features.
         feature_seed: of the public frequencies.
-        factor_bits: fraction bits of the correlations' factors, 9 (one send an opening) to 18.
     """
 
     vocab_size: int
@@ -46,7 +51,12 @@ class EncoderConfig:
     attention: AttentionKind = "softmax"
     features: int = 64
     feature_seed: int = 0
-    factor_bits: int = 9
+
+    def __post_init__(self):
+        if (self.activation == "series") != (self.series is not None):
+            raise ValueError(
+                f"activation is {self.activation}, series {self.series}: one goes with the other, by fit_gelu"
+            )
 
     @property
     def head_dim(self) -> int:

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from secp_spu.model.config import EncoderConfig, FunctionKind
+from secp_spu.model.config import EncoderConfig, FunctionKind, is_function
 from secp_spu.model.hub_names import FAMILIES
 from secp_spu.protocol import GeluSeries, fit_gelu
 from secp_spu.protocol.series import LIMITS, TERMS
@@ -40,7 +40,7 @@ _FUNCTIONS: dict[str, FunctionKind] = {
 _FIXED = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
 """Keys that must have these values, which are their defaults."""
 
-_EXTRAS = {"features": (1, 2**16), "feature_seed": (0, 2**63 - 1), "factor_bits": (9, 18)}
+_EXTRAS = {"features": (1, 2**16), "feature_seed": (0, 2**63 - 1)}
 """Fields of EncoderConfig under the key "secp_spu": the smallest and the largest value."""
 
 _ADAPTED = ("series", "quadratic")
@@ -90,7 +90,8 @@ def _read_extras(extras: Any, path: Path) -> Tree:
 
 def _read_series(extras: Tree, path: Path) -> GeluSeries:
     terms = _integer(extras, "activation_terms", TERMS, path)
-    limit, (least, most) = extras.get("activation_range"), LIMITS
+    limit: Any = extras.get("activation_range")
+    least, most = LIMITS
     if type(limit) not in (int, float) or not least <= limit <= most:
         raise CheckpointError(f"{path}: activation_range is {limit!r}, allowed are numbers from {least} to {most}")
     return fit_gelu(float(limit), terms)
@@ -117,7 +118,7 @@ def write_config(config: EncoderConfig, model_type: str, special_ids: Mapping[st
     family = FAMILIES[model_type]
     special_ids = {"pad": family.padding_id, **special_ids}
     fields = asdict(config)
-    function = config.activation if config.activation in _FUNCTIONS.values() else config.head_activation
+    function = config.activation if is_function(config.activation) else config.head_activation
     for field, value in family.fixed_fields(special_ids["pad"], function).items():
         if fields[field] != value:
             raise CheckpointError(

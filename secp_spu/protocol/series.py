@@ -6,8 +6,8 @@ corners are all rounded off alike, and such a wave, its own mirror image half a 
     GELU(x) = x/2 + a_0 + sum_k a_k cos(2 pi (2 k - 1) x / P),  k = 1..K,  for |x| <= R
 
 with a period P some way above 2 R, so that the next corner is out of reach. A series of all harmonics needs about twice
-as many of them for the same error. Beyond R the wave bends: the series is off by up to 0.5 at P/2, and from there on by
-about |x| - P/2.
+as many of them for the same error. Beyond R the wave bends: the series is off by up to 0.17 before P/2, and from there
+on by about |x| - P/2.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from scipy.optimize import linprog
 from scipy.special import ndtr
 
 from secp_spu.protocol.correlation import CosineCorrelation, declare_correlation
-from secp_spu.protocol.cosine import POLYNOMIAL_ERROR, public_cos_sin
+from secp_spu.protocol.cosine import POLYNOMIAL_ERROR, public_cos_sin, public_factor_bits
 from secp_spu.protocol.fixed import Fixed
-from secp_spu.protocol.ring import FRACTION_BITS, open_masked, shift_public, to_ring
+from secp_spu.protocol.ring import FRACTION_BITS, from_ring, open_masked, shift_public, to_ring
 
 FREQUENCY_BITS = 12
 """Fraction bits of 1/P: it takes a public whole number to turn x into turns, and no product."""
@@ -40,14 +40,15 @@ LEAST_INPUT_BITS = 12
 
 TURN_BITS = FREQUENCY_BITS + INPUT_BITS
 
-FACTOR_BITS = 18
-"""Fraction bits of the secret factors."""
+FACTOR_BITS = 22
+"""Fraction bits of the secret factors, which are products of two parties' factors of 11 each: what the next dense layer
+makes of the result is then within 30 bits of its bias."""
 
-PUBLIC_BITS = 16
-"""Fraction bits of the public factors: what the next dense layer makes of the result is within 30 bits of its bias."""
+PUBLIC_BITS = public_factor_bits(FACTOR_BITS)
+"""Fraction bits of the public factors, 11."""
 
 RESULT_BITS = FACTOR_BITS + PUBLIC_BITS
-"""Fraction bits of the result: all that the products have."""
+"""Fraction bits of the result, 33: all that the products have."""
 
 COEFFICIENT_BITS = 20
 """Fraction bits of the coefficients a_k, which are below 4."""
@@ -112,9 +113,9 @@ def fit_gelu(limit: float, terms: int) -> GeluSeries:
     Args:
         limit: R, see LIMITS.
         terms: K, see TERMS.
-    Returns: the series; its largest error, on a grid that is finer than the fit's (4, 5, 6, 8 terms):
-        R = 4: 1.6e-4, 2.8e-5; R = 6: 2.4e-3, 3.0e-4, 6.9e-5; R = 8: 6.5e-3, 2.0e-3, 3.6e-4, 1.6e-5;
-        R = 10: 1.5e-2, 5.2e-3, 1.6e-3, 1.2e-4.
+    Returns: the series; its largest error, on a grid that is finer than the fit's, with 4, 5, 6 and 8 terms:
+        R = 4: 1.7e-4, 2.9e-5, 2.1e-6;  R = 6: 2.5e-3, 3.3e-4, 7.0e-5, 1.9e-6;  R = 8: 6.6e-3, 2.2e-3, 3.7e-4, 1.6e-5;
+        R = 10: 1.5e-2, 5.3e-3, 1.8e-3, 1.3e-4;  R = 16: 6.2e-2, 3.0e-2, 1.4e-2, 3.2e-3.
     Raises: ValueError for a number out of range.
     """
     for name, value, (least, most) in (("limit", limit, LIMITS), ("terms", terms, TERMS)):
@@ -194,7 +195,7 @@ def secure_series_gelu(x: Fixed, series: GeluSeries, correlation: CosineCorrelat
         correlation: secret t, C_k = cos (2 k - 1) t, S_k = sin (2 k - 1) t, by `declare_series`.
     Returns: secret, the same shape, of RESULT_BITS fraction bits: 36.
     Reveals: delta, uniform as long as t is fresh. This call spends `correlation`.
-    Cost (a party, 64-bit ring): online 8 bytes an element and 1 send in all. Offline: see correlation.py.
+    Cost (a party, 64-bit ring): online 8 bytes an element and 1 send in all. Offline: see correlation_maker.py.
     Error: `series_error_bound`. Beyond the limit see above: the series is periodic.
     Raises: ValueError if x has other bits, or the correlation was declared for another shape or number of terms.
     Source: Fourier GELU of one opening, arXiv 2506.15307; here of odd harmonics, a whole-ring mask, no truncation.
@@ -206,11 +207,12 @@ def secure_series_gelu(x: Fixed, series: GeluSeries, correlation: CosineCorrelat
 
     public = _public_harmonics(delta, series)
 
-    constant = Fixed(jnp.int32(round(series.coefficients[0] * 2**COEFFICIENT_BITS)), COEFFICIENT_BITS)
-    waves = Fixed(jnp.int32(0), RESULT_BITS)
+    total = Fixed(x.ring, x.bits + 1)
     for (cos, sin), mask_cos, mask_sin in zip(public, correlation.cos, correlation.sin, strict=True):
-        waves = waves + Fixed(cos * mask_cos - sin * mask_sin, RESULT_BITS)
-    return Fixed(x.ring, x.bits + 1) + constant + waves
+        total = total + Fixed(cos * mask_cos - sin * mask_sin, RESULT_BITS)
+    # a_0 as one of SPU's own numbers: the integer has more than the 32 bits that JAX knows of.
+    constant = series.coefficients[0] * 2.0 ** (RESULT_BITS - FRACTION_BITS)
+    return Fixed(to_ring(from_ring(total.ring) + constant), RESULT_BITS)
 
 
 def _public_harmonics(delta: Array, series: GeluSeries) -> list[tuple[Array, Array]]:
@@ -254,6 +256,18 @@ def _check(x: Fixed, series: GeluSeries, correlation: CosineCorrelation) -> None
         )
 
 
+def public_error_bound(series: GeluSeries) -> np.ndarray:
+    """Largest error of the public factors c_k and s_k [terms], against a_k cos and a_k sin of the angle that is cut.
+
+    An error at the start, of cos and sin of the angle itself, grows n-fold by the recurrence, and what is added in each
+    step (n**2 - 1) / 8-fold: 2 cos 2b is off by 8 times the start, and the square and the product lose a unit each.
+    """
+    multiple = np.array(series.multiples, np.float64)
+    start = POLYNOMIAL_ERROR + 2.0 ** -(RECURRENCE_BITS + 1)
+    recurrence = multiple * start + (multiple**2 - 1) / 8 * (8 * start + 2 * 2.0**-RECURRENCE_BITS)
+    return np.abs(series.coefficients[1:]) * recurrence + 2.0 ** -(PUBLIC_BITS + 1)
+
+
 def series_error_bound(series: GeluSeries, *, mask_error: float) -> float:
     """Largest error of `secure_series_gelu` against GELU for |x| <= series.limit, derived term by term.
 
@@ -261,13 +275,8 @@ def series_error_bound(series: GeluSeries, *, mask_error: float) -> float:
         series: in use.
         mask_error: largest error of C_k and of S_k, see `correlation.joint_error_bound` and `dealt_error_bound`.
     """
-    multiple = np.array(series.multiples, np.float64)
-    weight = np.abs(series.coefficients[1:])
-    start = POLYNOMIAL_ERROR + 2.0 ** -(RECURRENCE_BITS + 1)  # of cos and sin of the angle itself
-    # What is off at the start grows n-fold, and what step adds on the way (n**2 - 1) / 8-fold: 2 cos 2b is off by
-    # 8 times the start, and each product and the square lose less than a unit.
-    public = multiple * start + (multiple**2 - 1) / 8 * (8 * start + 2 * 2.0**-RECURRENCE_BITS)
-    angle = 2 * np.pi * multiple * 2.0**-FRACTION_BITS  # delta cut to 18 fraction bits of a turn
-    product = np.sqrt(2) * (public + mask_error)  # |c dC| + |C dc| + the same for s, by Cauchy-Schwarz
-    rounding = np.sqrt(2) * 2.0 ** -(PUBLIC_BITS + 1)  # c_k and s_k rounded
-    return float(series.error + (weight * (angle + product) + rounding).sum())
+    weight, public = np.abs(series.coefficients[1:]), public_error_bound(series)
+    angle = weight * 2 * np.pi * np.array(series.multiples) * 2.0**-FRACTION_BITS  # delta cut to 18 bits of a turn
+    # |c dC| + |C dc| and the same for s, by Cauchy-Schwarz; |dc dC| and the same for s
+    product = np.sqrt(2) * (public + weight * mask_error) + 2 * public * mask_error
+    return float(series.error + (angle + product).sum())

@@ -483,7 +483,7 @@ def test_factors_of_semi2k_are_those_of_the_components():
     shares = [maker.factors(wanted) for maker in makers]
     for component, bits in enumerate(joint_plan(scheme, 20)):
         t = scheme.components(component, shares[component].mask)[component]
-        expected = looked_up_factors(t, (1, 2, 3), bits)
+        expected = looked_up_factors(t, wanted.multiples, bits)
         for part, name in enumerate(("cos", "sin")):
             parts = [getattr(share, name)[component] for share in shares]
             np.testing.assert_array_equal(scheme.reconstruct(parts), expected[part])
@@ -503,7 +503,8 @@ def test_factors_are_looked_up_to_their_bits(bits, turn_bits):
     found = looked_up_factors(t, (1, 3), bits, turn_bits).view(np.int64) * 2.0**-bits
     error = np.abs(found - np.stack([np.cos(angle), np.sin(angle)])[:, :, 0]).max()
     assert 0.9 * 2.0 ** -(bits + 1) < error <= bound
-    mean = looked_up_factors(np.arange(2 ** (bits + ANGLE_BITS), dtype=np.uint64), (1,), bits, bits + ANGLE_BITS)
+    middles = np.arange(2 ** (bits + ANGLE_BITS), dtype=np.uint64)
+    mean = looked_up_factors(middles, (1,), bits, bits + ANGLE_BITS)
     assert not mean.view(np.int64).sum(-1).any(), "errors at opposite angles do not cancel"
 
 
