@@ -147,7 +147,11 @@ class Iteration:
             head = runtime.share(Owned(OWNER, model.folded_head()))
             hidden = lower(texts.embedded(self.seq_len - texts.prompt_tokens), HIDDEN_BITS)
             batch = Batch(**runtime.share(Owned(OWNER, _batch(hidden, texts))))
-        secure = SecureModel(runtime, config, layers, head, LABELS, on_layer=on_layer)
+            secure = SecureModel(runtime, config, layers, head, LABELS, on_layer=on_layer)
+            prompts = runtime.share(Owned(OWNER, lower(texts.prompts(), HIDDEN_BITS)))
+            if secure.keeps_openings:  # the weights' are part of the set-up: every later pass finds them
+                runtime.free(secure.logits(prompts, batch))
+        runtime.free(prompts)
         return secure.logits(runtime.share(Owned(OWNER, lower(texts.prompts(), HIDDEN_BITS))), batch)
 
     def _fine_tune(self, runtime: Runtime, on_layer: Callable[[], None]) -> Any:
@@ -192,7 +196,7 @@ class Iteration:
         return {"layers": layers, "head": model.head()}
 
     def _exceeds_memory(self) -> bool:
-        elements = self.layers * sum(_layer_sizes(self.config))
+        elements = self.layers * sum(self._layer_sizes())
         return 8 * self._copies * elements > MEMORY_SHARE * psutil.virtual_memory().available
 
     @property
@@ -201,9 +205,16 @@ class Iteration:
         scheme = Scheme(self.setting.protocol, self.setting.parties)
         return sum(len(scheme.held_by(rank)) for rank in range(self.setting.parties))
 
+    def _layer_sizes(self) -> list[int]:
+        """Elements of every array of a layer's weights, as the method shares them."""
+        inputs = jnp.zeros((1, 1, self.config.width)), jnp.ones((1, 1))
+        layer = EncoderLayer(self.config, folded=GRADIENTS[self.method] is None)
+        shapes = jax.eval_shape(layer.init, jax.random.key(0), *inputs)["params"]
+        return [math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)]
+
     def _not_shared(self) -> dict[str, float]:
         """Figures of sharing the layers, and for fine-tuning the word embeddings, that an extrapolation leaves out."""
-        whole, sizes = SHAPES[self.shape], _layer_sizes(self.config)
+        whole, sizes = SHAPES[self.shape], self._layer_sizes()
         layers = whole.layers - self.layers
         elements, arrays = layers * sum(sizes), layers * len(sizes)
         if self.method == "sft":
@@ -212,13 +223,6 @@ class Iteration:
             arrays += 2 * math.ceil(rows / VOCABULARY_ROWS)
         total = 8 * self._copies * elements
         return {"bytes_total": total, "bytes": total / self.setting.parties, "sends": arrays}
-
-
-def _layer_sizes(config: EncoderConfig) -> list[int]:
-    """Elements of every array of a layer's weights."""
-    inputs = jnp.zeros((1, 1, config.width)), jnp.ones((1, 1))
-    shapes = jax.eval_shape(EncoderLayer(config).init, jax.random.key(0), *inputs)["params"]
-    return [math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)]
 
 
 def _batch(hidden: np.ndarray, texts: RandomTexts) -> dict[str, np.ndarray]:
