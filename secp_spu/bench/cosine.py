@@ -12,16 +12,10 @@ from jax import Array
 
 from secp_spu.bench.records import Case, Record
 from secp_spu.bench.setting import Setting, measure_function
-from secp_spu.protocol import FRACTION_BITS, cos_sin, declare_correlation, lower
-from secp_spu.protocol.cosine import public_factor_bits
+from secp_spu.protocol import cos_sin, declare_correlation
 
 RANGE = 8.0
 """Angles are drawn from -RANGE to RANGE radians: several periods."""
-
-FACTOR_BITS = 18
-RESULT_BITS = FACTOR_BITS + public_factor_bits(FACTOR_BITS)
-SCALE = 2.0 ** (RESULT_BITS - FRACTION_BITS)
-"""What is opened of the one-opening cosine: all bits, where SPU's numbers have 18, so that nothing is truncated."""
 
 
 def cosine_cases(setting: Setting, elements: int) -> Iterator[Case]:
@@ -35,19 +29,17 @@ def cosine_cases(setting: Setting, elements: int) -> Iterator[Case]:
 
 def _one_opening(setting: Setting, x: np.ndarray) -> Record:
     frequencies = np.array([[1 / (2 * np.pi)]], np.float32)
-    declared = declare_correlation(x.shape, factor_bits=FACTOR_BITS)
-    record = measure_function(setting, "one_opening", _all_bits, x, public=frequencies, declared=declared)
-    return {**record, "max_abs_error": record["max_abs_error"] / SCALE}
+    declared = declare_correlation(x.shape)
+    return measure_function(setting, "one_opening", _all_bits, x, public=frequencies, declared=declared)
 
 
-def _all_bits(x: Array, frequencies: Array, correlation: Any) -> tuple[Array, ...]:
-    """SCALE times cosine and sine."""
-    return tuple(lower(part, RESULT_BITS) for part in cos_sin(x, frequencies, correlation))
+def _all_bits(x: Array, frequencies: Array, correlation: Any, **_secure: bool) -> tuple[Any, Any]:
+    return cos_sin(x, frequencies, correlation)
 
 
-def _spu_cos(x: Array, _public: Any, _correlations: Any) -> Array:
+def _spu_cos(x: Array, _public: Any, _correlations: Any, **_secure: bool) -> Array:
     return jnp.cos(x)
 
 
-def _spu_cos_sin(x: Array, _public: Any, _correlations: Any) -> tuple[Array, Array]:
+def _spu_cos_sin(x: Array, _public: Any, _correlations: Any, **_secure: bool) -> tuple[Array, Array]:
     return jnp.cos(x), jnp.sin(x)

@@ -32,6 +32,7 @@ from secp_spu.model.precision import (
 from secp_spu.protocol import FRACTION_BITS, Number, lift, lower, rounded
 from secp_spu.protocol.cosine import public_factor_bits
 from secp_spu.protocol.fixed import DROP_BITS
+from secp_spu.protocol.series import RESULT_BITS
 from secp_spu.runtime import Owned, PlaintextRuntime, Runtime
 
 Tree = Any
@@ -184,7 +185,7 @@ def attended_bits(config: EncoderConfig) -> int:
 
 def activation_bits(config: EncoderConfig) -> int:
     """Fraction bits of what the activation hands on."""
-    kinds = {"relu": PROJECTION_BITS, "series": 36, "quadratic": 2 * PROJECTION_BITS - DROP_BITS}
+    kinds = {"relu": PROJECTION_BITS, "series": RESULT_BITS, "quadratic": 2 * PROJECTION_BITS - DROP_BITS}
     return kinds.get(config.activation, FRACTION_BITS)
 
 

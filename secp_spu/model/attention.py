@@ -29,13 +29,13 @@ from secp_spu.protocol import (
     cos_sin,
     declare_correlation,
     inverse_sqrt,
+    lift,
     mean_of,
     moved,
     multiply,
     rounded,
     to_fixed,
     to_float,
-    to_ring,
 )
 
 PADDING_SCORE = -300.0
@@ -122,8 +122,8 @@ class RandomFeatureAttention(nn.Module):
     def __call__(self, query: Number, key: Number, value: Number, padding_mask: Number) -> Any:
         """Attend; arguments and result as in `SoftmaxAttention`. Spends the correlation "features", if given.
 
-        With a correlation secrets may come as `Fixed`, queries and keys of PROJECTION_BITS fraction bits, or as SPU's own
-        fixed point, which is what comes out then. With folded parameters the values of padded tokens are zero already.
+        With a correlation secrets may come as `Fixed`, queries and keys of PROJECTION_BITS fraction bits, or as SPU's
+        own fixed point, which is what comes out then. With folded parameters padded tokens' values are zero already.
         """
         features, head_dim = self.config.features, query.shape[-1]
         length = self.param("length", nn.initializers.constant(INITIAL_LENGTH), (query.shape[1],))
@@ -132,10 +132,9 @@ class RandomFeatureAttention(nn.Module):
         correlation = self._correlation((2, *query.shape[:-1], features))
         if correlation is None or isinstance(query, Fixed):
             return self._attend(query, key, value, padding_mask, length, frequencies, correlation)
-        secrets = (Fixed(to_ring(x), FRACTION_BITS) for x in (query, key, value, padding_mask))
-        query, key, value, padding_mask = secrets
-        projected = query.to(PROJECTION_BITS), key.to(PROJECTION_BITS)
-        return to_float(self._attend(*projected, value, padding_mask, length, frequencies, correlation))
+        secrets = [lift(x, FRACTION_BITS, secure=True) for x in (query, key, value, padding_mask)]
+        projected = [rounded(x, PROJECTION_BITS) for x in secrets[:2]]
+        return to_float(self._attend(*projected, *secrets[2:], length, frequencies, correlation))
 
     def _attend(
         self,

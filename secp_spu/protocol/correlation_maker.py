@@ -258,22 +258,22 @@ def harmonic_factors(
     t: RingArray, multiples: Sequence[int], bits: int, turn_bits: int = TURN_BITS
 ) -> tuple[RingArray, RingArray]:
     """cos kt and sin kt for every k of `multiples`, rounded to `bits` fraction bits, each [multiples, ...]."""
-    angle = _harmonics(t, multiples, turn_bits).astype(np.float64) * (2 * np.pi / 2.0**64)
+    angle = _multiples(t, multiples, turn_bits).astype(np.float64) * (2 * np.pi / 2.0**64)
     cos, sin = (np.rint(f(angle) * (1 << bits)).astype(np.int64).view(np.uint64) for f in (np.cos, np.sin))
     return cos, sin
 
 
 def looked_up_factors(t: RingArray, multiples: Sequence[int], bits: int, turn_bits: int = TURN_BITS) -> RingArray:
     """The same but for the angle, of which `bits` + ANGLE_BITS bits are used: 15 times as fast [2, multiples, ...]."""
-    steps = _harmonics(t, multiples, turn_bits)
+    steps = _multiples(t, multiples, turn_bits)
     steps >>= np.uint64(64 - bits - ANGLE_BITS)
     return np.take(_turn(bits), steps.view(np.int64), axis=1)
 
 
-def _harmonics(t: RingArray, multiples: Sequence[int], turn_bits: int) -> RingArray:
+def _multiples(t: RingArray, multiples: Sequence[int], turn_bits: int) -> RingArray:
     """k t for every k of `multiples`, a turn being 2**64 [multiples, ...]; whole turns fall off."""
-    factors = np.array(multiples, np.uint64) << np.uint64(64 - turn_bits)
-    return factors.reshape(-1, *([1] * t.ndim)) * t
+    column = np.array(multiples, np.uint64) << np.uint64(64 - turn_bits)
+    return column.reshape(-1, *([1] * t.ndim)) * t
 
 
 @cache
