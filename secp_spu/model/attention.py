@@ -119,7 +119,7 @@ class RandomFeatureAttention(nn.Module):
     opens_operands: bool = False
 
     @nn.compact
-    def __call__(self, query: Number, key: Number, value: Number, padding_mask: Number) -> Any:
+    def __call__(self, query: Any, key: Any, value: Any, padding_mask: Any) -> Any:
         """Attend; arguments and result as in `SoftmaxAttention`. Spends the correlation "features", if given.
 
         With a correlation secrets may come as `Fixed`, queries and keys of PROJECTION_BITS fraction bits, or as SPU's
@@ -133,8 +133,9 @@ class RandomFeatureAttention(nn.Module):
         if correlation is None or isinstance(query, Fixed):
             return self._attend(query, key, value, padding_mask, length, frequencies, correlation)
         secrets = [lift(x, FRACTION_BITS, secure=True) for x in (query, key, value, padding_mask)]
-        projected = [rounded(x, PROJECTION_BITS) for x in secrets[:2]]
-        return to_float(self._attend(*projected, *secrets[2:], length, frequencies, correlation))
+        query, key = (rounded(x, PROJECTION_BITS) for x in secrets[:2])
+        attended: Any = self._attend(query, key, secrets[2], secrets[3], length, frequencies, correlation)
+        return to_float(attended)
 
     def _attend(
         self,

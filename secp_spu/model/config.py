@@ -34,7 +34,6 @@ class EncoderConfig:
         series: with "series": which.
         features: frequencies r a layer of random feature attention; cos and sin of each make 2 r features.
         feature_seed: of the public frequencies.
-        factor_bits: fraction bits of the correlations' factors, 9 (one send an opening) to 18.
     """
 
     vocab_size: int
@@ -52,7 +51,6 @@ class EncoderConfig:
     attention: AttentionKind = "softmax"
     features: int = 64
     feature_seed: int = 0
-    factor_bits: int = 9
 
     def __post_init__(self):
         if (self.activation == "series") != (self.series is not None):

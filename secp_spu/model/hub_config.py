@@ -40,7 +40,7 @@ _FUNCTIONS: dict[str, FunctionKind] = {
 _FIXED = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
 """Keys that must have these values, which are their defaults."""
 
-_EXTRAS = {"features": (1, 2**16), "feature_seed": (0, 2**63 - 1), "factor_bits": (9, 18)}
+_EXTRAS = {"features": (1, 2**16), "feature_seed": (0, 2**63 - 1)}
 """Fields of EncoderConfig under the key "secp_spu": the smallest and the largest value."""
 
 _ADAPTED = ("series", "quadratic")

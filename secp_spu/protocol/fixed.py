@@ -77,7 +77,8 @@ class Fixed:
 
         Args:
             bits: to have.
-            small: |ring| is below 2**44; without, it may be 2**61 (2**60 where more than 32 bits are dropped).
+            small: |ring| is at most 2**44; without, it may be 2**60, or 2**(44 + drop) where fewer than 16 are dropped:
+                SPU multiplies by 2**(18 - drop) before it drops 18.
         Cost of a truncation of an element (a party): ABY3 28/3 bytes (40/3 if dear) and 5/3 sends in all; SEMI2K with
             two parties 4 (8) and 1, with three 16 and 2.
         """

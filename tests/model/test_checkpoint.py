@@ -33,7 +33,7 @@ SHAPE = {
     "max_position_embeddings": 19,
     "type_vocab_size": 2,
 }
-RFA = replace(CONFIG, attention="rfa", features=29, feature_seed=3, factor_bits=11)
+RFA = replace(CONFIG, attention="rfa", features=29, feature_seed=3)
 
 # Hidden states and logits are below 8. Some ten steps a layer and in the head, each rounding sums of 23 products to
 # sqrt(23) 2**-24, make 8 * 30 * 5 * 6e-8 = 7e-5 between two implementations. A wrong GELU shows as more than 1e-3.

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from secp_spu.model import CheckpointError, load_checkpoint, load_embeddings, save_checkpoint
 
-RFA = replace(CONFIG, attention="rfa", features=29, feature_seed=3, factor_bits=11)
+RFA = replace(CONFIG, attention="rfa", features=29, feature_seed=3)
 QUERY = "roberta.encoder.layer.1.attention.self.query"
 
 
@@ -75,7 +75,7 @@ def assert_refused(folder, message, **arguments):
         ("secp_spu", "rfa", r"secp_spu is 'rfa', allowed are the keys attention, features"),
         ("secp_spu", {"feature": 3}, r"secp_spu is \{'feature': 3\}, allowed are the keys attention, features"),
         ("secp_spu", {"attention": "linear"}, "attention is 'linear', allowed: 'softmax', 'rfa'"),
-        ("secp_spu", {"attention": "rfa", "feature_seed": 0, "factor_bits": 9}, "features is None, allowed are whole"),
+        ("secp_spu", {"attention": "rfa", "feature_seed": 0}, "features is None, allowed are whole"),
     ],
 )
 def test_a_wrong_key_is_named(key, value, message, folder):
@@ -85,11 +85,9 @@ def test_a_wrong_key_is_named(key, value, message, folder):
         load_embeddings(folder)
 
 
-@pytest.mark.parametrize(
-    ("key", "value"), [("features", 0), ("feature_seed", -1), ("factor_bits", 8), ("factor_bits", 19)]
-)
+@pytest.mark.parametrize(("key", "value"), [("features", 0), ("feature_seed", -1)])
 def test_wrong_extras_are_named(key, value, rfa_folder):
-    extras = {"attention": "rfa", "features": 29, "feature_seed": 3, "factor_bits": 11}
+    extras = {"attention": "rfa", "features": 29, "feature_seed": 3}
     edit_config(rfa_folder, secp_spu=extras)
     load_checkpoint(rfa_folder)
     edit_config(rfa_folder, secp_spu={**extras, key: value})

@@ -35,10 +35,10 @@ def mask_error(setting, source, factor_bits):
     return joint_error_bound(Scheme(*setting), factor_bits) if source == "joint" else dealt_error_bound(factor_bits)
 
 
-def exact_factors(t, harmonics, turn_bits=36):
+def exact_factors(t, multiples=(1,), turn_bits=36):
     """cos kt and sin kt in float64, from the definition of a turn."""
     turn = 2**turn_bits
-    angle = np.stack([(np.uint64(k) * t) % np.uint64(turn) * (2 * np.pi / turn) for k in range(1, harmonics + 1)])
+    angle = np.stack([(np.uint64(k) * t) % np.uint64(turn) * (2 * np.pi / turn) for k in multiples])
     return np.cos(angle), np.sin(angle)
 
 
@@ -49,19 +49,21 @@ def make(runtime, shape, **options):
 
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize(
-    ("harmonics", "factor_bits", "turn_bits"), [(1, 9, 36), (3, 13, 31), (3, 18, 36), (1, 27, 45), (2, 18, 18)]
+    ("harmonics", "factor_bits", "turn_bits"),
+    [(1, 9, 36), (3, 13, 31), ((1, 3, 5), 18, 36), (1, 27, 45), ((4, 7), 18, 18)],
 )
 def test_correlation_holds(runtimes, setting, source, harmonics, factor_bits, turn_bits):
     runtime = runtimes(setting, source)
     options = {"harmonics": harmonics, "factor_bits": factor_bits, "turn_bits": turn_bits}
     tree = make(runtime, (11, 3, 5), **options).tree
     assert (tree.factor_bits, tree.turn_bits) == (factor_bits, turn_bits)
+    assert tree.multiples == (tuple(range(1, harmonics + 1)) if isinstance(harmonics, int) else harmonics)
     t = peek(runtime, tree.mask)
     assert t.shape == (11, 3, 5)
     bound = mask_error(setting, source, factor_bits)
-    for handle, exact in zip((tree.cos, tree.sin), exact_factors(t, harmonics, turn_bits), strict=True):
+    for handle, exact in zip((tree.cos, tree.sin), exact_factors(t, tree.multiples, turn_bits), strict=True):
         factor = peek(runtime, handle).view(np.int64) * 2.0**-factor_bits
-        assert factor.shape == (harmonics, 11, 3, 5)
+        assert factor.shape == (len(tree.multiples), 11, 3, 5)
         assert np.abs(factor - exact).max() <= bound
         assert np.abs(factor + 2 * bound - exact).max() > bound, "the control passes"
         assert np.abs(factor - np.roll(exact, 1, axis=1)).max() > bound, "the bound cannot tell one angle from another"
@@ -440,7 +442,7 @@ def test_exchanges_stay_in_step():
         wanted = declare_correlation(shape, factor_bits=bits)
         masks, cos, sin = (REPLICATED.reconstruct(parts) for parts in zip(*exchanged(makers, wanted)[0], strict=True))
         bound = joint_error_bound(REPLICATED, bits)
-        for found, exact in zip((cos, sin), exact_factors(masks, 1), strict=True):
+        for found, exact in zip((cos, sin), exact_factors(masks), strict=True):
             assert np.abs(found.view(np.int64) * 2.0**-bits - exact).max() <= bound
         for maker in makers:
             maker.dealt(wanted, Correction(cos, sin))
@@ -452,7 +454,7 @@ def test_a_stream_out_of_step_is_noticed_here():
     by_rank[0][1].draw((1,))
     shares, _ = exchanged(makers_of(by_rank), declare_correlation((101,)))
     mask, cos, _ = (REPLICATED.reconstruct(parts) for parts in zip(*shares, strict=True))
-    assert np.abs(cos.view(np.int64) * 2.0**-18 - exact_factors(mask, 1)[0]).max() > 1
+    assert np.abs(cos.view(np.int64) * 2.0**-18 - exact_factors(mask)[0]).max() > 1
 
 
 def test_an_exchange_has_all_its_rounds():
