@@ -71,7 +71,7 @@ class Activation(nn.Module):
 
         Args:
             u: [..., intermediate], `Fixed` or arrays; "quadratic" takes `Fixed` only folded.
-        Returns: the same shape; of `Fixed` with 33 fraction bits ("series"), 16 fewer than twice as many as u has
+        Returns: the same shape; of `Fixed` with 35 fraction bits ("series"), 16 fewer than twice as many as u has
             ("quadratic"), as many as u ("relu"), or 18 (SPU's own functions).
         """
         kind, series = self.config.activation, self.config.series

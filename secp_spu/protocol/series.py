@@ -25,7 +25,7 @@ from scipy.optimize import linprog
 from scipy.special import ndtr
 
 from secp_spu.protocol.correlation import CosineCorrelation, declare_correlation
-from secp_spu.protocol.cosine import POLYNOMIAL_ERROR, public_cos_sin, public_factor_bits
+from secp_spu.protocol.cosine import POLYNOMIAL_ERROR, public_cos_sin
 from secp_spu.protocol.fixed import Fixed
 from secp_spu.protocol.ring import FRACTION_BITS, from_ring, open_masked, shift_public, to_ring
 
@@ -40,21 +40,21 @@ LEAST_INPUT_BITS = 12
 
 TURN_BITS = FREQUENCY_BITS + INPUT_BITS
 
-FACTOR_BITS = 22
-"""Fraction bits of the secret factors, which are products of two parties' factors of 11 each: what the next dense layer
-makes of the result is then within 30 bits of its bias."""
+FACTOR_BITS = 24
+"""Fraction bits of the secret factors, which are products of two parties' factors of 12 each."""
 
-PUBLIC_BITS = public_factor_bits(FACTOR_BITS)
-"""Fraction bits of the public factors, 11."""
+PUBLIC_BITS = 11
+"""Fraction bits of the public factors: what the next dense layer makes of the result is within 30 bits of its bias."""
 
 RESULT_BITS = FACTOR_BITS + PUBLIC_BITS
-"""Fraction bits of the result, 33: all that the products have."""
+"""Fraction bits of the result, 35: all that the products have."""
 
 COEFFICIENT_BITS = 20
 """Fraction bits of the coefficients a_k, which are below 4."""
 
-RECURRENCE_BITS = 22
-"""Fraction bits of the public cosines and sines: their products with 2 cos or a_k stay below 2**46."""
+RECURRENCE_BITS = 20
+"""Fraction bits of the public cosines and sines. Their products with a_k are shifted to PUBLIC_BITS, by less than 31:
+to JAX these are numbers of 32 bits, of which a longer shift leaves nothing."""
 
 FIT_NODES = 400
 CHECK_NODES = 5_000
@@ -193,7 +193,7 @@ def secure_series_gelu(x: Fixed, series: GeluSeries, correlation: CosineCorrelat
         x: secret, any shape, of LEAST_INPUT_BITS to INPUT_BITS fraction bits.
         series: public.
         correlation: secret t, C_k = cos (2 k - 1) t, S_k = sin (2 k - 1) t, by `declare_series`.
-    Returns: secret, the same shape, of RESULT_BITS fraction bits: 36.
+    Returns: secret, the same shape, of RESULT_BITS fraction bits: 35.
     Reveals: delta, uniform as long as t is fresh. This call spends `correlation`.
     Cost (a party, 64-bit ring): online 8 bytes an element and 1 send in all. Offline: see correlation_maker.py.
     Error: `series_error_bound`. Beyond the limit see above: the series is periodic.

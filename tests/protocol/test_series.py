@@ -159,11 +159,11 @@ def test_secure_series_gelu_matches_gelu(runtimes, setting, source, of):
 
 
 def test_the_bound_is_small_where_it_is_used():
-    """Beyond the fit: 12 bits of three factors. Among three parties of SEMI2K a factor has eight bits."""
-    assert bound_of(ABY3, "joint", SHORT) - SHORT.error < 2.4e-3
-    assert bound_of(SEMI2K_2, "joint", WIDE) - WIDE.error < 3.8e-3
-    assert bound_of(("semi2k", 3), "joint", SHORT) - SHORT.error < 0.04
-    assert bound_of(ABY3, "dealt", SHORT) - SHORT.error < 1.2e-3
+    """Beyond the fit, by 11 public bits and two factors of 12. Among three parties of SEMI2K there are three, of 8."""
+    assert bound_of(ABY3, "joint", SHORT) - SHORT.error < 2.7e-3
+    assert bound_of(SEMI2K_2, "joint", WIDE) - WIDE.error < 4.4e-3
+    assert bound_of(("semi2k", 3), "joint", SHORT) - SHORT.error < 0.03
+    assert bound_of(ABY3, "dealt", SHORT) - SHORT.error < 1.5e-3
 
 
 def test_a_factor_that_is_off_is_rejected(runtimes):
@@ -187,7 +187,7 @@ def test_numbers_of_spu_are_taken_too(runtimes):
     result = runtime.run(
         "series", lambda x, c: series_gelu(x, SHORT, c), shared(runtime, x.astype(np.float32)), correlation
     )
-    assert result.bits == RESULT_BITS == 36
+    assert result.bits == RESULT_BITS == 35
     assert np.abs(numbers_of(runtime, result) - gelu(x)).max() <= bound_of(ABY3, "joint", SHORT)
 
 
