@@ -16,7 +16,8 @@ import psutil
 from secp_spu.baseline import FineTuning, GradientPromptTuning, TrainingTexts
 from secp_spu.baseline.fine_tuning import VOCABULARY_ROWS
 from secp_spu.bench.activation import ACTIVATIONS, series_of
-from secp_spu.bench.parts import Gradients, layer_parts
+from secp_spu.bench.least import least_bytes
+from secp_spu.bench.parts import Gradients, Part, layer_parts
 from secp_spu.bench.records import Case, Record
 from secp_spu.bench.scaling import extrapolate, stages
 from secp_spu.bench.setting import OWNER, Setting
@@ -229,6 +230,14 @@ def _batch(hidden: np.ndarray, texts: RandomTexts) -> dict[str, np.ndarray]:
     return {"hidden": hidden, "padding_mask": texts.padding_mask(), "readout": texts.readout()}
 
 
+def _measure_part(one: Iteration, part: Part) -> Record:
+    """Its costs and, of a forward pass, the fewest bytes that it can have."""
+    record = part.measure(one.setting, GRADIENTS[one.method])
+    forward = GRADIENTS[one.method] is None and one.setting.parties <= 3
+    least = least_bytes(part.name, one.config, one.batch, one.seq_len, one.setting.protocol) if forward else None
+    return record if least is None else {**record, "least_bytes": least}
+
+
 def iteration_cases(iterations: Sequence[Iteration], progress: Progress, *, operations: bool) -> Iterator[Case]:
     """An iteration of every method, and the parts of one layer of each.
 
@@ -252,4 +261,4 @@ def iteration_cases(iterations: Sequence[Iteration], progress: Progress, *, oper
         parts = layer_parts(one.config, one.batch, one.seq_len, protocol=one.setting.protocol, folded=folded)
         for part in parts:
             key = {"bench": "operation", **one.key, "operation": part.name}
-            yield Case(key, partial(part.measure, one.setting, GRADIENTS[one.method]))
+            yield Case(key, partial(_measure_part, one, part))
