@@ -80,11 +80,15 @@ class ModelSection(_Section):
         head: "label_words": the masked-LM head's logits of a word for each label; "label_embeddings": similarity to a
             text that describes each label, for encoders without such a head.
         gelu: "exact", or "tanh": the tanh form in place of the exact one, off by 5e-4 at most and five times cheaper.
+        embedding: "data_owner": it has the embedding tables, and embeds its texts and prompts at home; "private": the
+            tables stay with the model owner, and tokens are looked up under MPC, once a text. The data owner then needs
+            config.json and tokenizer.json alone.
     """
 
     folder: Located
     head: Literal["label_words", "label_embeddings"] = "label_words"
     gelu: Literal["exact", "tanh"] = "exact"
+    embedding: Literal["data_owner", "private"] = "data_owner"
 
     @field_validator("folder", mode="before")
     @classmethod

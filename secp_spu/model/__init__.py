@@ -2,7 +2,14 @@
 
 from secp_spu.model.activation import activation
 from secp_spu.model.attention import RandomFeatureAttention, SoftmaxAttention, orthogonal_frequencies
-from secp_spu.model.checkpoint import Checkpoint, load_checkpoint, load_embeddings, save_checkpoint, save_embeddings
+from secp_spu.model.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    load_embeddings,
+    load_encoder_config,
+    save_checkpoint,
+    save_embeddings,
+)
 from secp_spu.model.config import ActivationKind, AttentionKind, EncoderConfig
 from secp_spu.model.encoder import Embeddings, Encoder, EncoderLayer
 from secp_spu.model.head import LabelEmbeddingHead, LabelWordHead, PooledEmbedding, read_out
@@ -25,6 +32,7 @@ __all__ = [
     "activation",
     "load_checkpoint",
     "load_embeddings",
+    "load_encoder_config",
     "orthogonal_frequencies",
     "read_out",
     "save_checkpoint",

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from secp_spu.config import Config, ConfigError
 from secp_spu.model import ActivationKind, EncoderConfig, load_checkpoint
 
@@ -42,6 +44,21 @@ class ModelOwner:
     def label_word_head(self, token_ids: Sequence[int]) -> Any:
         """The masked-LM head's weights, with the decoder columns of the given tokens alone."""
         return self._checkpoint.label_word_head(token_ids)
+
+    def word_rows(self, rows: range) -> np.ndarray:
+        """Word embeddings of rows of the vocabulary [rows, width]."""
+        return self._embeddings["word"]["embedding"][rows.start : rows.stop]
+
+    def other_tables(self) -> dict[str, Any]:
+        """What `PrivateEmbedding` takes besides the word embeddings."""
+        tables = self._embeddings
+        deviation = np.array([tables["word"]["embedding"].std()], np.float32)
+        places = tables["position"]["embedding"] + tables["type"]["embedding"][0]
+        return {"places": places, "norm": tables["norm"], "deviation": deviation}
+
+    @property
+    def _embeddings(self) -> Any:
+        return self._checkpoint.variables["params"]["embeddings"]
 
 
 def _tanh(kind: ActivationKind) -> ActivationKind:

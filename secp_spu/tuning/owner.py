@@ -11,15 +11,17 @@ import jax
 import numpy as np
 
 from secp_spu.config import Config, ConfigError
-from secp_spu.model import Embeddings, load_embeddings
+from secp_spu.model import Embeddings, load_embeddings, load_encoder_config
+from secp_spu.runtime import one_hot, ready
 from secp_spu.tuning.loss import accuracy, losses
 from secp_spu.tuning.optimizer import fingerprint, make_optimizer
-from secp_spu.tuning.prompt import PromptSpace, save_prompt
+from secp_spu.tuning.prompt import PromptSpace, save_prompt, save_unembedded_prompt
 from secp_spu.tuning.record import Generation, Usage, open_run
 from secp_spu.tuning.report import describe_generation, write_report
 from secp_spu.tuning.task import Example, TaskTokenizer, TokenBatch, draw_few_shot, read_examples
 
 Split = Literal["training", "validation", "test"]
+TokenSet = Literal["training", "validation", "test", "labels", "prompt"]
 PromptSet = Literal["untuned", "candidates", "finalists", "best"]
 
 
@@ -29,6 +31,32 @@ class Texts:
 
     tokens: TokenBatch
     labels: np.ndarray
+
+
+class Tables:
+    """The embedding tables, at a data owner that has them.
+
+    Args:
+        folder: that holds them.
+    Raises: CheckpointError.
+    """
+
+    def __init__(self, folder: Path):
+        encoder, params = load_embeddings(folder)
+        self._embed = jax.jit(
+            partial(Embeddings(encoder).apply, {"params": params}), static_argnames=("first_position",)
+        )
+        self.words: np.ndarray = params["word"]["embedding"]
+
+    def embed(self, vectors: np.ndarray, first_position: int = 0, keep: np.ndarray | None = None) -> np.ndarray:
+        """Word embeddings or soft prompts [batch, tokens, width] as they are shared for the first layer.
+
+        Args:
+            vectors: [batch, tokens, width].
+            first_position: how many tokens stand before them.
+            keep: 1 for tokens, 0 for padding [batch, tokens]; None: all are tokens.
+        """
+        return ready(np.asarray(self._embed(vectors, first_position=first_position)), keep).astype(np.float32)
 
 
 class DataOwner:
@@ -44,11 +72,8 @@ class DataOwner:
     def __init__(self, config: Config, folder: Path, *, resume: bool):
         self._config, self._record, self._folder = config, open_run(folder, config, resume=resume), folder
         self._by_words = config.model.head == "label_words"
-        encoder, embeddings = load_embeddings(config.model.folder)
-        self._embed = jax.jit(
-            partial(Embeddings(encoder).apply, {"params": embeddings}), static_argnames=("first_position",)
-        )
-        self._words = embeddings["word"]["embedding"]
+        encoder = load_encoder_config(config.model.folder)
+        self._tables = Tables(config.model.folder) if config.model.embedding == "data_owner" else None
         self._tokenizer = TaskTokenizer(config.model.folder / "tokenizer.json")
         self._descriptions = None if self._by_words else self._tokenizer.encode_descriptions(config.task)
         self._check_length(encoder.max_positions - encoder.position_offset)
@@ -56,7 +81,7 @@ class DataOwner:
         self._word_ids = self._tokenizer.label_word_ids(config.task.labels) if self._by_words else []
         tuning = config.tuning
         self._space = PromptSpace.random(
-            self._words,
+            (encoder.vocab_size, encoder.width),
             tuning.prompt_tokens,
             tuning.intrinsic_dim,
             rng=np.random.default_rng([self._record.seed, 1]),
@@ -123,37 +148,61 @@ class DataOwner:
         return {name: len(texts.labels) for name, texts in self._texts.items()}
 
     def inputs(self, split: Split, first: int, last: int) -> dict[str, np.ndarray]:
-        """Texts first..last - 1 of a split, for sharing: fields of `runtime.Batch`."""
+        """Texts first..last - 1 of a split, for sharing: fields of `runtime.Batch`.
+
+        Without embedding tables `keep`, 1 for tokens and 0 for padding [texts, tokens], instead of `hidden`.
+        """
         tokens = self._texts[split].tokens
         part = TokenBatch(*(a[first:last] for a in (tokens.token_ids, tokens.padding_mask, tokens.mask_row)))
         return self._model_inputs(part, self._config.tuning.prompt_tokens)
 
     def label_inputs(self) -> dict[str, np.ndarray]:
-        """The labels' describing texts, for the label-embedding head; no prompt stands before them."""
+        """The same of the labels' describing texts, for the label-embedding head; no prompt stands before them."""
+        return self._model_inputs(self._described, 0)
+
+    @property
+    def _described(self) -> TokenBatch:
         if self._descriptions is None:
             raise ConfigError("model.head is label_words: its labels have no descriptions")
-        return self._model_inputs(self._descriptions, 0)
+        return self._descriptions
 
     def _model_inputs(self, tokens: TokenBatch, prompt_tokens: int) -> dict[str, np.ndarray]:
-        hidden = self._embed(self._words[tokens.token_ids], first_position=prompt_tokens)
         ones = np.ones((len(tokens.token_ids), prompt_tokens), np.float32)
         padding_mask = np.concatenate([ones, tokens.padding_mask], 1)
         readout = np.concatenate([0 * ones, tokens.mask_row], 1)
         if not self._by_words:
             readout = padding_mask / padding_mask.sum(1, keepdims=True)
-        return {"hidden": np.asarray(hidden), "padding_mask": padding_mask, "readout": readout}
+        keep = tokens.padding_mask.astype(np.int32)
+        if self._tables is None:
+            return {"keep": keep, "padding_mask": padding_mask, "readout": readout}
+        hidden = self._tables.embed(self._tables.words[tokens.token_ids], prompt_tokens, keep)
+        return {"hidden": hidden, "padding_mask": padding_mask, "readout": readout}
 
-    def prompts(
-        self, which: Literal["untuned", "candidates", "finalists", "best"], first: int, last: int
-    ) -> np.ndarray:
-        """Prompts first..last - 1 of a set, ready for the first layer [prompts, prompt_tokens, width]."""
+    def one_hot(self, which: TokenSet, tokens: range, rows: range) -> np.ndarray:
+        """Tokens of a set, counted through its texts with their padding, among rows of the vocabulary.
+
+        Returns: int32 [tokens, rows].
+        """
+        if which == "prompt":
+            ids = self._space.initial_tokens
+        else:
+            ids = (self._described if which == "labels" else self._texts[which].tokens).token_ids
+        return one_hot(ids.reshape(-1)[tokens.start : tokens.stop], rows)
+
+    def prompts(self, which: PromptSet, first: int, last: int) -> np.ndarray:
+        """Prompts first..last - 1 of a set, ready for the first layer [prompts, prompt_tokens, width].
+
+        Without embedding tables what is to be added to p0, in standard deviations of the word embeddings.
+        """
         points = {
             "untuned": np.zeros((1, self._config.tuning.intrinsic_dim)),
             "candidates": self._candidates,
             "finalists": self._finalists,
             "best": np.array([self._record.best]),
-        }[which]
-        return np.asarray(self._embed(self._space.prompts(points[first:last]), first_position=0))
+        }[which][first:last]
+        if self._tables is None:
+            return self._space.shifts(points).astype(np.float32)
+        return self._tables.embed(self._space.prompts(points, self._tables.words))
 
     def ask(self) -> None:
         """Propose the next generation's candidates."""
@@ -215,7 +264,13 @@ class DataOwner:
         """Take the selected prompt's logits on the test texts, and write all outputs."""
         record = self._record
         record.accuracy_after, record.usage = self.test_accuracy(logits), usage
-        prompt = self._space.prompts(np.array([record.best]))[0]
-        save_prompt(self._folder / "prompt.safetensors", prompt)
+        self._save_prompt(np.array([record.best]))
         write_report(self._folder, self._config, record, ledger)
         record.save(self._folder)
+
+    def _save_prompt(self, point: np.ndarray) -> None:
+        path = self._folder / "prompt.safetensors"
+        if self._tables is None:
+            save_unembedded_prompt(path, self._space.initial_tokens, self._space.shifts(point)[0])
+        else:
+            save_prompt(path, self._space.prompts(point, self._tables.words)[0])

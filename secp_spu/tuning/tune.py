@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from secp_spu.config import Config, ConfigError
 from secp_spu.runtime import Batch, LocalRuntime, Owned, PlaintextRuntime, Runtime, SecureModel
+from secp_spu.tuning.embedding import Embedding, make_embedding
 from secp_spu.tuning.owner import PromptSet, Split
 from secp_spu.tuning.progress import Progress
 from secp_spu.tuning.record import Usage
@@ -45,6 +46,7 @@ class Session:
     config: Config
     data_owner: Any
     model: SecureModel
+    embedding: Embedding
     batches: dict[Split, list[Batch]]
     progress: Progress
     clock: Clock
@@ -52,7 +54,7 @@ class Session:
     def logits(self, prompts: PromptSet, first: int, last: int, split: Split) -> list[Owned]:
         """Logits of prompts on all texts of a split, opened to the data owner, a part for each batch of texts."""
         runtime = self.runtime
-        shared = runtime.share(self.data_owner.prompts(prompts, first, last))
+        shared = self.embedding.prompts(prompts, first, last)
         parts = []
         for batch in self.batches[split]:
             logits = self.model.logits(shared, batch)
@@ -152,16 +154,18 @@ def set_up(runtime: Runtime, config: Config, data_owner: Any, model_owner: Any, 
             progress.step()
         head = runtime.share(model_owner.label_word_head(word_ids)) if by_words else None
         model = SecureModel(runtime, encoder, layers, head, len(config.task.labels), on_layer=progress.step)
-        batches = {split: _share_texts(runtime, data_owner, split, size, progress) for split, size in sizes.items()}
+        owners, prompt_tokens = (data_owner, model_owner), config.tuning.prompt_tokens
+        embedding = make_embedding(runtime, config.model.embedding, encoder, owners, prompt_tokens=prompt_tokens)
+        batches = {split: _share_texts(embedding, split, size, progress) for split, size in sizes.items()}
         if not by_words:
-            model.embed_labels(Batch(**runtime.share(data_owner.label_inputs())))
-    return Session(runtime, config, data_owner, model, batches, progress, clock)
+            model.embed_labels(embedding.labels())
+        embedding.end_set_up()
+    return Session(runtime, config, data_owner, model, embedding, batches, progress, clock)
 
 
-def _share_texts(runtime: Runtime, data_owner: Any, split: Split, size: int, progress: Progress) -> list[Batch]:
+def _share_texts(embedding: Embedding, split: Split, size: int, progress: Progress) -> list[Batch]:
     step = TEST_TEXTS_PER_CALL if split == "test" else size
-    starts = range(0, size, step)
-    batches = [Batch(**runtime.share(data_owner.inputs(split, i, min(i + step, size)))) for i in starts]
+    batches = [embedding.texts(split, i, min(i + step, size)) for i in range(0, size, step)]
     progress.step()
     return batches
 
