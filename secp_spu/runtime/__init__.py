@@ -2,7 +2,7 @@
 
 from secp_spu.runtime.base import Correlations, Owned, Runtime, RuntimeFailure, Stored
 from secp_spu.runtime.dry import AuditRuntime
-from secp_spu.runtime.embedding import PrivateEmbedding, one_hot, parts, ready
+from secp_spu.runtime.embedding import PrivateEmbedding, look_up, one_hot, parts, ready
 from secp_spu.runtime.forward import Batch, SecureModel, StreamedLayers
 from secp_spu.runtime.ledger import Ledger
 from secp_spu.runtime.local import LocalRuntime
@@ -26,6 +26,7 @@ __all__ = [
     "Stored",
     "StreamedLayers",
     "compile_program",
+    "look_up",
     "one_hot",
     "parts",
     "ready",
