@@ -10,8 +10,7 @@ from jax import Array
 
 from secp_spu.baseline.adam import Adam, Moments
 from secp_spu.baseline.backpropagation import Backpropagation, OnLayer, Segment, TrainingTexts, silent
-from secp_spu.model import EncoderConfig
-from secp_spu.model.encoder import layer_norm
+from secp_spu.model import EncoderConfig, Norm
 from secp_spu.protocol import FRACTION_BITS, Fixed, lift, lower
 from secp_spu.runtime import Owned, Runtime, Stored, look_up, one_hot, parts
 
@@ -55,8 +54,8 @@ class FineTuning:
         labels = texts.value.labels.shape[-1]
         self._passes = Backpropagation(runtime, config, labels, weights=True, on_layer=on_layer)
         self._embed = Segment(runtime, "embeddings", partial(_embed, config))
-        secure = runtime.protocol != "plaintext"
-        self._look_up, self._scatter = partial(look_up, secure=secure), partial(_scatter, secure=secure)
+        self._look_up = partial(look_up, secure=runtime.secure)
+        self._scatter = partial(_scatter, secure=runtime.secure)
         rows = config.vocab_size if vocabulary_rows is None else vocabulary_rows
         with runtime.ledger.phase("setup"):
             tokens = texts.value.padding_mask.shape[1]
@@ -134,7 +133,7 @@ def _without_text(texts: TrainingTexts) -> TrainingTexts:
 
 def _embed(config: EncoderConfig, active: tuple[Array, Tree]) -> Any:
     words, table = active
-    return layer_norm(config).apply({"params": table["norm"]}, words + table["position"] + table["type"])
+    return Norm(config.layer_norm_epsilon).apply({"params": table["norm"]}, words + table["position"] + table["type"])
 
 
 def _scatter(one_hot: Array, cotangent: Array, *, secure: bool) -> Array:

@@ -10,8 +10,7 @@ from jax import Array
 
 from secp_spu.baseline.adam import Adam
 from secp_spu.baseline.backpropagation import Backpropagation, OnLayer, Segment, silent
-from secp_spu.model import EncoderConfig
-from secp_spu.model.encoder import layer_norm
+from secp_spu.model import EncoderConfig, Norm
 from secp_spu.runtime import Owned, Runtime, Stored
 
 Tree = Any
@@ -77,7 +76,7 @@ def _added(config: EncoderConfig, embeddings: Tree, tokens: int) -> Tree:
 
 def _assemble(config: EncoderConfig, prompt: Array, added: Tree, texts: Array) -> Any:
     """[prompt; text] for every text [texts, tokens, width]."""
-    hidden: Any = layer_norm(config).apply({"params": added["norm"]}, prompt + added["rows"])
+    hidden: Any = Norm(config.layer_norm_epsilon).apply({"params": added["norm"]}, prompt + added["rows"])
     return jnp.concatenate([jnp.broadcast_to(hidden, (len(texts), *hidden.shape)), texts], 1)
 
 

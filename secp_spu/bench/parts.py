@@ -17,7 +17,7 @@ from secp_spu.bench.scaling import stages
 from secp_spu.bench.setting import OWNER, Setting, measure_function
 from secp_spu.model import EncoderConfig, RandomFeatureAttention, SoftmaxAttention
 from secp_spu.model.activation import activation
-from secp_spu.model.encoder import layer_norm
+from secp_spu.model.layers import Norm
 from secp_spu.runtime import Owned, PlaintextRuntime, Runtime
 
 Tree = Any
@@ -102,7 +102,7 @@ class _Norms(nn.Module):
 
     @nn.compact
     def __call__(self, hidden: Array) -> tuple[Array, Array]:
-        return layer_norm(self.config)(hidden), layer_norm(self.config)(hidden)
+        return Norm(self.config.layer_norm_epsilon)(hidden), Norm(self.config.layer_norm_epsilon)(hidden)
 
 
 class _Activation(nn.Module):

@@ -12,24 +12,32 @@ from secp_spu.model.checkpoint import (
 )
 from secp_spu.model.config import ActivationKind, AttentionKind, EncoderConfig
 from secp_spu.model.encoder import Embeddings, Encoder, EncoderLayer
+from secp_spu.model.folding import fold_head, fold_layer
 from secp_spu.model.head import LabelEmbeddingHead, LabelWordHead, PooledEmbedding, read_out
 from secp_spu.model.hub_config import CheckpointError
+from secp_spu.model.layers import Dense, Norm
+from secp_spu.model.precision import HIDDEN_BITS
 
 __all__ = [
+    "HIDDEN_BITS",
     "ActivationKind",
     "AttentionKind",
     "Checkpoint",
     "CheckpointError",
+    "Dense",
     "Embeddings",
     "Encoder",
     "EncoderConfig",
     "EncoderLayer",
     "LabelEmbeddingHead",
     "LabelWordHead",
+    "Norm",
     "PooledEmbedding",
     "RandomFeatureAttention",
     "SoftmaxAttention",
     "activation",
+    "fold_head",
+    "fold_layer",
     "load_checkpoint",
     "load_embeddings",
     "load_encoder_config",

@@ -1,11 +1,13 @@
 """The activations of feed-forward layers and heads, by name."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from jax import Array
 
 from secp_spu.model.config import ActivationKind
+from secp_spu.protocol import to_fixed, to_float
 
 
 def activation(kind: ActivationKind) -> Callable[[Array], Array]:
@@ -25,3 +27,8 @@ def _gelu(x: Array) -> Array:
 
 def _gelu_tanh(x: Array) -> Array:
     return jax.nn.gelu(x, approximate=True)
+
+
+def activate(kind: ActivationKind, x: Any) -> Any:
+    """Apply to a plain array or a secret; under SPU with its own fixed point."""
+    return to_fixed(activation(kind)(to_float(x)), x)

@@ -1,6 +1,7 @@
 """Queries, keys and values of all heads in, the heads' outputs out: by softmax or by random features."""
 
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -9,7 +10,28 @@ import numpy as np
 from jax import Array
 
 from secp_spu.model.config import EncoderConfig
-from secp_spu.protocol import cos_sin, declare_correlation
+from secp_spu.model.precision import (
+    DIVISOR_BITS,
+    FACTOR_BITS,
+    HIDDEN_BITS,
+    SUMMARY_BITS,
+    VALUE_BITS,
+    VARIANCE_BITS,
+    WEIGHT_BITS,
+)
+from secp_spu.protocol import (
+    FRACTION_BITS,
+    Number,
+    cos_sin,
+    declare_correlation,
+    inverse_sqrt,
+    mean_of,
+    moved,
+    multiply,
+    rounded,
+    to_fixed,
+    to_float,
+)
 
 PADDING_SCORE = -300.0
 """Added to the scores of padded keys, so that exp is zero for scores up to 200 apart: SPU's exp of a negative number,
@@ -22,14 +44,25 @@ NORM_EPSILON = 1e-4
 """Added to |q|^2 and |k|^2 before the inverse square root; real heads have norms of 1 to 5."""
 
 
+TURN_BITS = HIDDEN_BITS + WEIGHT_BITS + (FRACTION_BITS - (VARIANCE_BITS - FRACTION_BITS) // 2) + FRACTION_BITS
+"""Of the angles: queries and keys, the scale to their length, and the frequencies, with no truncation in between."""
+
+
 class SoftmaxAttention(nn.Module):
-    """softmax(q k^T / sqrt(d)) v for every head, padded keys left out."""
+    """softmax(q k^T / sqrt(d)) v for every head, padded keys left out.
+
+    Attributes:
+        config: of the encoder.
+        layer: its number.
+        folded: queries come divided by sqrt(d).
+    """
 
     config: EncoderConfig
     layer: int = 0
+    folded: bool = False
 
     @nn.compact
-    def __call__(self, query: Array, key: Array, value: Array, padding_mask: Array) -> Array:
+    def __call__(self, query: Number, key: Number, value: Number, padding_mask: Number) -> Any:
         """Attend.
 
         Args:
@@ -37,9 +70,16 @@ class SoftmaxAttention(nn.Module):
             padding_mask: 1 for tokens, 0 for padding [batch, tokens].
         Returns: [batch, heads, tokens, head_dim].
         """
-        scores = query @ key.swapaxes(-1, -2) * (1 / math.sqrt(query.shape[-1]))
-        scores = scores + ((1 - padding_mask) * PADDING_SCORE)[:, None, None, :]
-        return jax.nn.softmax(scores, axis=-1) @ value
+        scale = 1.0 if self.folded else 1 / math.sqrt(query.shape[-1])
+        keys = moved(_transpose, rounded(key, FRACTION_BITS - 2))  # two bits fewer: one cheap truncation of the product
+        scores = to_float(rounded(query, FRACTION_BITS) @ keys) * scale
+        scores = scores + ((1 - to_float(padding_mask)) * PADDING_SCORE)[:, None, None, :]
+        weights = to_fixed(jax.nn.softmax(scores, axis=-1), value)
+        return rounded(weights @ rounded(value, FRACTION_BITS - 2), FRACTION_BITS)
+
+
+def _transpose(matrices: Array) -> Array:
+    return matrices.swapaxes(-1, -2)
 
 
 class RandomFeatureAttention(nn.Module):
@@ -64,10 +104,14 @@ class RandomFeatureAttention(nn.Module):
 
     config: EncoderConfig
     layer: int = 0
+    folded: bool = False
 
     @nn.compact
-    def __call__(self, query: Array, key: Array, value: Array, padding_mask: Array) -> Array:
-        """Attend; arguments and result as in `SoftmaxAttention`. Spends the correlation "features", if given."""
+    def __call__(self, query: Number, key: Number, value: Number, padding_mask: Number) -> Any:
+        """Attend; arguments and result as in `SoftmaxAttention`. Spends the correlation "features", if given.
+
+        With folded parameters the values of padded tokens are zero already.
+        """
         tokens, head_dim = query.shape[-2:]
         features = self.config.features
         length = self.param("length", nn.initializers.constant(INITIAL_LENGTH), (query.shape[1],))
@@ -75,23 +119,33 @@ class RandomFeatureAttention(nn.Module):
         frequencies = self.variable("public", "frequencies", orthogonal_frequencies, head_dim, features, seed).value
         correlation = self._correlation((2, *query.shape[:-1], features))
 
-        both = jnp.stack([query, key])
-        norm = jnp.sum(both * both, -1, keepdims=True) + NORM_EPSILON
-        both = both * (jax.lax.rsqrt(norm) * length[:, None, None])
-        phi_query, phi_key = jnp.concatenate(cos_sin(both, frequencies, correlation), axis=-1)
+        both = moved(lambda *a: jnp.stack(a), query, key)
+        norm = rounded((both * both).sum(-1, keepdims=True), VARIANCE_BITS)
+        scale = multiply(inverse_sqrt(norm, NORM_EPSILON), to_fixed(length, both)[:, None, None])
+        features_of_both = moved(lambda *a: jnp.concatenate(a, -1), *cos_sin(both * scale, frequencies, correlation))
+        phi_query, phi_key = features_of_both[0], features_of_both[1]
 
-        weight = (padding_mask * 2.0 ** -math.ceil(math.log2(tokens)))[:, None, :, None]
-        weighted = jnp.concatenate([value * weight, jnp.broadcast_to(weight, (*value.shape[:-1], 1))], axis=-1)
-        summary = phi_key.swapaxes(-1, -2) @ weighted
-        attended = phi_query @ summary
-        return attended[..., :-1] * (1 / attended[..., -1:])
+        weight = padding_mask[:, None, :, None]
+        value = rounded(value, VALUE_BITS) if self.folded else value * weight
+        weighted = moved(_append, value, weight)
+        summary = rounded(mean_of(moved(_transpose, phi_key) @ weighted, tokens), SUMMARY_BITS)
+        attended = mean_of(phi_query @ summary, features)
+        divisor = to_fixed(1 / to_float(attended[..., -1:]), attended)
+        return multiply(attended[..., :-1], rounded(divisor, DIVISOR_BITS))
 
     def _correlation(self, shape: tuple[int, ...]):
         """This call's correlation, declared during `init`; None in plaintext."""
         if self.is_initializing():
-            self.variable("correlations", "features", declare_correlation, shape, factor_bits=self.config.factor_bits)
+            self.variable(
+                "correlations", "features", declare_correlation, shape, factor_bits=FACTOR_BITS, turn_bits=TURN_BITS
+            )
             return None
         return self.get_variable("correlations", "features")
+
+
+def _append(values: Array, column: Array) -> Array:
+    """Values [..., tokens, head_dim] and, as one more column, a number for every token [batch, 1, tokens, 1]."""
+    return jnp.concatenate([values, jnp.broadcast_to(column, (*values.shape[:-1], 1))], axis=-1)
 
 
 def orthogonal_frequencies(head_dim: int, features: int, seed: tuple[int, int]) -> Array:

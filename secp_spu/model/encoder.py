@@ -1,17 +1,23 @@
 """Token ids or embeddings in, hidden states out: BERT's and RoBERTa's encoder, in plaintext and under MPC alike.
 
-The same modules serve three uses. `init` (or `jax.eval_shape` of it) declares three collections: "params", secret
-under MPC; "public", what everybody may know; "correlations", what one call spends. `apply` with the first two is the
-plaintext model; `apply` with all three is for SPU.
+The same modules serve three uses, with plain arrays and with `Fixed`. `init` (or `jax.eval_shape` of it) declares
+three collections: "params", secret under MPC; "public", what everybody may know; "correlations", what one call spends.
+`apply` with the first two is the plaintext model; `apply` with all three is for SPU.
 """
+
+from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from secp_spu.model.activation import activation
+from secp_spu.model.activation import activate
 from secp_spu.model.attention import RandomFeatureAttention, SoftmaxAttention
 from secp_spu.model.config import EncoderConfig
+from secp_spu.model.layers import Dense, Norm, Residual
+from secp_spu.model.precision import OUTPUT_WEIGHT_BITS, SUM_BITS
+from secp_spu.protocol import Number, moved, rounded
 
 
 class Embeddings(nn.Module):
@@ -25,7 +31,7 @@ class Embeddings(nn.Module):
         self.word = nn.Embed(config.vocab_size, config.width)
         self.position = nn.Embed(config.max_positions, config.width)
         self.type = nn.Embed(config.type_vocab_size, config.width)
-        self.norm = layer_norm(config)
+        self.norm = Norm(config.layer_norm_epsilon)
 
     def __call__(self, vectors: Array, first_position: int = 0) -> Array:
         """Word vectors as the first layer wants them.
@@ -44,31 +50,55 @@ class Embeddings(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Attention and feed-forward, each with its residual and a layer norm after it."""
+    """Attention and feed-forward, each with its residual and a layer norm after it.
+
+    Attributes:
+        config: of the encoder.
+        layer: its number, from which random frequencies are drawn.
+        folded: the parameters are folded (folding.py): what comes in and goes out are a norm's rows without its gain
+            and shift, zero where a token is padding.
+    """
 
     config: EncoderConfig
     layer: int = 0
+    folded: bool = False
 
     @nn.compact
-    def __call__(self, hidden: Array, padding_mask: Array) -> Array:
+    def __call__(self, hidden: Number, padding_mask: Number) -> Any:
         """One layer.
 
         Args:
-            hidden: [batch, tokens, width].
+            hidden: [batch, tokens, width], of HIDDEN_BITS fraction bits under SPU.
             padding_mask: 1 for tokens, 0 for padding [batch, tokens].
-        Returns: [batch, tokens, width].
+        Returns: [batch, tokens, width], likewise.
         """
-        config = self.config
-        batch, tokens, width = hidden.shape
-        heads = nn.Dense(3 * width, name="query_key_value")(hidden)
-        heads = heads.reshape(batch, tokens, 3, config.heads, config.head_dim).transpose(2, 0, 3, 1, 4)
-        attention = RandomFeatureAttention if config.attention == "rfa" else SoftmaxAttention
-        attended = attention(config, self.layer, name="attention")(heads[0], heads[1], heads[2], padding_mask)
-        attended = attended.transpose(0, 2, 1, 3).reshape(batch, tokens, width)
-        hidden = layer_norm(config, "attention_norm")(hidden + nn.Dense(width, name="attention_output")(attended))
+        config, folded = self.config, self.folded
+        projected = Dense(3 * config.width, folded, name="query_key_value")(hidden)
+        heads = moved(partial(_split_heads, heads=config.heads), projected)
+        kind = RandomFeatureAttention if config.attention == "rfa" else SoftmaxAttention
+        attention = kind(config, self.layer, folded, name="attention")
+        attended = moved(_join_heads, attention(heads[0], heads[1], heads[2], padding_mask))
+        attended = Dense(config.width, folded, name="attention_output")(attended)
+        attended = attended + Residual(folded, name="attention_residual")(hidden)
+        hidden = Norm(config.layer_norm_epsilon, folded, name="attention_norm")(rounded(attended, SUM_BITS))
 
-        inner = activation(config.activation)(nn.Dense(config.intermediate, name="intermediate")(hidden))
-        return layer_norm(config, "output_norm")(hidden + nn.Dense(width, name="output")(inner))
+        inner = activate(config.activation, Dense(config.intermediate, folded, name="intermediate")(hidden))
+        inner = Dense(config.width, folded, OUTPUT_WEIGHT_BITS, name="output")(inner)
+        inner = inner + Residual(folded, name="output_residual")(hidden)
+        keep = padding_mask if folded else None
+        return Norm(config.layer_norm_epsilon, folded, name="output_norm")(rounded(inner, SUM_BITS), keep)
+
+
+def _split_heads(projected: Array, heads: int) -> Array:
+    """[batch, tokens, 3 width] to queries, keys and values [3, batch, heads, tokens, head_dim]."""
+    batch, tokens, width = projected.shape
+    return projected.reshape(batch, tokens, 3, heads, width // (3 * heads)).transpose(2, 0, 3, 1, 4)
+
+
+def _join_heads(attended: Array) -> Array:
+    """[batch, heads, tokens, head_dim] to [batch, tokens, width]."""
+    batch, heads, tokens, head_dim = attended.shape
+    return attended.transpose(0, 2, 1, 3).reshape(batch, tokens, heads * head_dim)
 
 
 class Encoder(nn.Module):
@@ -90,8 +120,3 @@ class Encoder(nn.Module):
         for layer in self.layers:
             hidden = layer(hidden, padding_mask)
         return hidden
-
-
-def layer_norm(config: EncoderConfig, name: str | None = None) -> nn.LayerNorm:
-    """A layer norm whose variance is taken after the mean: the one-pass formula cancels in fixed point."""
-    return nn.LayerNorm(config.layer_norm_epsilon, use_fast_variance=False, name=name)

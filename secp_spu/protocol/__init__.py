@@ -15,7 +15,20 @@ from secp_spu.protocol.correlation import (
     party_streams,
 )
 from secp_spu.protocol.cosine import cos_error_bound, cos_sin, secure_cos_sin
-from secp_spu.protocol.fixed import Fixed, Number, constant, lift, lower, moved, multiply, rounded, to_fixed, to_float
+from secp_spu.protocol.fixed import (
+    Fixed,
+    Number,
+    constant,
+    inverse_sqrt,
+    lift,
+    lower,
+    mean_of,
+    moved,
+    multiply,
+    rounded,
+    to_fixed,
+    to_float,
+)
 from secp_spu.protocol.ring import FRACTION_BITS, from_ring, open_masked, to_ring, truncate
 from secp_spu.protocol.sharing import MaskStream, Scheme, decode, encode
 
@@ -42,10 +55,12 @@ __all__ = [
     "decode",
     "encode",
     "from_ring",
+    "inverse_sqrt",
     "joint_error_bound",
     "joint_plan",
     "lift",
     "lower",
+    "mean_of",
     "moved",
     "multiply",
     "open_masked",

@@ -13,9 +13,6 @@ from secp_spu.protocol.correlation import CosineCorrelation
 from secp_spu.protocol.fixed import Fixed
 from secp_spu.protocol.ring import FRACTION_BITS, open_masked, shift_public, to_ring
 
-PUBLIC_BITS = 9
-"""Fraction bits of the public factors; those of the secret ones are the correlation's."""
-
 POLYNOMIAL_BITS = 24
 """Fraction bits of the public polynomial: its products stay below 2**52."""
 
@@ -53,7 +50,7 @@ def secure_cos_sin(x: Fixed, frequencies: Array, correlation: CosineCorrelation)
         x: secret [..., d].
         frequencies: public, in turns per unit of x [d, r]; rounded to 2**-18 turn.
         correlation: secret t, C = cos t, S = sin t for one harmonic, [..., r] each, of x.bits + 18 turn bits.
-    Returns: two secrets [..., r] of correlation.factor_bits + PUBLIC_BITS fraction bits.
+    Returns: two secrets [..., r] of 3/2 correlation.factor_bits fraction bits.
     Reveals: delta, uniform as long as t is fresh. This call spends `correlation`.
     Cost (a party, 64-bit ring): online 8 bytes a pair and 1 send in all. Offline: see correlation.py.
     Error: `cos_error_bound`.
@@ -65,13 +62,19 @@ def secure_cos_sin(x: Fixed, frequencies: Array, correlation: CosineCorrelation)
 
     delta = open_masked(turns, correlation.mask)
 
-    public_cos, public_sin = public_cos_sin(delta, correlation.turn_bits, PUBLIC_BITS)
+    public_bits = public_factor_bits(correlation.factor_bits)
+    public_cos, public_sin = public_cos_sin(delta, correlation.turn_bits, public_bits)
 
     mask_cos, mask_sin = correlation.cos[0], correlation.sin[0]
     cos = public_cos * mask_cos - public_sin * mask_sin
     sin = public_sin * mask_cos + public_cos * mask_sin
-    bits = correlation.factor_bits + PUBLIC_BITS
+    bits = correlation.factor_bits + public_bits
     return Fixed(cos, bits), Fixed(sin, bits)
+
+
+def public_factor_bits(factor_bits: int) -> int:
+    """Of the public factors: as many as each of two parties' factors behind the secret ones has."""
+    return factor_bits // 2
 
 
 def public_cos_sin(delta: Array, turn_bits: int, bits: int) -> tuple[Array, Array]:
@@ -112,12 +115,15 @@ def _check_shapes(x: Fixed, frequencies: Array, correlation: CosineCorrelation) 
         )
 
 
-def cos_error_bound(x_l1: float, frequency_l1: float, *, x_bits: int = FRACTION_BITS, mask_error: float) -> float:
+def cos_error_bound(
+    x_l1: float, frequency_l1: float, *, factor_bits: int, x_bits: int = FRACTION_BITS, mask_error: float
+) -> float:
     """Largest error of `secure_cos_sin` for one angle, derived term by term.
 
     Args:
         x_l1: largest sum of |x| over a row, in units of x.
         frequency_l1: largest sum of |frequency| over a column, in turns per unit of x.
+        factor_bits: fraction bits of C and S.
         x_bits: fraction bits of x.
         mask_error: largest error of C and of S, see `correlation.joint_error_bound` and `dealt_error_bound`.
     """
@@ -131,6 +137,6 @@ def cos_error_bound(x_l1: float, frequency_l1: float, *, x_bits: int = FRACTION_
             + ulp  # delta cut to 18 fraction bits of a turn
         )
     )
-    public = 2.0 ** -(PUBLIC_BITS + 1) + POLYNOMIAL_ERROR  # c and s rounded
+    public = 2.0 ** -(public_factor_bits(factor_bits) + 1) + POLYNOMIAL_ERROR  # c and s rounded
     product = math.sqrt(2) * (public + mask_error)  # |c dC| + |C dc| + the same for s, by Cauchy-Schwarz
     return angle + product

@@ -10,20 +10,19 @@ Model code is written once, for `Fixed` under SPU and for plain arrays elsewhere
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 from flax import struct
-from jax import Array
+from jax import Array, lax
 
 from secp_spu.protocol.ring import FRACTION_BITS, from_ring, to_ring
 
 DROP_BITS = 16
-"""What one cheap truncation drops at most: SPU multiplies by a constant below 2**-16 in another way (ring.truncate)."""
-
-WIDE_DROP_BITS = 40
-"""What one truncation of SPU's other way has been tried with; it wants a ring integer of at most 2**45."""
+"""What a cheap truncation drops at most. SPU multiplies by a constant below 2**-16 with more bits of it, which costs
+more and wants a ring integer below 2**44, but drops any number of bits (tried up to 40, SPU 0.9.5)."""
 
 
 @struct.dataclass
@@ -42,6 +41,9 @@ class Fixed:
     def shape(self) -> tuple[int, ...]:
         """Of the array."""
         return self.ring.shape
+
+    def __getitem__(self, index: Any) -> Fixed:
+        return Fixed(self.ring[index], self.bits)
 
     def __add__(self, other: Fixed) -> Fixed:
         bits = max(self.bits, other.bits)
@@ -70,20 +72,23 @@ class Fixed:
     def to(self, bits: int, *, small: bool = False) -> Fixed:
         """The same number with other fraction bits, at most one unit off for each truncation.
 
+        More bits are free. One cheap truncation drops up to 16; to drop more, a second follows, which is a dear one for
+        more than 32; or, of small numbers, a single dear one does it.
+
         Args:
-            bits: to have. More are free. Fewer take one truncation for each 16 that are dropped.
-            small: |ring| is below 2**45, so that one dearer truncation may drop more than 16.
-        Cost of a truncation of an element (a party): ABY3 28/3 bytes (40/3 if dearer) and 5/3 sends in all; SEMI2K with
+            bits: to have.
+            small: |ring| is below 2**44; without, it may be 2**61 (2**60 where more than 32 bits are dropped).
+        Cost of a truncation of an element (a party): ABY3 28/3 bytes (40/3 if dear) and 5/3 sends in all; SEMI2K with
             two parties 4 (8) and 1, with three 16 and 2.
         """
         drop = self.bits - bits
         if drop <= 0:
             return Fixed(self._raised(bits), bits)
-        if drop <= DROP_BITS or (small and drop <= WIDE_DROP_BITS):
+        if drop <= DROP_BITS or small:
             return Fixed(to_ring(from_ring(self.ring) * 2.0**-drop), bits)
         # XLA would fold two truncations in a row into one constant; it cannot look through the sum, which is 1 unit.
         once = self.to(self.bits - DROP_BITS)
-        return Fixed(once.ring + 1, once.bits).to(bits, small=small)
+        return Fixed(once.ring + 1, once.bits).to(bits, small=True)
 
     def _raised(self, bits: int) -> Array:
         if bits == self.bits:
@@ -132,6 +137,26 @@ def to_float(x: Any) -> Array:
 def to_fixed(x: Array, like: Any) -> Any:
     """SPU's own fixed-point numbers as `Fixed` where `like` is; plain arrays stay."""
     return Fixed(to_ring(x), FRACTION_BITS) if isinstance(like, Fixed) else x
+
+
+def inverse_sqrt(x: Any, epsilon: float) -> Any:
+    """1 / sqrt(x + epsilon); for `Fixed` of 18 + 2 k fraction bits by SPU's own function, with 18 - k fraction bits.
+
+    SPU takes the ring integers for numbers of 18 bits, so for 4**k x, whose inverse root is 2**-k of what is wanted.
+    """
+    if not isinstance(x, Fixed):
+        return lax.rsqrt(x + epsilon)
+    half, odd = divmod(x.bits - FRACTION_BITS, 2)
+    if odd:
+        raise ValueError(f"x has {x.bits} fraction bits, an even number is needed")
+    root = lax.rsqrt(from_ring(x.ring) + epsilon * 4.0**half)
+    return Fixed(to_ring(root), FRACTION_BITS - half)
+
+
+def mean_of(total: Any, count: int) -> Any:
+    """A sum divided by how many there were, rounded up to a power of two: for `Fixed` nothing but more bits."""
+    halvings = math.ceil(math.log2(count))
+    return Fixed(total.ring, total.bits + halvings) if isinstance(total, Fixed) else total * 2.0**-halvings
 
 
 def moved(move: Callable[..., Array], *xs: Any) -> Any:

@@ -52,7 +52,10 @@ class Runtime(ABC):
 
     Attributes:
         ledger: what it cost so far.
+        secure: programs compute on shares, so that secrets in them may be `Fixed`.
     """
+
+    secure = True
 
     def __init__(self, protocol: str, parties: int):
         self.protocol, self.parties = protocol, parties

@@ -11,17 +11,20 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from secp_spu.model import (
+    HIDDEN_BITS,
     EncoderConfig,
     EncoderLayer,
     LabelEmbeddingHead,
     LabelWordHead,
     PooledEmbedding,
 )
+from secp_spu.protocol import FRACTION_BITS, lift, lower
 from secp_spu.runtime.base import Runtime, Stored
 from secp_spu.runtime.program import Tree
 
@@ -31,7 +34,8 @@ class Batch:
     """Shared inputs of a set of texts.
 
     Attributes:
-        hidden: the texts' embeddings, ready for the first layer [texts, text_tokens, width].
+        hidden: the texts' embeddings, ready for the first layer, zero on padding, encoded with HIDDEN_BITS fraction
+            bits (`protocol.lower`) [texts, text_tokens, width].
         padding_mask: of prompt and text [texts, tokens].
         readout: what the head reads, of prompt and text [texts, tokens].
     """
@@ -70,8 +74,9 @@ class SecureModel:
     Args:
         runtime: where it runs.
         config: of the encoder.
-        layers: each layer's variables ("params", "public"), as pytrees of handles; or `StreamedLayers`.
-        head: parameters of the label-word head as handles; None for the label-embedding head, which has none.
+        layers: each layer's variables ("params", folded; "public"), as pytrees of handles; or `StreamedLayers`.
+        head: parameters as handles: of the label-word head, folded (`fold_head`); or "scale" and "bias" of the last
+            norm, for the label-embedding head.
         labels: how many.
         on_layer: called after every layer, for progress.
     """
@@ -81,15 +86,20 @@ class SecureModel:
         runtime: Runtime,
         config: EncoderConfig,
         layers: Sequence[Tree] | StreamedLayers,
-        head: Tree | None,
+        head: Tree,
         labels: int,
         *,
         on_layer: Callable[[], None] = lambda: None,
     ):
         self._runtime, self._layers, self._head, self._on_layer = runtime, layers, head, on_layer
-        self._layer_module = EncoderLayer(config)
-        self._run_layer = partial(_run_layer, self._layer_module)
-        self._run_head = partial(_run_label_words, LabelWordHead(config, labels)) if head else _run_label_embeddings
+        self._labels: tuple[Stored, ...] = ()
+        self._layer_module = EncoderLayer(config, folded=True)
+        secure = runtime.secure
+        self._run_layer = partial(_run_layer, self._layer_module, secure)
+        self._pool = partial(_run_head, PooledEmbedding(folded=True), secure)
+        by_words = "decoder" in head
+        module = LabelWordHead(config, labels) if by_words else LabelEmbeddingHead(folded=True)
+        self._run_head = partial(_run_head, module, secure)
 
     @property
     def layers(self) -> int:
@@ -99,14 +109,15 @@ class SecureModel:
     def embed_labels(self, descriptions: Batch) -> None:
         """Compute the label embeddings [labels, width] that the label-embedding head compares with."""
         hidden = self._encode(descriptions.hidden, descriptions.padding_mask)
-        self._head = self._runtime.run("embed_labels", _pool, hidden, descriptions.readout)
+        self._labels = (self._runtime.run("embed_labels", self._pool, self._head, hidden, descriptions.readout),)
+        self._head = {"pooled": self._head}
         self._runtime.free(hidden)
 
     def logits(self, prompts: Stored, batch: Batch) -> Stored:
         """A forward pass of every prompt before every text.
 
         Args:
-            prompts: ready for the first layer [candidates, prompt_tokens, width].
+            prompts: ready for the first layer, encoded as the texts [candidates, prompt_tokens, width].
             batch: the texts.
         Returns: secret logits [candidates * texts, labels], the texts of one candidate after those of another.
         """
@@ -114,7 +125,7 @@ class SecureModel:
         rows = batch.padding_mask, batch.readout
         assembled, padding_mask, readout = run("assemble", _assemble, prompts, batch.hidden, *rows)
         hidden = self._encode(assembled, padding_mask)
-        logits = run("head", self._run_head, self._head, hidden, readout)
+        logits = run("head", self._run_head, self._head, hidden, readout, *self._labels)
         self._runtime.free([assembled, hidden, padding_mask, readout])
         return logits
 
@@ -138,20 +149,16 @@ class SecureModel:
         return jax.eval_shape(self._layer_module.init, jax.random.key(0), *shapes).get("correlations", {})
 
 
-def _run_layer(module: EncoderLayer, variables: Tree, hidden: Array, padding_mask: Array, correlations: Tree) -> Any:
-    return module.apply({**variables, "correlations": correlations}, hidden, padding_mask)
+def _run_layer(
+    module: EncoderLayer, secure: bool, variables: Tree, hidden: Array, padding_mask: Array, correlations: Tree
+) -> Any:
+    inputs = lift(hidden, HIDDEN_BITS, secure=secure), lift(padding_mask, FRACTION_BITS, secure=secure)
+    return lower(module.apply({**variables, "correlations": correlations}, *inputs), HIDDEN_BITS)
 
 
-def _run_label_words(module: LabelWordHead, params: Tree, hidden: Array, readout: Array) -> Any:
-    return module.apply({"params": params}, hidden, readout)
-
-
-def _run_label_embeddings(labels: Array, hidden: Array, readout: Array) -> Any:
-    return LabelEmbeddingHead().apply({}, hidden, readout, labels)
-
-
-def _pool(hidden: Array, readout: Array) -> Any:
-    return PooledEmbedding().apply({}, hidden, readout)
+def _run_head(module: nn.Module, secure: bool, params: Tree, hidden: Array, readout: Array, *labels: Array) -> Any:
+    inputs = lift(hidden, HIDDEN_BITS, secure=secure), lift(readout, FRACTION_BITS, secure=secure)
+    return module.apply({"params": params}, *inputs, *labels)
 
 
 def _assemble(prompts: Array, texts: Array, padding_mask: Array, readout: Array) -> tuple[Array, Array, Array]:

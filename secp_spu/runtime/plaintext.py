@@ -17,6 +17,8 @@ from secp_spu.runtime.program import Program, Tree
 class PlaintextRuntime(OneProcessRuntime):
     """Programs run as plain JAX in this process; correlations are not needed, so the plaintext model runs."""
 
+    secure = False
+
     def __init__(self):
         super().__init__("plaintext", 1)
         self._values: dict[str, jax.Array] = {}

@@ -1,0 +1,88 @@
+"""A layer's weights as checkpoints have them in; the same function with fewer products out: the model owner's step.
+
+A norm's gain g and shift b come back as factors of everything that reads its rows z (g z + b): the next weights take
+them in, the residual keeps the gain alone. The values' bias passes through attention unchanged, since attention's
+weights add up to one, and so joins the output's. What is left of a norm are rows that are zero where they are made
+zero, which takes the padding out of the values for free.
+
+    (g z + b) K + c  =  z (diag(g) K)  +  (b K + c)
+
+Kernels and gains are returned as `protocol.lower` stores them, with the fraction bits that the layer reads.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from secp_spu.model.config import EncoderConfig
+from secp_spu.model.precision import OUTPUT_WEIGHT_BITS, WEIGHT_BITS
+from secp_spu.protocol import lower
+
+Tree = dict[str, Any]
+
+
+def fold_layer(params: Tree, before: Tree | None, config: EncoderConfig) -> Tree:
+    """Parameters for `EncoderLayer(folded=True)`.
+
+    Args:
+        params: a layer's, raw.
+        before: "scale" and "bias" of the norm whose rows come in, `output_norm` of the layer before; None for the
+            first layer, which reads the embeddings with gain and shift.
+        config: of the encoder.
+    Returns: numpy arrays; the exact sums may differ from the raw layer's in their last bits.
+    """
+    width = config.width
+    gain, shift = (np.ones(width, np.float32), np.zeros(width, np.float32)) if before is None else _gain_shift(before)
+    kernel, bias = _absorb(params["query_key_value"], gain, shift)
+    value_bias = bias[2 * width :]
+    bias = np.concatenate([bias[: 2 * width], np.zeros(width, np.float32)])
+    if config.attention == "softmax":
+        scale = np.ones(3 * width, np.float32)
+        scale[:width] = 1 / math.sqrt(config.head_dim)
+        kernel, bias = kernel * scale, bias * scale
+
+    attention_output = params["attention_output"]
+    middle_gain, middle_shift = _gain_shift(params["attention_norm"])
+    inner_kernel, inner_bias = _absorb(params["intermediate"], middle_gain, middle_shift)
+    folded = {
+        "query_key_value": _dense(kernel, bias, WEIGHT_BITS),
+        "attention_residual": {"gain": lower(gain, WEIGHT_BITS)},
+        "attention_output": _dense(
+            np.asarray(attention_output["kernel"]),
+            attention_output["bias"] + value_bias @ attention_output["kernel"] + shift,
+            WEIGHT_BITS,
+        ),
+        "intermediate": _dense(inner_kernel, inner_bias, WEIGHT_BITS),
+        "output_residual": {"gain": lower(middle_gain, WEIGHT_BITS)},
+        "output": _dense(
+            np.asarray(params["output"]["kernel"]), params["output"]["bias"] + middle_shift, OUTPUT_WEIGHT_BITS
+        ),
+    }
+    return folded | {name: params[name] for name in ("attention",) if name in params}
+
+
+def fold_head(params: Tree, before: Tree) -> Tree:
+    """Parameters of `LabelWordHead` that read the rows of the last norm: its read-out row adds up to one.
+
+    Args:
+        params: raw.
+        before: "scale" and "bias" of the last layer's `output_norm`.
+    """
+    kernel, bias = _absorb(params["dense"], *_gain_shift(before))
+    return {**params, "dense": {"kernel": np.float32(kernel), "bias": np.float32(bias)}}
+
+
+def _gain_shift(norm: Tree) -> tuple[np.ndarray, np.ndarray]:
+    return np.asarray(norm["scale"]), np.asarray(norm["bias"])
+
+
+def _absorb(dense: Tree, gain: np.ndarray, shift: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    kernel = np.asarray(dense["kernel"])
+    return gain[:, None] * kernel, shift @ kernel + np.asarray(dense["bias"])
+
+
+def _dense(kernel: np.ndarray, bias: np.ndarray, bits: int) -> Tree:
+    return {"kernel": lower(np.float32(kernel), bits), "bias": np.float32(bias)}

@@ -1,0 +1,91 @@
+"""The parts that a layer is built of, each for plain arrays and for secrets: dense layer, layer norm, residual.
+
+Parameters come raw, as checkpoints have them, or folded (folding.py): what is folded is computed with fewer secure
+products, to the same result.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import flax.linen as nn
+from jax import Array
+
+from secp_spu.model.precision import SCALE_BITS, SUM_BITS, VARIANCE_BITS, WEIGHT_BITS
+from secp_spu.protocol import Fixed, Number, constant, inverse_sqrt, lift, mean_of, multiply, rounded, to_fixed
+
+SHARE_BITS, ROOT_BITS = 20, 14
+"""Of the public factors that a norm takes from the width: 1/width, and a root between 0.7 and 1."""
+
+
+class Dense(nn.Module):
+    """x @ kernel + bias, with all bits of the product.
+
+    Attributes:
+        features: columns of the kernel.
+        folded: the parameters are folded, and the kernel encoded with `bits`.
+        bits: fraction bits of a folded kernel.
+    """
+
+    features: int
+    folded: bool = False
+    bits: int = WEIGHT_BITS
+
+    @nn.compact
+    def __call__(self, x: Number) -> Any:
+        """[..., width] to [..., features]."""
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        return x @ self._weight(kernel, x) + to_fixed(bias, x)
+
+    def _weight(self, kernel: Array, x: Number) -> Any:
+        return lift(kernel, self.bits, secure=isinstance(x, Fixed)) if self.folded else kernel
+
+
+class Norm(nn.Module):
+    """(x - mean) / sqrt(variance + epsilon) over the last axis, times a gain, plus a shift; folded: without these.
+
+    The variance is taken after the mean: the one-pass formula cancels in fixed point. Under MPC a row takes one inverse
+    square root, an element two products and no division.
+    """
+
+    epsilon: float
+    folded: bool = False
+
+    @nn.compact
+    def __call__(self, x: Number, keep: Number | None = None) -> Any:
+        """Normalise.
+
+        Args:
+            x: [..., width], of SUM_BITS fraction bits under SPU.
+            keep: rows times this number, 1 or 0 [...]; only folded, where a zero row stays zero.
+        Returns: [..., width], of HIDDEN_BITS fraction bits under SPU.
+        """
+        width = x.shape[-1]
+        centred = x - rounded(x.sum(-1, keepdims=True) * constant(1 / width, SHARE_BITS, x), SUM_BITS, small=True)
+        halvings = math.ceil(math.log2(width))
+        variance = rounded(mean_of((centred * centred).sum(-1, keepdims=True), width), VARIANCE_BITS)
+        surplus = 2**halvings / width
+        scale = inverse_sqrt(variance, self.epsilon / surplus) * constant(1 / math.sqrt(surplus), ROOT_BITS, x)
+        if keep is not None:
+            scale = scale * keep[..., None]
+        normed = multiply(centred, rounded(scale, SCALE_BITS, small=keep is None))
+        if self.folded:
+            return normed
+        gain = self.param("scale", nn.initializers.ones, (width,))
+        return normed * gain + self.param("bias", nn.initializers.zeros, (width,))
+
+
+class Residual(nn.Module):
+    """The way around a sublayer: x itself, or with folded parameters x times the gain of the norm before."""
+
+    folded: bool = False
+
+    @nn.compact
+    def __call__(self, x: Number) -> Any:
+        """[..., width] to the same; the norm's shift is in the sublayer's bias."""
+        if not self.folded:
+            return x
+        gain = self.param("gain", nn.initializers.ones, (x.shape[-1],))
+        return x * lift(gain, WEIGHT_BITS, secure=isinstance(x, Fixed))

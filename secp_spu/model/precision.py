@@ -1,0 +1,36 @@
+"""How many fraction bits the numbers of a layer have under MPC, so that few of them have to be truncated.
+
+A ring element has 64 bits, and a truncation wants numbers below 2**60. What a number's fraction bits leave of that is for
+its size: projections have 26 bits (11 + 15), their squares 52, so |q|^2 may be 256. Rounding a hidden state to 2**-12 and
+a weight of 0.03 to 2**-16 are errors of the same relative size, 2e-4, as likely up as down.
+"""
+
+HIDDEN_BITS = 11
+"""Of the hidden states between layers, which have a variance of one."""
+
+WEIGHT_BITS = 15
+"""Of the weights that hidden states are multiplied with, of the norms' gains, and of the attention's output."""
+
+OUTPUT_WEIGHT_BITS = 13
+"""Of the feed-forward layer's output: with up to 36 bits of an activation, 32 above SUM_BITS: two cheap truncations."""
+
+SUM_BITS = 17
+"""Of the residual stream in front of a layer norm."""
+
+VARIANCE_BITS = 22
+"""Of variances and squared norms, whose inverse roots SPU then gives with two bits fewer than its own 18."""
+
+SCALE_BITS = 12
+"""Of a layer norm's 1/deviation: with SUM_BITS and SPU's own truncation by 18 they make HIDDEN_BITS."""
+
+VALUE_BITS = 18
+"""Of values in front of the sum over all tokens."""
+
+FACTOR_BITS = 16
+"""Of the correlations' factors of random feature attention; with 8 of the public factors features have 24."""
+
+SUMMARY_BITS = 10
+"""Of the sums over keys."""
+
+DIVISOR_BITS = 9
+"""Of 1/denominator, which is one or more for a kernel of at most one."""
