@@ -89,9 +89,9 @@ class FineTuning:
         return {"words": self._words, "positions": self._positions, "layers": self._layers, "head": self._head}
 
     def _embed_tokens(self) -> Stored:
-        total = None
+        total: Stored | None = None
         for tokens, table in zip(self._one_hot, self._words, strict=True):
-            before = [] if total is None else [total]
+            before = () if total is None else (total,)
             total = self._runtime.run("words.forward", self._look_up, tokens, table, *before)
         if total is None:
             raise ValueError("vocabulary_rows is 0: there are no word embeddings")

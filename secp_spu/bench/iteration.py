@@ -22,8 +22,8 @@ from secp_spu.bench.scaling import extrapolate, stages
 from secp_spu.bench.setting import OWNER, Setting
 from secp_spu.bench.shapes import LABELS, SHAPES, RandomModel, RandomTexts
 from secp_spu.config import ConfigError
-from secp_spu.model import ActivationKind, AttentionKind, EncoderConfig, EncoderLayer
-from secp_spu.protocol import Scheme
+from secp_spu.model import HIDDEN_BITS, ActivationKind, AttentionKind, EncoderConfig, EncoderLayer
+from secp_spu.protocol import Scheme, lower
 from secp_spu.runtime import Batch, Owned, PlaintextRuntime, Runtime, SecureModel, StreamedLayers
 from secp_spu.tuning import Progress
 
@@ -136,18 +136,18 @@ class Iteration:
         model = RandomModel(config)
 
         def share(number: int) -> Any:
-            variables = model.layer(number)
+            variables = model.folded_layer(number)
             public = runtime.publish(variables["public"])
             return {"params": runtime.share(Owned(OWNER, variables["params"])), "public": public}
 
         with runtime.ledger.phase("setup"):
             streamed = StreamedLayers(runtime, config.layers, share)
             layers = streamed if self._exceeds_memory() else [share(number) for number in range(config.layers)]
-            head = runtime.share(Owned(OWNER, model.head()))
-            hidden = texts.embedded(self.seq_len - texts.prompt_tokens)
+            head = runtime.share(Owned(OWNER, model.folded_head()))
+            hidden = lower(texts.embedded(self.seq_len - texts.prompt_tokens), HIDDEN_BITS)
             batch = Batch(**runtime.share(Owned(OWNER, _batch(hidden, texts))))
         secure = SecureModel(runtime, config, layers, head, LABELS, on_layer=on_layer)
-        return secure.logits(runtime.share(Owned(OWNER, texts.prompts())), batch)
+        return secure.logits(runtime.share(Owned(OWNER, lower(texts.prompts(), HIDDEN_BITS))), batch)
 
     def _fine_tune(self, runtime: Runtime, on_layer: Callable[[], None]) -> Any:
         texts, rows = self._texts, self.vocabulary_rows

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from secp_spu.model import Embeddings, EncoderConfig, EncoderLayer, LabelWordHead
+from secp_spu.model import Embeddings, EncoderConfig, EncoderLayer, LabelWordHead, fold_head, fold_layer
 
 Tree = Any
 
@@ -59,6 +59,16 @@ class RandomModel:
         inputs = jnp.zeros((1, 1, self.config.width)), jnp.ones((1, 1))
         variables = EncoderLayer(self.config, number).init(jax.random.key(number), *inputs)
         return {"params": jax.device_get(variables["params"]), "public": jax.device_get(variables.get("public", {}))}
+
+    def folded_layer(self, number: int) -> dict[str, Tree]:
+        """The same, folded; all norms have gain one and shift zero."""
+        variables = self.layer(number)
+        before = variables["params"]["output_norm"] if number else None
+        return {**variables, "params": fold_layer(variables["params"], before, self.config)}
+
+    def folded_head(self) -> Tree:
+        """Params of the label-word head, folded."""
+        return fold_head(self.head(), self.layer(0)["params"]["output_norm"])
 
     def head(self) -> Tree:
         """Params of the label-word head."""

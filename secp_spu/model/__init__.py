@@ -16,10 +16,11 @@ from secp_spu.model.folding import fold_head, fold_layer
 from secp_spu.model.head import LabelEmbeddingHead, LabelWordHead, PooledEmbedding, read_out
 from secp_spu.model.hub_config import CheckpointError
 from secp_spu.model.layers import Dense, Norm
-from secp_spu.model.precision import HIDDEN_BITS
+from secp_spu.model.precision import HIDDEN_BITS, SUM_BITS
 
 __all__ = [
     "HIDDEN_BITS",
+    "SUM_BITS",
     "ActivationKind",
     "AttentionKind",
     "Checkpoint",

@@ -23,6 +23,9 @@ from secp_spu.protocol import lower
 
 Tree = dict[str, Any]
 
+LONGEST = 32.0
+"""Largest expected |q|^2 and |k|^2 of a head, for rows of variance one; see precision.py for what the ring holds."""
+
 
 def fold_layer(params: Tree, before: Tree | None, config: EncoderConfig) -> Tree:
     """Parameters for `EncoderLayer(folded=True)`.
@@ -39,10 +42,8 @@ def fold_layer(params: Tree, before: Tree | None, config: EncoderConfig) -> Tree
     kernel, bias = _absorb(params["query_key_value"], gain, shift)
     value_bias = bias[2 * width :]
     bias = np.concatenate([bias[: 2 * width], np.zeros(width, np.float32)])
-    if config.attention == "softmax":
-        scale = np.ones(3 * width, np.float32)
-        scale[:width] = 1 / math.sqrt(config.head_dim)
-        kernel, bias = kernel * scale, bias * scale
+    scale = _projection_scale(kernel, bias, config)
+    kernel, bias = kernel * scale, bias * scale
 
     attention_output = params["attention_output"]
     middle_gain, middle_shift = _gain_shift(params["attention_norm"])
@@ -62,6 +63,22 @@ def fold_layer(params: Tree, before: Tree | None, config: EncoderConfig) -> Tree
         ),
     }
     return folded | {name: params[name] for name in ("attention",) if name in params}
+
+
+def _projection_scale(kernel: np.ndarray, bias: np.ndarray, config: EncoderConfig) -> np.ndarray:
+    """Factors of the columns of queries, keys and values that attention does not see, or waits for [3 width].
+
+    Softmax: queries come divided by sqrt(head_dim). Random features: queries and keys are scaled to a length anyway, so
+    heads of long ones are shortened to an expected square of LONGEST, which leaves room for outliers in the ring.
+    """
+    queries, keys, values = np.ones((3, config.width), np.float32)
+    if config.attention == "softmax":
+        queries /= math.sqrt(config.head_dim)
+    else:
+        squares = (np.square(kernel).sum(0) + np.square(bias)).reshape(3, config.heads, config.head_dim).sum(-1)
+        scale = np.minimum(1, np.sqrt(LONGEST / np.maximum(squares, 1e-12)))
+        queries, keys = np.repeat(scale[:2], config.head_dim, axis=-1)
+    return np.concatenate([queries, keys, values]).astype(np.float32)
 
 
 def fold_head(params: Tree, before: Tree) -> Tree:

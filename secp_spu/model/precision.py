@@ -1,14 +1,14 @@
 """How many fraction bits the numbers of a layer have under MPC, so that few of them have to be truncated.
 
-A ring element has 64 bits, and a truncation wants numbers below 2**60. What a number's fraction bits leave of that is for
-its size: projections have 26 bits (11 + 15), their squares 52, so |q|^2 may be 256. Rounding a hidden state to 2**-12 and
-a weight of 0.03 to 2**-16 are errors of the same relative size, 2e-4, as likely up as down.
+A ring element has 64 bits, and a truncation wants numbers below 2**60. What a number's fraction bits leave of that is
+for its size: projections have 25 bits (11 + 14), their squares 50, so |q|^2 may be 1024. A weight of 0.03 is rounded as
+bfloat16 would round it, and a hidden state better.
 """
 
 HIDDEN_BITS = 11
 """Of the hidden states between layers, which have a variance of one."""
 
-WEIGHT_BITS = 15
+WEIGHT_BITS = 14
 """Of the weights that hidden states are multiplied with, of the norms' gains, and of the attention's output."""
 
 OUTPUT_WEIGHT_BITS = 13

@@ -2,7 +2,15 @@
 
 from secp_spu.runtime.base import Correlations, Owned, Runtime, RuntimeFailure, Stored
 from secp_spu.runtime.dry import AuditRuntime
-from secp_spu.runtime.embedding import PrivateEmbedding, look_up, one_hot, parts, ready
+from secp_spu.runtime.embedding import (
+    SHIFT_BITS,
+    PrivateEmbedding,
+    encoded_words,
+    look_up,
+    one_hot,
+    other_tables,
+    parts,
+)
 from secp_spu.runtime.forward import Batch, SecureModel, StreamedLayers
 from secp_spu.runtime.ledger import Ledger
 from secp_spu.runtime.local import LocalRuntime
@@ -10,6 +18,7 @@ from secp_spu.runtime.plaintext import PlaintextRuntime
 from secp_spu.runtime.program import Program, Spec, compile_program
 
 __all__ = [
+    "SHIFT_BITS",
     "AuditRuntime",
     "Batch",
     "Correlations",
@@ -26,8 +35,9 @@ __all__ = [
     "Stored",
     "StreamedLayers",
     "compile_program",
+    "encoded_words",
     "look_up",
     "one_hot",
+    "other_tables",
     "parts",
-    "ready",
 ]

@@ -10,14 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from secp_spu.model import EncoderConfig
-from secp_spu.model.encoder import layer_norm
-from secp_spu.protocol import FRACTION_BITS, Fixed, lift, lower
+from secp_spu.model import HIDDEN_BITS, SUM_BITS, EncoderConfig, Norm
+from secp_spu.protocol import FRACTION_BITS, Fixed, lift, lower, rounded
 from secp_spu.runtime.base import Runtime, Stored
 from secp_spu.runtime.program import Tree
 
-HIDDEN_BITS = FRACTION_BITS
-"""Fraction bits of the hidden states that the first layer takes."""
+SHIFT_BITS = 15
+"""Of A z as it is shared: times a deviation of 18 bits it is 16 above SUM_BITS, one cheap truncation."""
 
 TABLE_ELEMENTS = 2**26
 """Of word embeddings in one product: 65,536 rows of width 1024, which are 1 GiB a party under ABY3."""
@@ -55,35 +54,43 @@ def look_up(one_hot: Array, table: Array, *total: Array, secure: bool) -> Array:
     return sum(total, start=lower(chosen, FRACTION_BITS))
 
 
-def ready(hidden: Any, keep: Any = None, *, secure: bool = False) -> Any:
-    """Hidden states as the first layer takes them: at an owner, or as the last step of a program.
+def encoded_words(params: Tree, rows: range) -> np.ndarray:
+    """Word embeddings in params of `Embeddings`, as `PrivateEmbedding` takes them: of SUM_BITS fraction bits.
 
-    Args:
-        hidden: embeddings after their layer norm [..., tokens, width].
-        keep: 1 for tokens, 0 for padding, integers [..., tokens]; rows of padding become zero. None: all are tokens.
-        secure: this is a program for SPU.
-    Cost (a party): with `keep` ABY3 8 bytes an element and 1 send, SEMI2K with two parties 16 and 1.
+    Returns: those of some rows of the vocabulary [rows, width].
     """
-    number = lift(hidden, FRACTION_BITS, secure=secure)
-    if keep is not None:
-        number = number * (Fixed(keep[..., None], 0) if secure else keep[..., None])
-    return lower(number, HIDDEN_BITS)
+    return lower(params["word"]["embedding"][rows.start : rows.stop], SUM_BITS)
+
+
+def other_tables(params: Tree) -> dict[str, np.ndarray]:
+    """What `PrivateEmbedding` takes besides: all in params of `Embeddings` but gain and shift of the norm.
+
+    Returns: `places`, embeddings of positions and of the first type added up, of SUM_BITS fraction bits
+        [positions, width]; `deviation`, the standard deviation of the word embeddings [1].
+    """
+    places = params["position"]["embedding"] + params["type"]["embedding"][0]
+    return {
+        "places": lower(places, SUM_BITS),
+        "deviation": np.array([params["word"]["embedding"].std()], np.float32),
+    }
 
 
 class PrivateEmbedding:
     """A model owner's embedding tables at the compute parties, and what they do with a data owner's secret tokens.
 
+    What it gives are the rows of the embeddings' norm without gain and shift, encoded with HIDDEN_BITS: the first layer
+    takes them in (`fold_layer`), as every layer those of the layer before.
+
     Args:
         runtime: where it runs.
         config: of the encoder.
-        share_words: gives the word embeddings of rows of the vocabulary, as a handle [rows, width].
-        rest: handles of the other tables: `places`, position and type embeddings added up [positions, width]; `norm`,
-            the layer norm's parameters; `deviation`, the standard deviation of the word embeddings [1].
+        share_words: gives `encoded_words` of rows of the vocabulary, as a handle [rows, width].
+        rest: handles of what `other_tables` gives.
     """
 
     def __init__(self, runtime: Runtime, config: EncoderConfig, share_words: Callable[[range], Stored], rest: Tree):
         self._runtime, self._rest = runtime, rest
-        secure = runtime.protocol != "plaintext"
+        secure = runtime.secure
         self._look_up = partial(look_up, secure=secure)
         self._embed = cache(lambda first_position: partial(_embed, config, first_position, secure=secure))
         self._embed_prompts = partial(_embed_prompts, config, secure=secure)
@@ -105,7 +112,7 @@ class PrivateEmbedding:
         return total[0]
 
     def embed(self, words: Sequence[Stored], keep: Stored, first_position: int) -> Stored:
-        """Texts for the first layer [texts, tokens, width].
+        """Texts for the first layer [texts, tokens, width], zero on padding.
 
         Args:
             words: what `look_up` gave for all their tokens, which this frees.
@@ -121,7 +128,8 @@ class PrivateEmbedding:
 
         Args:
             initial: what `look_up` gave for the tokens that p0 is made of.
-            shifts: A z in standard deviations of the word embeddings [candidates, prompt_tokens, width].
+            shifts: A z in standard deviations of the word embeddings, of SHIFT_BITS fraction bits
+                [candidates, prompt_tokens, width].
         """
         return self._runtime.run("embed_prompts", self._embed_prompts, list(initial), shifts, self._rest)
 
@@ -134,19 +142,25 @@ class PrivateEmbedding:
 def _embed(
     config: EncoderConfig, first_position: int, words: Sequence[Array], keep: Array, rest: Tree, *, secure: bool
 ) -> Array:
-    vectors = jnp.concatenate(words).reshape(*keep.shape, config.width)
-    return ready(_normed(config, vectors, first_position, rest), keep, secure=secure)
+    vectors = lift(jnp.concatenate(words).reshape(*keep.shape, config.width), SUM_BITS, secure=secure)
+    placed = vectors + _places(config, first_position, keep.shape[1], rest, secure=secure)
+    return _normed(config, placed, Fixed(keep, 0) if secure else keep)
 
 
-def _embed_prompts(
-    config: EncoderConfig, initial: Sequence[Array], shifts: Array, rest: Tree, *, secure: bool
-) -> Array:
-    vectors = jnp.concatenate(initial) + shifts * rest["deviation"]
-    return ready(_normed(config, vectors, 0, rest), secure=secure)
+def _embed_prompts(config: EncoderConfig, initial: Sequence[Array], shifts: Array, rest: Tree, *, secure: bool) -> Any:
+    deviation = lift(rest["deviation"], FRACTION_BITS, secure=secure)
+    moved = lift(shifts, SHIFT_BITS, secure=secure) * deviation
+    vectors = lift(jnp.concatenate(initial), SUM_BITS, secure=secure)
+    placed = vectors + _places(config, 0, shifts.shape[1], rest, secure=secure)
+    return _normed(config, moved + placed, None)
 
 
-def _normed(config: EncoderConfig, vectors: Array, first_position: int, rest: Tree) -> Any:
-    """What `Embeddings` computes in plaintext."""
+def _places(config: EncoderConfig, first_position: int, tokens: int, rest: Tree, *, secure: bool) -> Any:
     first = first_position + config.position_offset
-    places = rest["places"][first : first + vectors.shape[1]]
-    return layer_norm(config).apply({"params": rest["norm"]}, vectors + places)
+    return lift(rest["places"][first : first + tokens], SUM_BITS, secure=secure)
+
+
+def _normed(config: EncoderConfig, placed: Any, keep: Any) -> Any:
+    """As the first layer takes it; rows of padding become zero."""
+    norm = Norm(config.layer_norm_epsilon, folded=True)
+    return lower(norm.apply({}, rounded(placed, SUM_BITS), keep), HIDDEN_BITS)

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from secp_spu.config import Config, ConfigError
-from secp_spu.model import ActivationKind, EncoderConfig, load_checkpoint
+from secp_spu.model import ActivationKind, EncoderConfig, fold_head, fold_layer, load_checkpoint
+from secp_spu.runtime import encoded_words, other_tables
 
 
 class ModelOwner:
@@ -23,6 +24,8 @@ class ModelOwner:
     def __init__(self, config: Config):
         self._checkpoint = load_checkpoint(config.model.folder)
         self._gelu = config.model.gelu
+        # Embeddings made under MPC come without gain and shift, which a data owner with tables applies itself.
+        self._embedding_norm = self._embeddings["norm"] if config.model.embedding == "private" else None
         if config.model.head == "label_words" and self._checkpoint.head is None:
             raise ConfigError(f"{config.model.folder} has no masked-LM head: set model.head: label_embeddings")
 
@@ -34,27 +37,33 @@ class ModelOwner:
         return replace(config, activation=_tanh(config.activation), head_activation=_tanh(config.head_activation))
 
     def layer(self, number: int) -> Any:
-        """A layer's weights, as a pytree of arrays."""
-        return self._checkpoint.layer(number)["params"]
+        """A layer's weights, folded, as a pytree of arrays."""
+        before = self._norm(number - 1) if number else self._embedding_norm
+        return fold_layer(self._checkpoint.layer(number)["params"], before, self._checkpoint.config)
+
+    def _norm(self, number: int) -> Any:
+        """Gain and shift of the norm that a layer ends with."""
+        return self._checkpoint.layer(number)["params"]["output_norm"]
 
     def layer_public(self, number: int) -> Any:
         """What everybody may know of a layer: its random frequencies."""
         return self._checkpoint.layer(number).get("public", {})
 
     def label_word_head(self, token_ids: Sequence[int]) -> Any:
-        """The masked-LM head's weights, with the decoder columns of the given tokens alone."""
-        return self._checkpoint.label_word_head(token_ids)
+        """The masked-LM head's weights, folded, with the decoder columns of the given tokens alone."""
+        return fold_head(self._checkpoint.label_word_head(token_ids), self.last_norm())
+
+    def last_norm(self) -> Any:
+        """What the label-embedding head has of weights: gain and shift of the last layer's norm."""
+        return self._norm(self._checkpoint.config.layers - 1)
 
     def word_rows(self, rows: range) -> np.ndarray:
-        """Word embeddings of rows of the vocabulary [rows, width]."""
-        return self._embeddings["word"]["embedding"][rows.start : rows.stop]
+        """Word embeddings of rows of the vocabulary [rows, width], for `PrivateEmbedding`."""
+        return encoded_words(self._embeddings, rows)
 
-    def other_tables(self) -> dict[str, Any]:
+    def other_tables(self) -> dict[str, np.ndarray]:
         """What `PrivateEmbedding` takes besides the word embeddings."""
-        tables = self._embeddings
-        deviation = np.array([tables["word"]["embedding"].std()], np.float32)
-        places = tables["position"]["embedding"] + tables["type"]["embedding"][0]
-        return {"places": places, "norm": tables["norm"], "deviation": deviation}
+        return other_tables(self._embeddings)
 
     @property
     def _embeddings(self) -> Any:

@@ -11,8 +11,9 @@ import jax
 import numpy as np
 
 from secp_spu.config import Config, ConfigError
-from secp_spu.model import Embeddings, load_embeddings, load_encoder_config
-from secp_spu.runtime import one_hot, ready
+from secp_spu.model import HIDDEN_BITS, Embeddings, load_embeddings, load_encoder_config
+from secp_spu.protocol import lower
+from secp_spu.runtime import SHIFT_BITS, one_hot
 from secp_spu.tuning.loss import accuracy, losses
 from secp_spu.tuning.optimizer import fingerprint, make_optimizer
 from secp_spu.tuning.prompt import PromptSpace, save_prompt, save_unembedded_prompt
@@ -48,15 +49,14 @@ class Tables:
         )
         self.words: np.ndarray = params["word"]["embedding"]
 
-    def embed(self, vectors: np.ndarray, first_position: int = 0, keep: np.ndarray | None = None) -> np.ndarray:
-        """Word embeddings or soft prompts [batch, tokens, width] as they are shared for the first layer.
+    def embed(self, vectors: np.ndarray, first_position: int = 0) -> np.ndarray:
+        """Word embeddings or soft prompts with their positions, normalised [batch, tokens, width].
 
         Args:
             vectors: [batch, tokens, width].
             first_position: how many tokens stand before them.
-            keep: 1 for tokens, 0 for padding [batch, tokens]; None: all are tokens.
         """
-        return ready(np.asarray(self._embed(vectors, first_position=first_position)), keep).astype(np.float32)
+        return np.asarray(self._embed(vectors, first_position=first_position))
 
 
 class DataOwner:
@@ -172,11 +172,11 @@ class DataOwner:
         readout = np.concatenate([0 * ones, tokens.mask_row], 1)
         if not self._by_words:
             readout = padding_mask / padding_mask.sum(1, keepdims=True)
-        keep = tokens.padding_mask.astype(np.int32)
+        rows = {"padding_mask": padding_mask, "readout": readout}
         if self._tables is None:
-            return {"keep": keep, "padding_mask": padding_mask, "readout": readout}
-        hidden = self._tables.embed(self._tables.words[tokens.token_ids], prompt_tokens, keep)
-        return {"hidden": hidden, "padding_mask": padding_mask, "readout": readout}
+            return {"keep": tokens.padding_mask.astype(np.int32), **rows}
+        hidden = self._tables.embed(self._tables.words[tokens.token_ids], prompt_tokens)
+        return {"hidden": _for_layers(hidden * tokens.padding_mask[..., None]), **rows}
 
     def one_hot(self, which: TokenSet, tokens: range, rows: range) -> np.ndarray:
         """Tokens of a set, counted through its texts with their padding, among rows of the vocabulary.
@@ -201,8 +201,8 @@ class DataOwner:
             "best": np.array([self._record.best]),
         }[which][first:last]
         if self._tables is None:
-            return self._space.shifts(points).astype(np.float32)
-        return self._tables.embed(self._space.prompts(points, self._tables.words))
+            return lower(self._space.shifts(points).astype(np.float32), SHIFT_BITS)
+        return _for_layers(self._tables.embed(self._space.prompts(points, self._tables.words)))
 
     def ask(self) -> None:
         """Propose the next generation's candidates."""
@@ -274,3 +274,8 @@ class DataOwner:
             save_unembedded_prompt(path, self._space.initial_tokens, self._space.shifts(point)[0])
         else:
             save_prompt(path, self._space.prompts(point, self._tables.words)[0])
+
+
+def _for_layers(embedded: np.ndarray) -> np.ndarray:
+    """Embeddings, encoded as the layers take hidden states."""
+    return lower(embedded, HIDDEN_BITS)

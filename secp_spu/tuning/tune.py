@@ -152,7 +152,7 @@ def set_up(runtime: Runtime, config: Config, data_owner: Any, model_owner: Any, 
             public = runtime.publish(runtime.disclose(model_owner.layer_public(number)))
             layers.append({"params": runtime.share(model_owner.layer(number)), "public": public})
             progress.step()
-        head = runtime.share(model_owner.label_word_head(word_ids)) if by_words else None
+        head = runtime.share(model_owner.label_word_head(word_ids) if by_words else model_owner.last_norm())
         model = SecureModel(runtime, encoder, layers, head, len(config.task.labels), on_layer=progress.step)
         owners, prompt_tokens = (data_owner, model_owner), config.tuning.prompt_tokens
         embedding = make_embedding(runtime, config.model.embedding, encoder, owners, prompt_tokens=prompt_tokens)

@@ -10,6 +10,7 @@ from safetensors.numpy import load_file
 from secp_spu.audit_config import audit_config
 from secp_spu.cli import DEMO_CONFIG
 from secp_spu.config import load_config
+from secp_spu.model import load_embeddings
 from secp_spu.runtime import PlaintextRuntime
 from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, Progress, RunRecord, load_prompt, set_up, tune
 from secp_spu.tuning.tune import make_runtime
@@ -74,7 +75,7 @@ def test_the_saved_prompt_is_whole_with_the_model_owners_table(tmp_path, home):
     config = load_config(DEMO_CONFIG, SMALL)
     _run(tmp_path / "private", "protocol=plaintext", PRIVATE, home=home)
     saved = load_file(tmp_path / "private" / "prompt.safetensors")
-    words = ModelOwner(config).word_rows(range(10**6))
+    words = load_embeddings(config.model.folder)[1]["word"]["embedding"]
     whole = words[saved["initial_tokens"]] + words.std() * saved["shift"]
     np.testing.assert_allclose(whole, load_prompt(tmp_path / "public" / "prompt.safetensors"), atol=1e-5)
 
