@@ -140,7 +140,8 @@ class TuningSection(_Section):
         loss: of the logits of the label words.
         sigma: the first generation's standard deviation, or length of its steps.
         alpha: scales A, whose entries have the standard deviation alpha * sd(word embeddings) / (sqrt(d) * sigma).
-        candidates_per_call: candidates in one forward pass; all by default.
+        candidates_per_call: candidates in one forward pass; by default as many as fit half the memory that is free at
+            the compute party that has the least. Where a pass would not fit, texts are split too.
         seed: of the few-shot draw, p0, A and the optimizer; masks are never seeded. Who knows it knows the first
             generation's prompts, so in a cluster it is the data owner's secret, which by default draws one and keeps it
             in its checkpoint.

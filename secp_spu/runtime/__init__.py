@@ -14,6 +14,7 @@ from secp_spu.runtime.embedding import (
 from secp_spu.runtime.forward import Batch, SecureModel, StreamedLayers
 from secp_spu.runtime.ledger import Ledger
 from secp_spu.runtime.local import LocalRuntime
+from secp_spu.runtime.memory import pass_bytes, sequences_within
 from secp_spu.runtime.plaintext import PlaintextRuntime
 from secp_spu.runtime.program import Program, Spec, compile_program
 
@@ -40,4 +41,6 @@ __all__ = [
     "one_hot",
     "other_tables",
     "parts",
+    "pass_bytes",
+    "sequences_within",
 ]

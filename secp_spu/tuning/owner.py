@@ -208,9 +208,13 @@ class DataOwner:
         """Propose the next generation's candidates."""
         self._candidates = self._optimizer.ask()
 
-    def tell(self, logits: list[np.ndarray]) -> None:
-        """Take the logits of all candidates on the training texts, part by part, and propose two finalists."""
-        answers = np.concatenate(logits).reshape(len(self._candidates), -1, logits[0].shape[-1])
+    def tell(self, logits: list[list[np.ndarray]]) -> None:
+        """Take the candidates' logits on the training texts, and propose two finalists.
+
+        Args:
+            logits: for each part of the candidates those of each batch of texts.
+        """
+        answers = np.concatenate([self._answers("training", part) for part in logits])
         told = self._losses("training", answers)
         if not np.isfinite(told).all():
             raise ConfigError("losses are not finite: take a smaller tuning.alpha, or look for overflow in the model")
@@ -220,9 +224,9 @@ class DataOwner:
         self._record.generations.append(Generation(fingerprint(self._candidates), told.tolist(), float("inf"), kept))
         self._finalists = np.stack([self._candidates[told.argmin()], self._optimizer.mean])
 
-    def select(self, logits: np.ndarray) -> None:
-        """Take the finalists' logits on the validation texts, and keep the better one if it is the best so far."""
-        found = self._losses("validation", logits)
+    def select(self, logits: list[np.ndarray]) -> None:
+        """Take the finalists' logits on the validation texts, batch by batch, and keep the best so far."""
+        found = self._losses("validation", self._answers("validation", logits))
         record = self._record
         record.generations[-1].validation_loss = float(found.min())
         if found.min() < record.best_validation_loss:
@@ -230,8 +234,12 @@ class DataOwner:
             record.best = self._finalists[found.argmin()].tolist()
 
     def _losses(self, split: Split, logits: np.ndarray) -> np.ndarray:
-        labels = self._texts[split].labels
-        return losses(self._config.tuning.loss, logits.reshape(-1, len(labels), logits.shape[-1]), labels)
+        return losses(self._config.tuning.loss, logits, self._texts[split].labels)
+
+    def _answers(self, split: Split, batches: list[np.ndarray]) -> np.ndarray:
+        """Logits [prompts, texts, labels] from those of batches of texts, [prompts * texts, labels] each."""
+        prompts = sum(len(batch) for batch in batches) // len(self._texts[split].labels)
+        return np.concatenate([batch.reshape(prompts, -1, batch.shape[-1]) for batch in batches], axis=1)
 
     def standing(self) -> tuple[float, float]:
         """The last generation's least loss and the selected prompt's validation loss, for measurements."""
@@ -260,12 +268,12 @@ class DataOwner:
         record.save(self._folder)
         return describe_generation(record, before) if record.generations else None
 
-    def finish(self, logits: list[np.ndarray], usage: Usage, ledger: dict[str, Any]) -> None:
+    def finish(self, logits: list[np.ndarray], usage: Usage, ledger: dict[str, Any], batching: dict[str, Any]) -> None:
         """Take the selected prompt's logits on the test texts, and write all outputs."""
         record = self._record
         record.accuracy_after, record.usage = self.test_accuracy(logits), usage
         self._save_prompt(np.array([record.best]))
-        write_report(self._folder, self._config, record, ledger)
+        write_report(self._folder, self._config, record, {"batching": batching, "ledger": ledger})
         record.save(self._folder)
 
     def _save_prompt(self, point: np.ndarray) -> None:
