@@ -24,7 +24,7 @@ from secp_spu.bench.shapes import LABELS, SHAPES, RandomModel, RandomTexts
 from secp_spu.config import ConfigError
 from secp_spu.model import HIDDEN_BITS, ActivationKind, AttentionKind, EncoderConfig, EncoderLayer
 from secp_spu.protocol import Scheme, lower
-from secp_spu.runtime import Batch, Owned, PlaintextRuntime, Runtime, SecureModel, StreamedLayers
+from secp_spu.runtime import Batch, Owned, PlaintextRuntime, Runtime, SecureModel, Stored, StreamedLayers
 from secp_spu.tuning import Progress
 
 Method = Literal["sft", "prompt", "fot", "fot-rfa"]
@@ -132,6 +132,13 @@ class Iteration:
 
     def _forward(self, runtime: Runtime, on_layer: Callable[[], None]) -> Any:
         """One prompt's evaluation by forward-only tuning."""
+        model, prompts, batch = self.shared(runtime, on_layer)
+        return model.logits(prompts, batch)
+
+    def shared(
+        self, runtime: Runtime, on_layer: Callable[[], None], candidates: int = 1
+    ) -> tuple[SecureModel, Stored, Batch]:
+        """The model, prompts and texts of forward-only tuning, at the compute parties."""
         config, texts = self.config, self._texts
         model = RandomModel(config)
 
@@ -146,8 +153,8 @@ class Iteration:
             head = runtime.share(Owned(OWNER, model.folded_head()))
             hidden = lower(texts.embedded(self.seq_len - texts.prompt_tokens), HIDDEN_BITS)
             batch = Batch(**runtime.share(Owned(OWNER, _batch(hidden, texts))))
-        secure = SecureModel(runtime, config, layers, head, LABELS, on_layer=on_layer)
-        return secure.logits(runtime.share(Owned(OWNER, lower(texts.prompts(), HIDDEN_BITS))), batch)
+        prompts = runtime.share(Owned(OWNER, lower(texts.prompts(candidates), HIDDEN_BITS)))
+        return SecureModel(runtime, config, layers, head, LABELS, on_layer=on_layer), prompts, batch
 
     def _fine_tune(self, runtime: Runtime, on_layer: Callable[[], None]) -> Any:
         texts, rows = self._texts, self.vocabulary_rows
