@@ -126,7 +126,7 @@ def test_batches_save_sends_and_stay_below_the_memory_estimate(setting):
     records = measure(batching_cases(one, [1, 8], Progress()))
     single, eight = (record["online"] for record in records)
     assert eight["bytes"] < 8 * single["bytes"]
-    assert eight["sends"] < 1.05 * single["sends"]
+    assert eight["sends"] < 2 * single["sends"]  # attention has a product for each sequence and head, all else has one
     for record in records:
         assert record["max_abs_error"] < 0.05
         assert record["estimated_bytes"] == pass_bytes(one.config, 8 * record["candidates"], 32)

@@ -1,4 +1,4 @@
-"""A pass has as many sequences as its estimated memory allows (tests/bench holds that against passes); limits of containers count."""
+"""A pass has as many sequences as its estimated memory allows; tests/bench holds the estimate against passes."""
 
 from dataclasses import replace
 
