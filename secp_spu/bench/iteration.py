@@ -25,7 +25,7 @@ from secp_spu.bench.shapes import LABELS, SHAPES, RandomModel, RandomTexts
 from secp_spu.config import ConfigError
 from secp_spu.model import HIDDEN_BITS, ActivationKind, AttentionKind, EncoderConfig, EncoderLayer, is_function
 from secp_spu.protocol import Scheme, lower
-from secp_spu.runtime import Batch, Owned, PlaintextRuntime, Runtime, SecureModel, StreamedLayers
+from secp_spu.runtime import Batch, Owned, PlaintextRuntime, Runtime, SecureModel, Stored, StreamedLayers
 from secp_spu.tuning import Progress
 
 Method = Literal["sft", "prompt", "fot", "fot-rfa"]
@@ -76,6 +76,11 @@ class Iteration:
             raise ConfigError(f"--methods {self.method}: must be some of {', '.join(ATTENTION)}")
         if self.activation not in ACTIVATIONS:
             raise ConfigError(f"--activation {self.activation}: must be one of {', '.join(ACTIVATIONS)}")
+        if GRADIENTS[self.method] and not is_function(self.activation):
+            raise ConfigError(
+                f"--activation {self.activation}: is for forward passes, but {self.method} differentiates: measure it "
+                "with gelu_tanh, by a command of its own into the same --json file"
+            )
         whole = SHAPES[self.shape]
         if self.layers > whole.layers:
             raise ConfigError(f"--layers {self.layers}: {self.shape} has {whole.layers}")
@@ -134,6 +139,13 @@ class Iteration:
 
     def _forward(self, runtime: Runtime, on_layer: Callable[[], None]) -> Any:
         """One prompt's evaluation by forward-only tuning."""
+        model, prompts, batch = self.shared(runtime, on_layer)
+        return model.logits(prompts, batch)
+
+    def shared(
+        self, runtime: Runtime, on_layer: Callable[[], None], candidates: int = 1
+    ) -> tuple[SecureModel, Stored, Batch]:
+        """The model, prompts and texts of forward-only tuning, at the compute parties."""
         config, texts = self.config, self._texts
         model = RandomModel(config)
 
@@ -149,11 +161,10 @@ class Iteration:
             hidden = lower(texts.embedded(self.seq_len - texts.prompt_tokens), HIDDEN_BITS)
             batch = Batch(**runtime.share(Owned(OWNER, _batch(hidden, texts))))
             secure = SecureModel(runtime, config, layers, head, LABELS, on_layer=on_layer)
-            prompts = runtime.share(Owned(OWNER, lower(texts.prompts(), HIDDEN_BITS)))
             if secure.keeps_openings:  # the weights' are part of the set-up: every later pass finds them
-                runtime.free(secure.logits(prompts, batch))
-        runtime.free(prompts)
-        return secure.logits(runtime.share(Owned(OWNER, lower(texts.prompts(), HIDDEN_BITS))), batch)
+                first = runtime.share(Owned(OWNER, lower(texts.prompts(1), HIDDEN_BITS)))
+                runtime.free([secure.logits(first, batch), first])
+        return secure, runtime.share(Owned(OWNER, lower(texts.prompts(candidates), HIDDEN_BITS))), batch
 
     def _fine_tune(self, runtime: Runtime, on_layer: Callable[[], None]) -> Any:
         texts, rows = self._texts, self.vocabulary_rows
@@ -253,7 +264,7 @@ def iteration_cases(iterations: Sequence[Iteration], progress: Progress, *, oper
             "measured_layers": one.layers,
             "extrapolated": one.extrapolate,
         }
-        passes = 2 if GRADIENTS[one.method] else 1
+        passes = 2 if GRADIENTS[one.method] or one.setting.protocol == "semi2k" else 1
         key = {"bench": "iteration", **one.key, **sizes}
         yield Case(key, partial(one.measure, progress), passes * one.layers)
     for one in iterations if operations else ():

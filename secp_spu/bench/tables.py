@@ -110,8 +110,8 @@ def _attention_table(key: tuple[str, int, int], records: Sequence[Record]) -> Ta
             [
                 str(record["seq_len"]),
                 record["variant"] + (f", {record['features']} features" if "features" in record else ""),
-                *_cost(online),
-                *_cost(offline),
+                *cost_cells(online),
+                *cost_cells(offline),
                 f"{against['bytes'] / online['bytes']:.1f}" if against else "",
                 f"{against['seconds'] / online['seconds']:.1f}" if against else "",
                 f"{record['max_abs_error']:.1e}",
@@ -144,7 +144,7 @@ def _iteration_table(key: tuple[str, str], records: Sequence[Record]) -> Table:
                 *(f"{seconds:,.1f}" for seconds in stages),
                 f"{offline['bytes'] / 1e6:,.1f}",
                 f"{offline['seconds']:,.1f}",
-                *_cost(online),
+                *cost_cells(online),
                 f"{_all_parties(record) / 1e9:,.2f}",
                 f"{_seconds(record):,.1f}",
                 *(_ratios(record, ours[record["extrapolated"]]) if record["extrapolated"] in ours else ("", "")),
@@ -181,7 +181,7 @@ def _operation_table(key: tuple[str, str], records: Sequence[Record]) -> Table:
         shares = (
             record["online"][figure] / sum(r["online"][figure] for r in of_method) for figure in ("bytes", "seconds")
         )
-        cells = [record["variant"], record["operation"], *_cost(record["online"]), *_cost(record["offline"])]
+        cells = [record["variant"], record["operation"], *cost_cells(record["online"]), *cost_cells(record["offline"])]
         least = f"{record['least_bytes'] / 1e6:,.1f}" if "least_bytes" in record else ""
         rows.append([*cells, least, *(f"{share:.0%}" for share in shares)])
     columns = ["method", "operation", "online MB", "online sends", "online s", "offline MB", "offline sends"]
@@ -255,7 +255,8 @@ METHODS = ("sft", "prompt", "fot", "fot-rfa")
 """In the order of tables."""
 
 
-def _cost(cost: Mapping[str, float]) -> tuple[str, str, str]:
+def cost_cells(cost: Mapping[str, float]) -> tuple[str, str, str]:
+    """MB, sends and seconds."""
     return f"{cost['bytes'] / 1e6:,.1f}", f"{cost['sends']:,.0f}", f"{cost['seconds']:,.1f}"
 
 
