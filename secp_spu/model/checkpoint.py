@@ -84,7 +84,9 @@ class Checkpoint:
         if kind == "quadratic":
             raise CheckpointError(f"{asked}, which has weights of its own: adapt the checkpoint first")
         if not force and (own.activation not in GELUS or kind not in _HEADS):
-            raise CheckpointError(f"{asked}: adapt the checkpoint first, take its own, or force it")
+            raise CheckpointError(
+                f"{asked}: adapt the checkpoint first, take its own, or set model.force_activation: true"
+            )
         return replace(self, config=wanted, variables=_without_activation(self.variables))
 
     def _series(self, kind: ActivationKind, limit: float | None, terms: int | None) -> GeluSeries | None:
@@ -94,7 +96,7 @@ class Checkpoint:
         own = self.config.series
         limit = own.limit if limit is None and own else limit
         if limit is None:
-            raise CheckpointError(f"{self.folder} has no range for activation series: choose one")
+            raise CheckpointError(f"{self.folder} has no range for activation series: set model.activation_range")
         return fit_gelu(float(limit), terms or (own.terms if own else DEFAULT_TERMS))
 
     def label_word_head(self, token_ids: Sequence[int]) -> Tree:

@@ -50,7 +50,7 @@ RESULT_BITS = FACTOR_BITS + PUBLIC_BITS
 """Fraction bits of the result, 35: all that the products have."""
 
 COEFFICIENT_BITS = 20
-"""Fraction bits of the coefficients a_k, which are below 4."""
+"""Fraction bits of the coefficients a_k, which are below 16."""
 
 RECURRENCE_BITS = 20
 """Fraction bits of the public cosines and sines. Their products with a_k are shifted to PUBLIC_BITS, by less than 31:
