@@ -73,7 +73,10 @@ class Part:
         lowered = tuple(lower(a, b) for a, b in zip((*self.inputs, *self.fixed), self.bits, strict=True))
         count = len(self.inputs)
         given, function = (self.params, lowered[:count], lowered[count:]), partial(_apply, self.module, self.bits)
-        return measure_function(setting, self.name, function, given, public=self.public, declared=self.declared)
+        static = setting.protocol == "semi2k"
+        return measure_function(
+            setting, self.name, function, given, public=self.public, declared=self.declared, static=static
+        )
 
     def _measure_gradients(self, setting: Setting, *, weights: bool) -> Record:
         if self.declared:

@@ -13,7 +13,7 @@ import numpy as np
 from secp_spu.bench.records import Record
 from secp_spu.config import ConfigError
 from secp_spu.protocol import FRACTION_BITS, Fixed, from_ring
-from secp_spu.runtime import LocalRuntime, Owned
+from secp_spu.runtime import LocalRuntime, Owned, keep_openings, static_kernels
 
 Tree = Any
 
@@ -74,6 +74,7 @@ def measure_function(
     *,
     public: Tree = (),
     declared: Tree = (),
+    static: bool = False,
 ) -> Record:
     """Run a function once on random shares and compare it with plaintext.
 
@@ -85,15 +86,21 @@ def measure_function(
         inputs: pytree of arrays, secret.
         public: pytree of arrays that everybody may know.
         declared: the correlations that one run spends.
+        static: the first of the inputs are parameters whose kernels' openings are kept (SEMI2K): the first run, which
+            opens them, belongs to the set-up.
     Returns: setup, offline and online costs, and `max_abs_error` over all results.
     """
     expected = jax.tree.leaves(jax.jit(lambda a, b: function(a, b, None, secure=False))(inputs, public))
+    run = partial(_openable, function, static)
     with setting.runtime() as runtime:
         with runtime.ledger.phase("setup"):
             shared, published = runtime.share(Owned(OWNER, inputs)), runtime.publish(public)
+            if static:
+                shared = (static_kernels(runtime, shared[0]), *shared[1:])
+                runtime.run(name, run, shared, published, runtime.correlations(declared))
         with runtime.ledger.phase("offline"):
             correlations = runtime.correlations(declared)
-        result = runtime.run(name, partial(_openable, function), shared, published, correlations)
+        result = runtime.run(name, run, shared, published, correlations)
         phases = runtime.ledger.report()
         opened = runtime.open_to(OWNER, result).value
     found = [_numbers(node) for node in jax.tree.leaves(opened, is_leaf=_is_fixed)]
@@ -101,8 +108,10 @@ def measure_function(
     return {**phases, "max_abs_error": error}
 
 
-def _openable(function: Callable[..., Any], inputs: Tree, public: Tree, correlations: Tree) -> Tree:
+def _openable(function: Callable[..., Any], static: bool, inputs: Tree, public: Tree, correlations: Tree) -> Tree:
     """The results with ring elements typed as SPU's fixed point, which is what owners read."""
+    if static:
+        inputs = (keep_openings(inputs[0]), *inputs[1:])
     results = function(inputs, public, correlations, secure=True)
     return jax.tree.map(lambda r: Fixed(from_ring(r.ring), r.bits) if _is_fixed(r) else r, results, is_leaf=_is_fixed)
 

@@ -189,8 +189,8 @@ def _operation_table(key: tuple[str, str], records: Sequence[Record]) -> Table:
     note = (
         "Each part of one layer measured on its own, with its backward pass where the method has one; shares are of "
         "these parts' online phase. MB and sends: mean over the parties. `least MB`: one ring element for each result "
-        "of a secret product (aby3) or operand of one (semi2k, where weights are opened once a run but counted in "
-        "`online MB` here), and for each masked value that is opened; no truncation, inverse root or reciprocal."
+        "of a secret product (aby3) or operand of one (semi2k; weights are opened once a run), and for each masked "
+        "value that is opened; no truncation, inverse root or reciprocal."
     )
     return Table(f"One layer of {': '.join(key)}", columns, rows, [note], words=2)
 

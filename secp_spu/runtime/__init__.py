@@ -11,7 +11,7 @@ from secp_spu.runtime.embedding import (
     other_tables,
     parts,
 )
-from secp_spu.runtime.forward import Batch, SecureModel, StreamedLayers
+from secp_spu.runtime.forward import Batch, SecureModel, StreamedLayers, keep_openings, static_kernels
 from secp_spu.runtime.ledger import Ledger
 from secp_spu.runtime.local import LocalRuntime
 from secp_spu.runtime.memory import pass_bytes, sequences_within
@@ -37,10 +37,12 @@ __all__ = [
     "StreamedLayers",
     "compile_program",
     "encoded_words",
+    "keep_openings",
     "look_up",
     "one_hot",
     "other_tables",
     "parts",
     "pass_bytes",
     "sequences_within",
+    "static_kernels",
 ]

@@ -101,25 +101,12 @@ class SecureModel:
         secure = runtime.secure
         self.keeps_openings = secure and runtime.protocol == "semi2k" and not isinstance(layers, StreamedLayers)
         if self.keeps_openings:
-            self._layers = [self._static(variables) for variables in layers]
+            self._layers = [{**v, "params": static_kernels(runtime, v["params"])} for v in layers]
         self._run_layer = partial(_run_layer, self._layer_module, secure, self.keeps_openings)
         self._pool = partial(_run_head, PooledEmbedding(folded=True), secure)
         by_words = "decoder" in head
         module = LabelWordHead(config, labels) if by_words else LabelEmbeddingHead(folded=True)
         self._run_head = partial(_run_head, module, secure)
-
-    def _static(self, variables: Tree) -> Tree:
-        """A layer's variables with kernels as ring integers, whose openings SPU keeps from the first pass on."""
-
-        def convert(path: tuple, leaf: Stored) -> Stored:
-            if path[-1].key != "kernel":
-                return leaf
-            integers = self._runtime.run("ring", to_ring, leaf)
-            self._runtime.free(leaf)
-            self._runtime.pin(integers)
-            return integers
-
-        return {**variables, "params": jax.tree_util.tree_map_with_path(convert, variables["params"])}
 
     @property
     def layers(self) -> int:
@@ -169,6 +156,29 @@ class SecureModel:
         return jax.eval_shape(self._layer_module.init, jax.random.key(0), *shapes).get("correlations", {})
 
 
+def static_kernels(runtime: Runtime, params: Tree) -> Tree:
+    """Parameters whose kernels are ring integers, which stay where they are: what `keep_openings` wants."""
+
+    def convert(path: tuple, leaf: Stored) -> Stored:
+        if path[-1].key != "kernel":
+            return leaf
+        integers = runtime.run("ring", to_ring, leaf)
+        runtime.free(leaf)
+        runtime.pin(integers)
+        return integers
+
+    return jax.tree_util.tree_map_with_path(convert, params)
+
+
+def keep_openings(params: Tree) -> Tree:
+    """In a program under SEMI2K: kernels whose openings SPU keeps from its first run on."""
+
+    def keep(path: tuple, leaf: Array) -> Any:
+        return make_cached_var(leaf) if path[-1].key == "kernel" else leaf
+
+    return jax.tree_util.tree_map_with_path(keep, params)
+
+
 def _run_layer(
     module: EncoderLayer,
     secure: bool,
@@ -179,14 +189,9 @@ def _run_layer(
     correlations: Tree,
 ) -> Any:
     if cached:
-        params = jax.tree_util.tree_map_with_path(_keep_opening, variables["params"])
-        variables = {**variables, "params": params}
+        variables = {**variables, "params": keep_openings(variables["params"])}
     inputs = lift(hidden, HIDDEN_BITS, secure=secure), lift(padding_mask, FRACTION_BITS, secure=secure)
     return lower(module.apply({**variables, "correlations": correlations}, *inputs), HIDDEN_BITS)
-
-
-def _keep_opening(path: tuple, leaf: Array) -> Any:
-    return make_cached_var(leaf) if path[-1].key == "kernel" else leaf
 
 
 def _run_head(module: nn.Module, secure: bool, params: Tree, hidden: Array, readout: Array, *labels: Array) -> Any:
