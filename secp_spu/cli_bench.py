@@ -22,15 +22,20 @@ from secp_spu.bench import (
     Iteration,
     Record,
     RecordFile,
+    Setting,
     Table,
     activation_cases,
     activation_tables,
     attention_cases,
     attention_tables,
+    batching_cases,
+    batching_tables,
     check_cases,
     check_tables,
     cosine_cases,
     cosine_tables,
+    embedding_cases,
+    embedding_tables,
     has_data,
     iteration_cases,
     iteration_tables,
@@ -61,6 +66,11 @@ CorrelationsOption = Annotated[str, typer.Option("--correlations", help="joint, 
 TABLE_WIDTH = 118
 """Columns of a terminal that the widest table takes."""
 
+ModelOption = Annotated[str, typer.Option(help=f"A shape: {', '.join(SHAPES)}.")]
+LayersOption = Annotated[int | None, typer.Option(min=1, help="Layers to run; all by default.")]
+ActivationOption = Annotated[str, typer.Option(help="Of the feed-forward layers.")]
+FeaturesOption = Annotated[int, typer.Option(min=1, help="Random frequencies.")]
+LengthOption = Annotated[int, typer.Option("--seq-len", help="Tokens of prompt and text together.")]
 LengthsOption = Annotated[str, typer.Option("--seq-len", help="Tokens a sequence; several with commas.")]
 ElementsOption = Annotated[int, typer.Option("--elements", min=1, help="How many at once.")]
 
@@ -112,14 +122,14 @@ def attention(
 
 @bench.command()
 def iteration(
-    model: Annotated[str, typer.Option(help=f"A shape: {', '.join(SHAPES)}.")] = "tiny",
+    model: ModelOption = "tiny",
     lengths: LengthsOption = "32",
     methods: Annotated[str, typer.Option(help="Several with commas.")] = ",".join(ATTENTION),
-    layers: Annotated[int | None, typer.Option(min=1, help="Layers to run; all by default.")] = None,
+    layers: LayersOption = None,
     extrapolate: Annotated[bool, typer.Option(help="Scale these layers to the whole model.")] = False,
     batch: Annotated[int, typer.Option(min=1, help="Texts.")] = 1,
-    activation: Annotated[str, typer.Option(help="Of the feed-forward layers.")] = "gelu_tanh",
-    features: Annotated[int, typer.Option(min=1, help="Random frequencies.")] = 64,
+    activation: ActivationOption = "gelu_tanh",
+    features: FeaturesOption = 64,
     operations: Annotated[bool, typer.Option(help="Measure the parts of a layer too.")] = True,
     protocol: ProtocolOption = "aby3",
     parties: PartiesOption = None,
@@ -146,6 +156,61 @@ def iteration(
     ]
     tables = (iteration_tables, operation_tables) if operations else (iteration_tables,)
     _measure(lambda progress: iteration_cases(wanted, progress, operations=operations), json, quiet, *tables)
+
+
+@bench.command()
+def batching(
+    model: ModelOption = "tiny",
+    length: LengthOption = 32,
+    candidates: Annotated[str, typer.Option(help="Of one pass; several with commas.")] = "1,2,4,8",
+    batch: Annotated[int, typer.Option(min=1, help="Texts.")] = 1,
+    layers: LayersOption = None,
+    activation: ActivationOption = "gelu_tanh",
+    features: FeaturesOption = 64,
+    protocol: ProtocolOption = "aby3",
+    parties: PartiesOption = None,
+    json: JsonOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """A candidate's bytes, sends and seconds by how many go through the model together, and the memory it takes."""
+    setting, counts = make_setting(protocol, parties, "joint"), _counts(candidates)
+    one = _forward_pass(setting, model, length, batch, layers, activation, features, extrapolate=False)
+    _measure(lambda progress: batching_cases(one, counts, progress), json, quiet, batching_tables)
+
+
+@bench.command()
+def embedding(
+    model: ModelOption = "tiny",
+    length: LengthOption = 32,
+    batch: Annotated[int, typer.Option(min=1, help="Texts.")] = 1,
+    layers: LayersOption = None,
+    activation: ActivationOption = "gelu_tanh",
+    features: FeaturesOption = 64,
+    protocol: ProtocolOption = "aby3",
+    parties: PartiesOption = None,
+    json: JsonOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Embedding by the data owner and under MPC, beside one forward pass; fewer layers of that are scaled to all."""
+    setting = make_setting(protocol, parties, "joint")
+    one = _forward_pass(setting, model, length, batch, layers, activation, features, extrapolate=layers is not None)
+    _measure(lambda progress: embedding_cases(one, progress), json, quiet, embedding_tables)
+
+
+def _forward_pass(
+    setting: Setting,
+    model: str,
+    length: int,
+    batch: int,
+    layers: int | None,
+    activation: str,
+    features: int,
+    *,
+    extrapolate: bool,
+) -> Iteration:
+    """One evaluation by forward-only tuning with random features."""
+    count = layers or (SHAPES[model].layers if model in SHAPES else 1)
+    return Iteration(setting, "fot-rfa", model, length, batch, count, extrapolate, cast(Any, activation), features)
 
 
 @bench.command()

@@ -89,6 +89,9 @@ class ModelSection(_Section):
         activation_terms: of "series", how many: more take more correlations and are nearer to GELU; by default the
             checkpoint's, or 5.
         force_activation: take another activation than the checkpoint was adapted to.
+        embedding: "data_owner": it has the embedding tables, and embeds its texts and prompts at home; "private": the
+            tables stay with the model owner, and tokens are looked up under MPC, once a text. The data owner then needs
+            config.json and tokenizer.json alone.
     """
 
     folder: Located
@@ -97,6 +100,7 @@ class ModelSection(_Section):
     activation_range: Annotated[float, Field(ge=LIMITS[0], le=LIMITS[1])] | None = None
     activation_terms: Annotated[int, Field(ge=TERMS[0], le=TERMS[1])] | None = None
     force_activation: bool = False
+    embedding: Literal["data_owner", "private"] = "data_owner"
 
     @field_validator("folder", mode="before")
     @classmethod
@@ -158,7 +162,8 @@ class TuningSection(_Section):
         loss: of the logits of the label words.
         sigma: the first generation's standard deviation, or length of its steps.
         alpha: scales A, whose entries have the standard deviation alpha * sd(word embeddings) / (sqrt(d) * sigma).
-        candidates_per_call: candidates in one forward pass; all by default.
+        candidates_per_call: candidates in one forward pass; by default as many as fit half the memory that is free at
+            the compute party that has the least. Where a pass would not fit, texts are split too.
         seed: of the few-shot draw, p0, A and the optimizer; masks are never seeded. Who knows it knows the first
             generation's prompts, so in a cluster it is the data owner's secret, which by default draws one and keeps it
             in its checkpoint.

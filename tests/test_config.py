@@ -57,6 +57,7 @@ def test_every_shipped_configuration_is_valid(path, monkeypatch, tmp_path):
         ({"shade": "red"}, "shade is no key: allowed are protocol, parties"),
         ({"tuning__population": "many"}, "tuning.population is 'many': input should be a valid integer"),
         ({"tuning__population": 1}, "tuning.population is 1: input should be greater than or equal to 4"),
+        ({"model__embedding": "both"}, "model.embedding is 'both': input should be 'data_owner' or 'private'"),
         ({"tuning__sigma": 0.0}, "tuning.sigma is 0.0: input should be greater than 0"),
         ({"protocol": "cheetah"}, "protocol is 'cheetah': input should be 'aby3', 'semi2k' or 'plaintext'"),
         ({"protocol": "semi2k"}, "trusted_first_party: is false, but under semi2k the first party deals"),

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-import numpy as np
 from jax import Array
 
 from secp_spu.baseline.adam import Adam, Moments
 from secp_spu.baseline.backpropagation import Backpropagation, OnLayer, Segment, TrainingTexts, silent
 from secp_spu.model import EncoderConfig, Norm
-from secp_spu.runtime import Owned, Runtime, Stored
+from secp_spu.protocol import FRACTION_BITS, Fixed, lift, lower
+from secp_spu.runtime import Owned, Runtime, Stored, look_up, one_hot, parts
 
 Tree = Any
 
@@ -54,6 +54,8 @@ class FineTuning:
         labels = texts.value.labels.shape[-1]
         self._passes = Backpropagation(runtime, config, labels, weights=True, on_layer=on_layer)
         self._embed = Segment(runtime, "embeddings", partial(_embed, config))
+        self._look_up = partial(look_up, secure=runtime.secure)
+        self._scatter = partial(_scatter, secure=runtime.secure)
         rows = config.vocab_size if vocabulary_rows is None else vocabulary_rows
         with runtime.ledger.phase("setup"):
             tokens = texts.value.padding_mask.shape[1]
@@ -68,15 +70,15 @@ class FineTuning:
 
     def step(self) -> Stored:
         """One step of Adam on the whole batch; returns the loss before it [], secret."""
-        words = self._look_up()
+        words = self._embed_tokens()
         hidden, residuals = self._embed.forward((words, self._positions))
         self._runtime.free(words)
         loss = self._passes.forward(self._layers, self._head, hidden, self._texts)
         cotangent = self._passes.backward(self._take)
         words_cotangent, positions_gradient = self._embed.backward(residuals, cotangent)
         self._positions = self._update("adam.positions", "positions", self._positions, positions_gradient)
-        for i, (one_hot, table) in enumerate(zip(self._one_hot, self._words, strict=True)):
-            gradient = self._runtime.run("words.backward", _scatter, one_hot, words_cotangent)
+        for i, (tokens, table) in enumerate(zip(self._one_hot, self._words, strict=True)):
+            gradient = self._runtime.run("words.backward", self._scatter, tokens, words_cotangent)
             self._words[i] = self._update("adam.words", f"words {i}", table, gradient)
         self._runtime.free(words_cotangent)
         return loss
@@ -86,10 +88,11 @@ class FineTuning:
         """Handles of all weights: as given, but the word embeddings in parts, and only the positions in use."""
         return {"words": self._words, "positions": self._positions, "layers": self._layers, "head": self._head}
 
-    def _look_up(self) -> Stored:
-        total = None
-        for one_hot, table in zip(self._one_hot, self._words, strict=True):
-            total = self._runtime.run("words.forward", _look_up, one_hot, table, *([] if total is None else [total]))
+    def _embed_tokens(self) -> Stored:
+        total: Stored | None = None
+        for tokens, table in zip(self._one_hot, self._words, strict=True):
+            before = () if total is None else (total,)
+            total = self._runtime.run("words.forward", self._look_up, tokens, table, *before)
         if total is None:
             raise ValueError("vocabulary_rows is 0: there are no word embeddings")
         return total
@@ -108,14 +111,13 @@ class FineTuning:
 
 def _word_tables(weights: Owned, rows: int) -> Iterator[Owned]:
     table = weights.value["embeddings"]["word"]["embedding"]
-    for first in range(0, rows, VOCABULARY_ROWS):
-        yield Owned(weights.party, table[first : min(first + VOCABULARY_ROWS, rows)])
+    for part in parts(rows, VOCABULARY_ROWS):
+        yield Owned(weights.party, table[part.start : part.stop])
 
 
 def _one_hot_tables(texts: Owned, rows: int) -> Iterator[Owned]:
-    for first in range(0, rows, VOCABULARY_ROWS):
-        ids = np.arange(first, min(first + VOCABULARY_ROWS, rows))
-        yield Owned(texts.party, (texts.value.text[..., None] == ids).astype(np.float32))
+    for part in parts(rows, VOCABULARY_ROWS):
+        yield Owned(texts.party, one_hot(texts.value.text, part))
 
 
 def _position_rows(config: EncoderConfig, weights: Tree, tokens: int) -> Tree:
@@ -134,10 +136,8 @@ def _embed(config: EncoderConfig, active: tuple[Array, Tree]) -> Any:
     return Norm(config.layer_norm_epsilon).apply({"params": table["norm"]}, words + table["position"] + table["type"])
 
 
-def _look_up(one_hot: Array, table: Array, total: Array | float = 0.0) -> Array:
-    return one_hot @ table + total
-
-
-def _scatter(one_hot: Array, cotangent: Array) -> Array:
-    rows = one_hot.reshape(-1, one_hot.shape[-1])
-    return rows.T @ cotangent.reshape(rows.shape[0], -1)
+def _scatter(one_hot: Array, cotangent: Array, *, secure: bool) -> Array:
+    """What `look_up` is to the table: each word's gradient is the sum of its tokens'. Exact, as `look_up` is."""
+    columns = one_hot.reshape(-1, one_hot.shape[-1]).T
+    rows = lift(cotangent.reshape(columns.shape[1], -1), FRACTION_BITS, secure=secure)
+    return lower((Fixed(columns, 0) if secure else columns) @ rows, FRACTION_BITS)

@@ -2,7 +2,9 @@
 
 from secp_spu.bench.activation import activation_cases
 from secp_spu.bench.attention import attention_cases
+from secp_spu.bench.batching import batching_cases, batching_tables
 from secp_spu.bench.cosine import cosine_cases
+from secp_spu.bench.embedding import embedding_cases, embedding_tables
 from secp_spu.bench.iteration import ATTENTION, Iteration, iteration_cases
 from secp_spu.bench.network import network_cases, network_tables
 from secp_spu.bench.network_check import check_cases, check_tables
@@ -38,10 +40,14 @@ __all__ = [
     "activation_tables",
     "attention_cases",
     "attention_tables",
+    "batching_cases",
+    "batching_tables",
     "check_cases",
     "check_tables",
     "cosine_cases",
     "cosine_tables",
+    "embedding_cases",
+    "embedding_tables",
     "has_data",
     "iteration_cases",
     "iteration_tables",

@@ -16,7 +16,8 @@ import psutil
 from secp_spu.baseline import FineTuning, GradientPromptTuning, TrainingTexts
 from secp_spu.baseline.fine_tuning import VOCABULARY_ROWS
 from secp_spu.bench.activation import ACTIVATIONS, series_of
-from secp_spu.bench.parts import Gradients, layer_parts
+from secp_spu.bench.least import least_bytes
+from secp_spu.bench.parts import Gradients, Part, layer_parts
 from secp_spu.bench.records import Case, Record
 from secp_spu.bench.scaling import extrapolate, stages
 from secp_spu.bench.setting import OWNER, Setting
@@ -24,7 +25,7 @@ from secp_spu.bench.shapes import LABELS, SHAPES, RandomModel, RandomTexts
 from secp_spu.config import ConfigError
 from secp_spu.model import HIDDEN_BITS, ActivationKind, AttentionKind, EncoderConfig, EncoderLayer, is_function
 from secp_spu.protocol import Scheme, lower
-from secp_spu.runtime import Batch, Owned, PlaintextRuntime, Runtime, SecureModel, StreamedLayers
+from secp_spu.runtime import Batch, Owned, PlaintextRuntime, Runtime, SecureModel, Stored, StreamedLayers
 from secp_spu.tuning import Progress
 
 Method = Literal["sft", "prompt", "fot", "fot-rfa"]
@@ -75,6 +76,11 @@ class Iteration:
             raise ConfigError(f"--methods {self.method}: must be some of {', '.join(ATTENTION)}")
         if self.activation not in ACTIVATIONS:
             raise ConfigError(f"--activation {self.activation}: must be one of {', '.join(ACTIVATIONS)}")
+        if GRADIENTS[self.method] and not is_function(self.activation):
+            raise ConfigError(
+                f"--activation {self.activation}: is for forward passes, but {self.method} differentiates: measure it "
+                "with gelu_tanh, by a command of its own into the same --json file"
+            )
         whole = SHAPES[self.shape]
         if self.layers > whole.layers:
             raise ConfigError(f"--layers {self.layers}: {self.shape} has {whole.layers}")
@@ -133,6 +139,13 @@ class Iteration:
 
     def _forward(self, runtime: Runtime, on_layer: Callable[[], None]) -> Any:
         """One prompt's evaluation by forward-only tuning."""
+        model, prompts, batch = self.shared(runtime, on_layer)
+        return model.logits(prompts, batch)
+
+    def shared(
+        self, runtime: Runtime, on_layer: Callable[[], None], candidates: int = 1
+    ) -> tuple[SecureModel, Stored, Batch]:
+        """The model, prompts and texts of forward-only tuning, at the compute parties."""
         config, texts = self.config, self._texts
         model = RandomModel(config)
 
@@ -147,8 +160,11 @@ class Iteration:
             head = runtime.share(Owned(OWNER, model.folded_head()))
             hidden = lower(texts.embedded(self.seq_len - texts.prompt_tokens), HIDDEN_BITS)
             batch = Batch(**runtime.share(Owned(OWNER, _batch(hidden, texts))))
-        secure = SecureModel(runtime, config, layers, head, LABELS, on_layer=on_layer)
-        return secure.logits(runtime.share(Owned(OWNER, lower(texts.prompts(), HIDDEN_BITS))), batch)
+            secure = SecureModel(runtime, config, layers, head, LABELS, on_layer=on_layer)
+            if secure.keeps_openings:  # the weights' are part of the set-up: every later pass finds them
+                first = runtime.share(Owned(OWNER, lower(texts.prompts(1), HIDDEN_BITS)))
+                runtime.free([secure.logits(first, batch), first])
+        return secure, runtime.share(Owned(OWNER, lower(texts.prompts(candidates), HIDDEN_BITS))), batch
 
     def _fine_tune(self, runtime: Runtime, on_layer: Callable[[], None]) -> Any:
         texts, rows = self._texts, self.vocabulary_rows
@@ -192,7 +208,7 @@ class Iteration:
         return {"layers": layers, "head": model.head()}
 
     def _exceeds_memory(self) -> bool:
-        elements = self.layers * sum(_layer_sizes(self.config))
+        elements = self.layers * sum(self._layer_sizes())
         return 8 * self._copies * elements > MEMORY_SHARE * psutil.virtual_memory().available
 
     @property
@@ -201,9 +217,16 @@ class Iteration:
         scheme = Scheme(self.setting.protocol, self.setting.parties)
         return sum(len(scheme.held_by(rank)) for rank in range(self.setting.parties))
 
+    def _layer_sizes(self) -> list[int]:
+        """Elements of every array of a layer's weights, as the method shares them."""
+        inputs = jnp.zeros((1, 1, self.config.width)), jnp.ones((1, 1))
+        layer = EncoderLayer(self.config, folded=GRADIENTS[self.method] is None)
+        shapes = jax.eval_shape(layer.init, jax.random.key(0), *inputs)["params"]
+        return [math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)]
+
     def _not_shared(self) -> dict[str, float]:
         """Figures of sharing the layers, and for fine-tuning the word embeddings, that an extrapolation leaves out."""
-        whole, sizes = SHAPES[self.shape], _layer_sizes(self.config)
+        whole, sizes = SHAPES[self.shape], self._layer_sizes()
         layers = whole.layers - self.layers
         elements, arrays = layers * sum(sizes), layers * len(sizes)
         if self.method == "sft":
@@ -214,15 +237,16 @@ class Iteration:
         return {"bytes_total": total, "bytes": total / self.setting.parties, "sends": arrays}
 
 
-def _layer_sizes(config: EncoderConfig) -> list[int]:
-    """Elements of every array of a layer's weights."""
-    inputs = jnp.zeros((1, 1, config.width)), jnp.ones((1, 1))
-    shapes = jax.eval_shape(EncoderLayer(config).init, jax.random.key(0), *inputs)["params"]
-    return [math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)]
-
-
 def _batch(hidden: np.ndarray, texts: RandomTexts) -> dict[str, np.ndarray]:
     return {"hidden": hidden, "padding_mask": texts.padding_mask(), "readout": texts.readout()}
+
+
+def _measure_part(one: Iteration, part: Part) -> Record:
+    """Its costs and, of a forward pass, the fewest bytes that it can have."""
+    record = part.measure(one.setting, GRADIENTS[one.method])
+    forward = GRADIENTS[one.method] is None and one.setting.parties <= 3
+    least = least_bytes(part.name, one.config, one.batch, one.seq_len, one.setting.protocol) if forward else None
+    return record if least is None else {**record, "least_bytes": least}
 
 
 def iteration_cases(iterations: Sequence[Iteration], progress: Progress, *, operations: bool) -> Iterator[Case]:
@@ -240,7 +264,7 @@ def iteration_cases(iterations: Sequence[Iteration], progress: Progress, *, oper
             "measured_layers": one.layers,
             "extrapolated": one.extrapolate,
         }
-        passes = 2 if GRADIENTS[one.method] else 1
+        passes = 2 if GRADIENTS[one.method] or one.setting.protocol == "semi2k" else 1
         key = {"bench": "iteration", **one.key, **sizes}
         yield Case(key, partial(one.measure, progress), passes * one.layers)
     for one in iterations if operations else ():
@@ -248,4 +272,4 @@ def iteration_cases(iterations: Sequence[Iteration], progress: Progress, *, oper
         parts = layer_parts(one.config, one.batch, one.seq_len, protocol=one.setting.protocol, folded=folded)
         for part in parts:
             key = {"bench": "operation", **one.key, "operation": part.name}
-            yield Case(key, partial(part.measure, one.setting, GRADIENTS[one.method]))
+            yield Case(key, partial(_measure_part, one, part))

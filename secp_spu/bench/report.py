@@ -7,6 +7,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from secp_spu.bench.batching import batching_tables
+from secp_spu.bench.embedding import embedding_tables
 from secp_spu.bench.figures import draw_attention, draw_iterations, draw_networks, draw_operations, draw_optimizers
 from secp_spu.bench.network import network_tables
 from secp_spu.bench.network_check import check_tables
@@ -43,6 +45,8 @@ MAKERS: tuple[tuple[Tables, Figures | None], ...] = (
     (attention_tables, draw_attention),
     (cosine_tables, None),
     (activation_tables, None),
+    (batching_tables, None),
+    (embedding_tables, None),
     (network_tables, draw_networks),
     (check_tables, None),
     (optimizer_tables, draw_optimizers),

@@ -122,9 +122,9 @@ class RandomTexts:
         size = (self.batch, tokens, self.config.width)
         return np.random.default_rng(2).standard_normal(size, np.float32)
 
-    def prompts(self) -> np.ndarray:
-        """One candidate, ready for the first layer [1, prompt_tokens, width]."""
-        size = (1, self.prompt_tokens, self.config.width)
+    def prompts(self, candidates: int = 1) -> np.ndarray:
+        """What a layer norm leaves of soft prompts [candidates, prompt_tokens, width]."""
+        size = (candidates, self.prompt_tokens, self.config.width)
         return np.random.default_rng(3).standard_normal(size, np.float32)
 
     def padding_mask(self) -> np.ndarray:

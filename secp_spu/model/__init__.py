@@ -2,17 +2,25 @@
 
 from secp_spu.model.activation import Activation, activation, fold_quadratic
 from secp_spu.model.attention import RandomFeatureAttention, SoftmaxAttention, orthogonal_frequencies
-from secp_spu.model.checkpoint import Checkpoint, load_checkpoint, load_embeddings, save_checkpoint, save_embeddings
+from secp_spu.model.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    load_embeddings,
+    load_encoder_config,
+    save_checkpoint,
+    save_embeddings,
+)
 from secp_spu.model.config import ActivationKind, AttentionKind, EncoderConfig, FunctionKind, is_function
 from secp_spu.model.encoder import Embeddings, Encoder, EncoderLayer
 from secp_spu.model.folding import fold_head, fold_layer
 from secp_spu.model.head import LabelEmbeddingHead, LabelWordHead, PooledEmbedding, read_out
 from secp_spu.model.hub_config import CheckpointError
 from secp_spu.model.layers import Dense, Norm
-from secp_spu.model.precision import HIDDEN_BITS
+from secp_spu.model.precision import HIDDEN_BITS, SUM_BITS
 
 __all__ = [
     "HIDDEN_BITS",
+    "SUM_BITS",
     "Activation",
     "ActivationKind",
     "AttentionKind",
@@ -37,6 +45,7 @@ __all__ = [
     "is_function",
     "load_checkpoint",
     "load_embeddings",
+    "load_encoder_config",
     "orthogonal_frequencies",
     "read_out",
     "save_checkpoint",

@@ -140,6 +140,14 @@ def load_checkpoint(folder: str | Path, *, attention: AttentionKind | None = Non
     )
 
 
+def load_encoder_config(folder: str | Path) -> EncoderConfig:
+    """What config.json says about the encoder; no tensor of the folder is read.
+
+    Raises: CheckpointError, naming the key.
+    """
+    return read_config(Path(folder))[1]
+
+
 def load_embeddings(folder: str | Path) -> tuple[EncoderConfig, Tree]:
     """Config and params of `Embeddings`, the data owner's part; no other tensor of the folder is read."""
     hub, config = read_config(Path(folder))

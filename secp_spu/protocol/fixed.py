@@ -62,8 +62,10 @@ class Fixed:
         return Fixed(self.ring @ other.ring, self.bits + other.bits)
 
     def sum(self, axis: int, *, keepdims: bool = False) -> Fixed:
-        """Over one axis."""
-        return Fixed(self.ring.sum(axis, keepdims=keepdims), self.bits)
+        """Over one axis: the product with public ones. SPU's own sum takes ten times as long, and ABY3 a message."""
+        ones = jnp.ones(self.shape[axis], jnp.int32)
+        total = jnp.tensordot(self.ring, ones, axes=(axis, 0))
+        return Fixed(jnp.expand_dims(total, axis) if keepdims else total, self.bits)
 
     def multiply(self, other: Fixed) -> Fixed:
         """The product without its lowest 18 bits: SPU's own, for a truncation by 18 that `to` has no cheap way to."""

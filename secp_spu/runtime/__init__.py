@@ -2,13 +2,24 @@
 
 from secp_spu.runtime.base import Correlations, Owned, Runtime, RuntimeFailure, Stored
 from secp_spu.runtime.dry import AuditRuntime
+from secp_spu.runtime.embedding import (
+    SHIFT_BITS,
+    PrivateEmbedding,
+    encoded_words,
+    look_up,
+    one_hot,
+    other_tables,
+    parts,
+)
 from secp_spu.runtime.forward import Batch, SecureModel, StreamedLayers
 from secp_spu.runtime.ledger import Ledger
 from secp_spu.runtime.local import LocalRuntime
+from secp_spu.runtime.memory import pass_bytes, sequences_within
 from secp_spu.runtime.plaintext import PlaintextRuntime
 from secp_spu.runtime.program import Program, Spec, compile_program
 
 __all__ = [
+    "SHIFT_BITS",
     "AuditRuntime",
     "Batch",
     "Correlations",
@@ -16,6 +27,7 @@ __all__ = [
     "LocalRuntime",
     "Owned",
     "PlaintextRuntime",
+    "PrivateEmbedding",
     "Program",
     "Runtime",
     "RuntimeFailure",
@@ -24,4 +36,11 @@ __all__ = [
     "Stored",
     "StreamedLayers",
     "compile_program",
+    "encoded_words",
+    "look_up",
+    "one_hot",
+    "other_tables",
+    "parts",
+    "pass_bytes",
+    "sequences_within",
 ]

@@ -14,6 +14,7 @@ import numpy as np
 
 from secp_spu.protocol import CosineCorrelation, SpentCorrelationError, combine_factors, encode
 from secp_spu.runtime.ledger import Ledger
+from secp_spu.runtime.memory import available_bytes
 from secp_spu.runtime.program import Program, Spec, Tree, compile_program
 
 
@@ -97,6 +98,10 @@ class Runtime(ABC):
 
         Raises: RuntimeFailure.
         """
+
+    def free_memory_bytes(self) -> int:
+        """What the compute party that has the least may still use of its machine's memory, which others may share."""
+        return available_bytes() // self.parties
 
     @abstractmethod
     def correlations(self, declared: Tree) -> Correlations:

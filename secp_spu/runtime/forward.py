@@ -80,6 +80,9 @@ class SecureModel:
             norm, for the label-embedding head.
         labels: how many.
         on_layer: called after every layer, for progress.
+
+    Attributes:
+        keeps_openings: the first pass opens the weights' products for all later ones (SEMI2K, unless streamed).
     """
 
     def __init__(
@@ -96,10 +99,10 @@ class SecureModel:
         self._labels: tuple[Stored, ...] = ()
         self._layer_module = EncoderLayer(config, folded=True, opens_operands=runtime.protocol == "semi2k")
         secure = runtime.secure
-        cached = secure and runtime.protocol == "semi2k" and not isinstance(layers, StreamedLayers)
-        if cached:
+        self.keeps_openings = secure and runtime.protocol == "semi2k" and not isinstance(layers, StreamedLayers)
+        if self.keeps_openings:
             self._layers = [self._static(variables) for variables in layers]
-        self._run_layer = partial(_run_layer, self._layer_module, secure, cached)
+        self._run_layer = partial(_run_layer, self._layer_module, secure, self.keeps_openings)
         self._pool = partial(_run_head, PooledEmbedding(folded=True), secure)
         by_words = "decoder" in head
         module = LabelWordHead(config, labels) if by_words else LabelEmbeddingHead(folded=True)

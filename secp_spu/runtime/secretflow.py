@@ -29,6 +29,7 @@ from secp_spu.runtime.base import Correlations, Owned, Runtime, RuntimeFailure, 
 from secp_spu.runtime.compute_party import ComputeParty, join, split, spu_settings
 from secp_spu.runtime.ledger import Cost, Ledger, Phase, profile_log
 from secp_spu.runtime.local import first_line
+from secp_spu.runtime.memory import available_bytes
 from secp_spu.runtime.program import Program, Tree
 from secp_spu.runtime.ray_processes import end_ray_processes, mark_ray_processes
 from secp_spu.runtime.spu_logging import provide_spu_logging, worker_hook
@@ -138,6 +139,11 @@ class SecretFlowRuntime(Runtime):
         """See `Runtime.settle`."""
         for costs in self._reveal(self._everywhere("drain")):
             self.ledger.add(costs)
+
+    def free_memory_bytes(self) -> int:
+        """See `Runtime.free_memory_bytes`. A simulation's parties share one machine."""
+        sharing = self.parties if self._party is None else 1
+        return min(self._reveal(self._everywhere("free_memory_bytes"))) // sharing
 
     def correlations(self, declared: Tree) -> Correlations:
         """See `Runtime.correlations`."""
@@ -453,6 +459,9 @@ class _SpuParty(SPURuntime):
         name, code = self._programs[number]
         with self._ledger.phase(phase), self._ledger.timed(name) as rows, self._log.run(1, rows):
             self._side.execute(name, code, inputs, outputs)
+
+    def free_memory_bytes(self) -> int:
+        return available_bytes()
 
     def drain(self) -> dict[str, dict]:
         """What this party sent since it was last asked."""

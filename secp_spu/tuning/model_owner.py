@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from secp_spu.config import Config, ConfigError, ModelSection
 from secp_spu.model import Checkpoint, EncoderConfig, fold_head, fold_layer, load_checkpoint
+from secp_spu.runtime import encoded_words, other_tables
 
 
 class ModelOwner:
@@ -20,6 +23,8 @@ class ModelOwner:
 
     def __init__(self, config: Config):
         self._checkpoint = _load(config.model)
+        # Embeddings made under MPC come without gain and shift, which a data owner with tables applies itself.
+        self._embedding_norm = self._embeddings["norm"] if config.model.embedding == "private" else None
         if config.model.head == "label_words" and self._checkpoint.head is None:
             raise ConfigError(f"{config.model.folder} has no masked-LM head: set model.head: label_embeddings")
 
@@ -29,7 +34,7 @@ class ModelOwner:
 
     def layer(self, number: int) -> Any:
         """A layer's weights, folded, as a pytree of arrays."""
-        before = self._norm(number - 1) if number else None
+        before = self._norm(number - 1) if number else self._embedding_norm
         return fold_layer(self._checkpoint.layer(number)["params"], before, self._checkpoint.config)
 
     def _norm(self, number: int) -> Any:
@@ -47,6 +52,18 @@ class ModelOwner:
     def last_norm(self) -> Any:
         """What the label-embedding head has of weights: gain and shift of the last layer's norm."""
         return self._norm(self._checkpoint.config.layers - 1)
+
+    def word_rows(self, rows: range) -> np.ndarray:
+        """Word embeddings of rows of the vocabulary [rows, width], for `PrivateEmbedding`."""
+        return encoded_words(self._embeddings, rows)
+
+    def other_tables(self) -> dict[str, np.ndarray]:
+        """What `PrivateEmbedding` takes besides the word embeddings."""
+        return other_tables(self._embeddings)
+
+    @property
+    def _embeddings(self) -> Any:
+        return self._checkpoint.variables["params"]["embeddings"]
 
 
 def _load(wanted: ModelSection) -> Checkpoint:

@@ -11,16 +11,18 @@ import jax
 import numpy as np
 
 from secp_spu.config import Config, ConfigError
-from secp_spu.model import HIDDEN_BITS, Embeddings, load_embeddings
+from secp_spu.model import HIDDEN_BITS, Embeddings, load_embeddings, load_encoder_config
 from secp_spu.protocol import lower
+from secp_spu.runtime import SHIFT_BITS, one_hot
 from secp_spu.tuning.loss import accuracy, losses
 from secp_spu.tuning.optimizer import fingerprint, make_optimizer
-from secp_spu.tuning.prompt import PromptSpace, save_prompt
+from secp_spu.tuning.prompt import PromptSpace, save_prompt, save_unembedded_prompt
 from secp_spu.tuning.record import Generation, Usage, open_run
 from secp_spu.tuning.report import describe_generation, write_report
 from secp_spu.tuning.task import Example, TaskTokenizer, TokenBatch, draw_few_shot, read_examples
 
 Split = Literal["training", "validation", "test"]
+TokenSet = Literal["training", "validation", "test", "labels", "prompt"]
 PromptSet = Literal["untuned", "candidates", "finalists", "best"]
 
 
@@ -30,6 +32,31 @@ class Texts:
 
     tokens: TokenBatch
     labels: np.ndarray
+
+
+class Tables:
+    """The embedding tables, at a data owner that has them.
+
+    Args:
+        folder: that holds them.
+    Raises: CheckpointError.
+    """
+
+    def __init__(self, folder: Path):
+        encoder, params = load_embeddings(folder)
+        self._embed = jax.jit(
+            partial(Embeddings(encoder).apply, {"params": params}), static_argnames=("first_position",)
+        )
+        self.words: np.ndarray = params["word"]["embedding"]
+
+    def embed(self, vectors: np.ndarray, first_position: int = 0) -> np.ndarray:
+        """Word embeddings or soft prompts with their positions, normalised [batch, tokens, width].
+
+        Args:
+            vectors: [batch, tokens, width].
+            first_position: how many tokens stand before them.
+        """
+        return np.asarray(self._embed(vectors, first_position=first_position))
 
 
 class DataOwner:
@@ -45,11 +72,8 @@ class DataOwner:
     def __init__(self, config: Config, folder: Path, *, resume: bool):
         self._config, self._record, self._folder = config, open_run(folder, config, resume=resume), folder
         self._by_words = config.model.head == "label_words"
-        encoder, embeddings = load_embeddings(config.model.folder)
-        self._embed = jax.jit(
-            partial(Embeddings(encoder).apply, {"params": embeddings}), static_argnames=("first_position",)
-        )
-        self._words = embeddings["word"]["embedding"]
+        encoder = load_encoder_config(config.model.folder)
+        self._tables = Tables(config.model.folder) if config.model.embedding == "data_owner" else None
         self._tokenizer = TaskTokenizer(config.model.folder / "tokenizer.json")
         self._descriptions = None if self._by_words else self._tokenizer.encode_descriptions(config.task)
         self._check_length(encoder.max_positions - encoder.position_offset)
@@ -57,7 +81,7 @@ class DataOwner:
         self._word_ids = self._tokenizer.label_word_ids(config.task.labels) if self._by_words else []
         tuning = config.tuning
         self._space = PromptSpace.random(
-            self._words,
+            (encoder.vocab_size, encoder.width),
             tuning.prompt_tokens,
             tuning.intrinsic_dim,
             rng=np.random.default_rng([self._record.seed, 1]),
@@ -124,46 +148,73 @@ class DataOwner:
         return {name: len(texts.labels) for name, texts in self._texts.items()}
 
     def inputs(self, split: Split, first: int, last: int) -> dict[str, np.ndarray]:
-        """Texts first..last - 1 of a split, for sharing: fields of `runtime.Batch`."""
+        """Texts first..last - 1 of a split, for sharing: fields of `runtime.Batch`.
+
+        Without embedding tables `keep`, 1 for tokens and 0 for padding [texts, tokens], instead of `hidden`.
+        """
         tokens = self._texts[split].tokens
         part = TokenBatch(*(a[first:last] for a in (tokens.token_ids, tokens.padding_mask, tokens.mask_row)))
         return self._model_inputs(part, self._config.tuning.prompt_tokens)
 
     def label_inputs(self) -> dict[str, np.ndarray]:
-        """The labels' describing texts, for the label-embedding head; no prompt stands before them."""
+        """The same of the labels' describing texts, for the label-embedding head; no prompt stands before them."""
+        return self._model_inputs(self._described, 0)
+
+    @property
+    def _described(self) -> TokenBatch:
         if self._descriptions is None:
             raise ConfigError("model.head is label_words: its labels have no descriptions")
-        return self._model_inputs(self._descriptions, 0)
+        return self._descriptions
 
     def _model_inputs(self, tokens: TokenBatch, prompt_tokens: int) -> dict[str, np.ndarray]:
-        hidden = self._embed(self._words[tokens.token_ids], first_position=prompt_tokens)
         ones = np.ones((len(tokens.token_ids), prompt_tokens), np.float32)
         padding_mask = np.concatenate([ones, tokens.padding_mask], 1)
         readout = np.concatenate([0 * ones, tokens.mask_row], 1)
         if not self._by_words:
             readout = padding_mask / padding_mask.sum(1, keepdims=True)
-        hidden = _for_layers(hidden * tokens.padding_mask[..., None])
-        return {"hidden": hidden, "padding_mask": padding_mask, "readout": readout}
+        rows = {"padding_mask": padding_mask, "readout": readout}
+        if self._tables is None:
+            return {"keep": tokens.padding_mask.astype(np.int32), **rows}
+        hidden = self._tables.embed(self._tables.words[tokens.token_ids], prompt_tokens)
+        return {"hidden": _for_layers(hidden * tokens.padding_mask[..., None]), **rows}
 
-    def prompts(
-        self, which: Literal["untuned", "candidates", "finalists", "best"], first: int, last: int
-    ) -> np.ndarray:
-        """Prompts first..last - 1 of a set, ready for the first layer [prompts, prompt_tokens, width]."""
+    def one_hot(self, which: TokenSet, tokens: range, rows: range) -> np.ndarray:
+        """Tokens of a set, counted through its texts with their padding, among rows of the vocabulary.
+
+        Returns: int32 [tokens, rows].
+        """
+        if which == "prompt":
+            ids = self._space.initial_tokens
+        else:
+            ids = (self._described if which == "labels" else self._texts[which].tokens).token_ids
+        return one_hot(ids.reshape(-1)[tokens.start : tokens.stop], rows)
+
+    def prompts(self, which: PromptSet, first: int, last: int) -> np.ndarray:
+        """Prompts first..last - 1 of a set, ready for the first layer [prompts, prompt_tokens, width].
+
+        Without embedding tables what is to be added to p0, in standard deviations of the word embeddings.
+        """
         points = {
             "untuned": np.zeros((1, self._config.tuning.intrinsic_dim)),
             "candidates": self._candidates,
             "finalists": self._finalists,
             "best": np.array([self._record.best]),
-        }[which]
-        return _for_layers(self._embed(self._space.prompts(points[first:last]), first_position=0))
+        }[which][first:last]
+        if self._tables is None:
+            return lower(self._space.shifts(points).astype(np.float32), SHIFT_BITS)
+        return _for_layers(self._tables.embed(self._space.prompts(points, self._tables.words)))
 
     def ask(self) -> None:
         """Propose the next generation's candidates."""
         self._candidates = self._optimizer.ask()
 
-    def tell(self, logits: list[np.ndarray]) -> None:
-        """Take the logits of all candidates on the training texts, part by part, and propose two finalists."""
-        answers = np.concatenate(logits).reshape(len(self._candidates), -1, logits[0].shape[-1])
+    def tell(self, logits: list[list[np.ndarray]]) -> None:
+        """Take the candidates' logits on the training texts, and propose two finalists.
+
+        Args:
+            logits: for each part of the candidates those of each batch of texts.
+        """
+        answers = np.concatenate([self._answers("training", part) for part in logits])
         told = self._losses("training", answers)
         if not np.isfinite(told).all():
             raise ConfigError("losses are not finite: take a smaller tuning.alpha, or look for overflow in the model")
@@ -173,9 +224,9 @@ class DataOwner:
         self._record.generations.append(Generation(fingerprint(self._candidates), told.tolist(), float("inf"), kept))
         self._finalists = np.stack([self._candidates[told.argmin()], self._optimizer.mean])
 
-    def select(self, logits: np.ndarray) -> None:
-        """Take the finalists' logits on the validation texts, and keep the better one if it is the best so far."""
-        found = self._losses("validation", logits)
+    def select(self, logits: list[np.ndarray]) -> None:
+        """Take the finalists' logits on the validation texts, batch by batch, and keep the best so far."""
+        found = self._losses("validation", self._answers("validation", logits))
         record = self._record
         record.generations[-1].validation_loss = float(found.min())
         if found.min() < record.best_validation_loss:
@@ -183,8 +234,12 @@ class DataOwner:
             record.best = self._finalists[found.argmin()].tolist()
 
     def _losses(self, split: Split, logits: np.ndarray) -> np.ndarray:
-        labels = self._texts[split].labels
-        return losses(self._config.tuning.loss, logits.reshape(-1, len(labels), logits.shape[-1]), labels)
+        return losses(self._config.tuning.loss, logits, self._texts[split].labels)
+
+    def _answers(self, split: Split, batches: list[np.ndarray]) -> np.ndarray:
+        """Logits [prompts, texts, labels] from those of batches of texts, [prompts * texts, labels] each."""
+        prompts = sum(len(batch) for batch in batches) // len(self._texts[split].labels)
+        return np.concatenate([batch.reshape(prompts, -1, batch.shape[-1]) for batch in batches], axis=1)
 
     def standing(self) -> tuple[float, float]:
         """The last generation's least loss and the selected prompt's validation loss, for measurements."""
@@ -213,16 +268,22 @@ class DataOwner:
         record.save(self._folder)
         return describe_generation(record, before) if record.generations else None
 
-    def finish(self, logits: list[np.ndarray], usage: Usage, ledger: dict[str, Any]) -> None:
+    def finish(self, logits: list[np.ndarray], usage: Usage, ledger: dict[str, Any], batching: dict[str, Any]) -> None:
         """Take the selected prompt's logits on the test texts, and write all outputs."""
         record = self._record
         record.accuracy_after, record.usage = self.test_accuracy(logits), usage
-        prompt = self._space.prompts(np.array([record.best]))[0]
-        save_prompt(self._folder / "prompt.safetensors", prompt)
-        write_report(self._folder, self._config, record, ledger)
+        self._save_prompt(np.array([record.best]))
+        write_report(self._folder, self._config, record, {"batching": batching, "ledger": ledger})
         record.save(self._folder)
 
+    def _save_prompt(self, point: np.ndarray) -> None:
+        path = self._folder / "prompt.safetensors"
+        if self._tables is None:
+            save_unembedded_prompt(path, self._space.initial_tokens, self._space.shifts(point)[0])
+        else:
+            save_prompt(path, self._space.prompts(point, self._tables.words)[0])
 
-def _for_layers(embedded: Any) -> np.ndarray:
+
+def _for_layers(embedded: np.ndarray) -> np.ndarray:
     """Embeddings, encoded as the layers take hidden states."""
-    return np.asarray(lower(embedded, HIDDEN_BITS))
+    return lower(embedded, HIDDEN_BITS)

@@ -17,15 +17,15 @@ PHASE_COLOURS = {"setup": "#9aa5b1", "offline": "#e0a458", "online": "#3d6fb4"}
 LARGEST_OPERATIONS = 8
 
 
-def write_report(folder: Path, config: Config, record: RunRecord, ledger: dict[str, Any]) -> None:
-    """Write report.json, loss.png and costs.png."""
-    report = build_report(config, record, ledger)
+def write_report(folder: Path, config: Config, record: RunRecord, run: dict[str, Any]) -> None:
+    """Write report.json, loss.png and costs.png; `run` has what the driver knows: `batching` and `ledger`."""
+    report = build_report(config, record, run)
     (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     _draw_loss(record).savefig(folder / "loss.png", dpi=120)
     _draw_costs(report).savefig(folder / "costs.png", dpi=120)
 
 
-def build_report(config: Config, record: RunRecord, ledger: dict[str, Any]) -> dict[str, Any]:
+def build_report(config: Config, record: RunRecord, run: dict[str, Any]) -> dict[str, Any]:
     """The content of report.json."""
     return {
         "accuracy_before": record.accuracy_before,
@@ -39,7 +39,7 @@ def build_report(config: Config, record: RunRecord, ledger: dict[str, Any]) -> d
         "parties": 1 if config.protocol == "plaintext" else config.parties,
         "correlations": config.correlations,
         "seed": record.seed,
-        "ledger": ledger,
+        **run,
     }
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from secp_spu.config import Config, ConfigError
-from secp_spu.runtime import Batch, LocalRuntime, Owned, PlaintextRuntime, Runtime, SecureModel
+from secp_spu.runtime import Batch, LocalRuntime, Owned, PlaintextRuntime, Runtime, SecureModel, parts
+from secp_spu.tuning.batching import FINALISTS, Batching, choose_batching, sequences_that_fit
+from secp_spu.tuning.embedding import Embedding, make_embedding
 from secp_spu.tuning.owner import PromptSet, Split
 from secp_spu.tuning.progress import Progress
 from secp_spu.tuning.record import Usage
@@ -18,11 +20,6 @@ if TYPE_CHECKING:
 
 DATA_OWNER = "data_owner"
 """The party that alone sees logits."""
-
-FINALISTS = 2
-"""Prompts that each generation sends to the validation texts: its best candidate, and the optimizer's mean."""
-
-TEST_TEXTS_PER_CALL = 100
 
 
 class Clock:
@@ -45,6 +42,8 @@ class Session:
     config: Config
     data_owner: Any
     model: SecureModel
+    embedding: Embedding
+    batching: Batching
     batches: dict[Split, list[Batch]]
     progress: Progress
     clock: Clock
@@ -52,15 +51,20 @@ class Session:
     def logits(self, prompts: PromptSet, first: int, last: int, split: Split) -> list[Owned]:
         """Logits of prompts on all texts of a split, opened to the data owner, a part for each batch of texts."""
         runtime = self.runtime
-        shared = runtime.share(self.data_owner.prompts(prompts, first, last))
-        parts = []
+        shared = self.embedding.prompts(prompts, first, last)
+        opened = []
         for batch in self.batches[split]:
             logits = self.model.logits(shared, batch)
-            parts.append(runtime.open_to(DATA_OWNER, logits))
+            opened.append(runtime.open_to(DATA_OWNER, logits))
             runtime.free(logits)
         runtime.free(shared)
         self.clock.forward_calls += last - first
-        return parts
+        return opened
+
+    @property
+    def chunks(self) -> list[range]:
+        """The population in parts that go through the model together."""
+        return list(parts(self.config.tuning.population, self.batching.candidates))
 
     def show(self, line: Owned) -> None:
         """Show a line that only the data owner may read, where it is; there may be none."""
@@ -152,18 +156,18 @@ def set_up(runtime: Runtime, config: Config, data_owner: Any, model_owner: Any, 
             progress.step()
         head = runtime.share(model_owner.label_word_head(word_ids) if by_words else model_owner.last_norm())
         model = SecureModel(runtime, encoder, layers, head, len(config.task.labels), on_layer=progress.step)
-        batches = {split: _share_texts(runtime, data_owner, split, size, progress) for split, size in sizes.items()}
+        tuning, owners = config.tuning, (data_owner, model_owner)
+        most = sequences_that_fit(runtime, encoder, tuning.prompt_tokens + config.task.max_tokens)
+        batching = choose_batching(tuning, sizes, most)
+        embedding = make_embedding(runtime, config.model.embedding, encoder, owners, prompt_tokens=tuning.prompt_tokens)
+        batches = {}
+        for split, size in sizes.items():
+            batches[split] = [embedding.texts(split, p.start, p.stop) for p in parts(size, batching.texts[split])]
+            progress.step()
         if not by_words:
-            model.embed_labels(Batch(**runtime.share(data_owner.label_inputs())))
-    return Session(runtime, config, data_owner, model, batches, progress, clock)
-
-
-def _share_texts(runtime: Runtime, data_owner: Any, split: Split, size: int, progress: Progress) -> list[Batch]:
-    step = TEST_TEXTS_PER_CALL if split == "test" else size
-    starts = range(0, size, step)
-    batches = [Batch(**runtime.share(data_owner.inputs(split, i, min(i + step, size)))) for i in starts]
-    progress.step()
-    return batches
+            model.embed_labels(embedding.labels())
+        embedding.end_set_up()
+    return Session(runtime, config, data_owner, model, embedding, batching, batches, progress, clock)
 
 
 def tune(session: Session) -> None:
@@ -177,26 +181,22 @@ def tune(session: Session) -> None:
         progress.stage("untuned prompt", layers * len(session.batches["test"]))
         session.show(owner.take_untuned(session.logits("untuned", 0, 1, "test")))
         session.show(owner.save(session.clock.read()))
-    passes = len(_chunks(config)) + 1
+    batches, candidates = session.batches, session.batching.candidates
+    passes = len(session.chunks) * len(batches["training"]) + len(batches["validation"])
     for number in range(state["generations"], config.tuning.generations):
-        progress.stage(f"generation {number + 1} of {config.tuning.generations}", layers * passes)
+        label = f"generation {number + 1} of {config.tuning.generations}, {candidates} candidates a pass"
+        progress.stage(label, layers * passes)
         run_generation(session)
         session.show(owner.save(session.clock.read()))
     progress.stage("tuned prompt", layers * len(session.batches["test"]))
     after = session.logits("best", 0, 1, "test")
     usage = session.clock.read()
-    session.runtime.disclose(owner.finish(after, usage, session.runtime.ledger.report()))
+    session.runtime.disclose(owner.finish(after, usage, session.runtime.ledger.report(), asdict(session.batching)))
 
 
 def run_generation(session: Session) -> None:
     """Evaluate the next candidates on the training texts, and the finalists on the validation texts."""
-    owner, chunks = session.data_owner, _chunks(session.config)
+    owner = session.data_owner
     owner.ask()
-    owner.tell([part for first, last in chunks for part in session.logits("candidates", first, last, "training")])
-    owner.select(session.logits("finalists", 0, FINALISTS, "validation")[0])
-
-
-def _chunks(config: Config) -> list[tuple[int, int]]:
-    """The population in parts that go through the model together."""
-    population, step = config.tuning.population, config.tuning.candidates_per_call or config.tuning.population
-    return [(first, min(first + step, population)) for first in range(0, population, step)]
+    owner.tell([session.logits("candidates", part.start, part.stop, "training") for part in session.chunks])
+    owner.select(session.logits("finalists", 0, FINALISTS, "validation"))

@@ -13,7 +13,11 @@ from secp_spu.bench import (
     Setting,
     activation_cases,
     attention_cases,
+    batching_cases,
+    batching_tables,
     cosine_cases,
+    embedding_cases,
+    embedding_tables,
     iteration_cases,
     measure_all,
     run_cost_cases,
@@ -26,6 +30,7 @@ from secp_spu.bench.scaling import extrapolate, stages
 from secp_spu.cli import app
 from secp_spu.config import ConfigError
 from secp_spu.protocol import Scheme, cos_error_bound, joint_error_bound
+from secp_spu.runtime import pass_bytes
 from secp_spu.tuning import Progress
 
 ABY3, SEMI2K, DEALT = Setting("aby3", 3), Setting("semi2k", 2), Setting("semi2k", 2, "dealt")
@@ -107,7 +112,7 @@ def test_activations_cost_less_the_simpler_they_are():
     assert series == 8 * ELEMENTS
     assert records["series"]["offline"]["bytes"] == 16 * 5 * ELEMENTS
     assert records["series"]["online"]["sends"] == records["series"]["offline"]["sends"] == 1
-    assert all(0 <= r["max_abs_error"] < 0.01 for r in records.values())
+    assert all(0 <= r["max_abs_error"] < 0.02 for r in records.values())
     fit = records["series"]
     assert (fit["terms"], fit["range"], fit["fit_error"]) == (5, 8, pytest.approx(2.1e-3, rel=0.01))
 
@@ -120,6 +125,36 @@ def test_attention_is_linear_with_features_and_not_with_softmax():
     assert rfa[1] < 4.2 * rfa[0]
     assert all(r["max_abs_error"] < 0.05 for r in records)
     assert [r.get("features") for r in records] == [None, 64, None, 64]
+
+
+@pytest.mark.parametrize("setting", [ABY3, SEMI2K], ids=str)
+def test_batches_save_sends_and_stay_below_the_memory_estimate(setting):
+    """Up to 64 sequences of 32 tokens, whose share of the noise in a process's memory is small."""
+    one = Iteration(setting, "fot-rfa", "tiny", 32, 8, 1, False, "gelu_tanh", 16)
+    records = measure(batching_cases(one, [1, 8], Progress()))
+    single, eight = (record["online"] for record in records)
+    assert eight["bytes"] < 8 * single["bytes"]
+    assert eight["sends"] < 2 * single["sends"]  # attention has a product for each sequence and head, all else has one
+    for record in records:
+        assert record["max_abs_error"] < 0.05
+        assert record["estimated_bytes"] == pass_bytes(one.config, 8 * record["candidates"], 32)
+    assert records[1]["peak_bytes"] < records[1]["estimated_bytes"] < 6 * records[1]["peak_bytes"]
+    assert [row[0] for row in batching_tables(records)[0].rows] == ["1", "8"]
+
+
+def test_embedding_records_tell_what_privacy_costs():
+    one = Iteration(ABY3, "fot-rfa", "tiny", 16, 2, 1, True, "gelu_tanh", 16)
+    records = {record["variant"]: record for record in measure(embedding_cases(one, Progress()))}
+    tokens, config = 2 * 12, SHAPES["tiny"]
+    looked_up = records["texts, private"]["online"]["programs"]
+    assert looked_up["look_up"]["bytes_total"] == 24 * tokens * config.width
+    # ABY3 gives every party two components of 8 bytes: of one-hot rows, and of a row that tells padding from tokens.
+    assert looked_up["share"]["bytes_total"] == 48 * (tokens * config.vocab_size + tokens)
+    assert records["texts, data_owner"]["online"]["bytes_total"] == 48 * tokens * config.width
+    assert records["prompt, private"]["online"]["programs"]["share"]["bytes_total"] == 48 * 4 * config.width
+    assert all(record["max_abs_error"] < 0.05 for record in records.values())
+    (table,) = embedding_tables(list(records.values()))
+    assert [row[0] for row in table.rows][-1] == "forward pass"
 
 
 def test_extrapolation_is_within_five_per_cent_of_a_full_run(tiny):

@@ -1,0 +1,166 @@
+"""Secret tokens as one-hot rows and a model owner's secret tables in, hidden states for the first layer out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from secp_spu.model import HIDDEN_BITS, SUM_BITS, EncoderConfig, Norm
+from secp_spu.protocol import FRACTION_BITS, Fixed, lift, lower, rounded
+from secp_spu.runtime.base import Runtime, Stored
+from secp_spu.runtime.program import Tree
+
+SHIFT_BITS = 15
+"""Of A z as it is shared: times a deviation of 18 bits it is 16 above SUM_BITS, one cheap truncation."""
+
+TABLE_ELEMENTS = 2**26
+"""Of word embeddings in one product: 65,536 rows of width 1024, which are 1 GiB a party under ABY3."""
+
+ONE_HOT_ELEMENTS = 2**24
+"""Of one-hot rows in one product: 333 tokens of a vocabulary of 50,265, 256 MiB a party under ABY3."""
+
+ShareOneHot = Callable[[range, range], Stored]
+"""Shares a data owner's one-hot rows of tokens, by number, among rows of the vocabulary: int32 [tokens, rows]."""
+
+
+def parts(count: int, step: int) -> Iterator[range]:
+    """Numbers 0..count - 1 in runs of at most `step`."""
+    return (range(first, min(first + step, count)) for first in range(0, count, step))
+
+
+def one_hot(token_ids: np.ndarray, rows: range) -> np.ndarray:
+    """Ones where a token is a row's, at an owner: int32 [..., len(rows)] of ids [...]."""
+    return (token_ids[..., None] == np.arange(rows.start, rows.stop)).astype(np.int32)
+
+
+def look_up(one_hot: Array, table: Array, *total: Array, secure: bool) -> Array:
+    """The rows of a table that one-hot rows choose, added to what other parts of the table gave.
+
+    Args:
+        one_hot: secret integers [..., rows].
+        table: secret fixed point [rows, width].
+        total: what other rows gave [..., width], if any.
+        secure: this is a program for SPU.
+    Returns: secret fixed point [..., width]. Exact: ones are integers, so that nothing is truncated. Reveals nothing.
+    Cost (a party): ABY3 8 bytes an element of the result and 1 send, whatever the rows; SEMI2K with two parties 8 bytes
+        an element of both inputs and 1 send.
+    """
+    chosen = (Fixed(one_hot, 0) if secure else one_hot) @ lift(table, FRACTION_BITS, secure=secure)
+    return sum(total, start=lower(chosen, FRACTION_BITS))
+
+
+def encoded_words(params: Tree, rows: range) -> np.ndarray:
+    """Word embeddings in params of `Embeddings`, as `PrivateEmbedding` takes them: of SUM_BITS fraction bits.
+
+    Returns: those of some rows of the vocabulary [rows, width].
+    """
+    return lower(params["word"]["embedding"][rows.start : rows.stop], SUM_BITS)
+
+
+def other_tables(params: Tree) -> dict[str, np.ndarray]:
+    """What `PrivateEmbedding` takes besides: all in params of `Embeddings` but gain and shift of the norm.
+
+    Returns: `places`, embeddings of positions and of the first type added up, of SUM_BITS fraction bits
+        [positions, width]; `deviation`, the standard deviation of the word embeddings [1].
+    """
+    places = params["position"]["embedding"] + params["type"]["embedding"][0]
+    return {
+        "places": lower(places, SUM_BITS),
+        "deviation": np.array([params["word"]["embedding"].std()], np.float32),
+    }
+
+
+class PrivateEmbedding:
+    """A model owner's embedding tables at the compute parties, and what they do with a data owner's secret tokens.
+
+    What it gives are the rows of the embeddings' norm without gain and shift, encoded with HIDDEN_BITS: the first layer
+    takes them in (`fold_layer`), as every layer those of the layer before.
+
+    Args:
+        runtime: where it runs.
+        config: of the encoder.
+        share_words: gives `encoded_words` of rows of the vocabulary, as a handle [rows, width].
+        rest: handles of what `other_tables` gives.
+    """
+
+    def __init__(self, runtime: Runtime, config: EncoderConfig, share_words: Callable[[range], Stored], rest: Tree):
+        self._runtime, self._rest = runtime, rest
+        secure = runtime.secure
+        self._look_up = partial(look_up, secure=secure)
+        self._embed = cache(lambda first_position: partial(_embed, config, first_position, secure=secure))
+        self._embed_prompts = partial(_embed_prompts, config, secure=secure)
+        rows = max(1, TABLE_ELEMENTS // config.width)
+        self._words = [(part, share_words(part)) for part in parts(config.vocab_size, rows)]
+
+    def look_up(self, tokens: range, share_one_hot: ShareOneHot) -> list[Stored]:
+        """Word embeddings of the data owner's tokens of these numbers, in parts [tokens, width]."""
+        step = max(1, ONE_HOT_ELEMENTS // len(self._words[0][0]))
+        return [self._look_up_part(tokens[part.start : part.stop], share_one_hot) for part in parts(len(tokens), step)]
+
+    def _look_up_part(self, tokens: range, share_one_hot: ShareOneHot) -> Stored:
+        total: list[Stored] = []
+        for rows, table in self._words:
+            chosen = share_one_hot(tokens, rows)
+            result = self._runtime.run("look_up", self._look_up, chosen, table, *total)
+            self._runtime.free([chosen, *total])
+            total = [result]
+        return total[0]
+
+    def embed(self, words: Sequence[Stored], keep: Stored, first_position: int) -> Stored:
+        """Texts for the first layer [texts, tokens, width], zero on padding.
+
+        Args:
+            words: what `look_up` gave for all their tokens, which this frees.
+            keep: 1 for tokens, 0 for padding, secret integers [texts, tokens].
+            first_position: how many tokens stand before a text.
+        """
+        hidden = self._runtime.run("embed", self._embed(first_position), list(words), keep, self._rest)
+        self._runtime.free(list(words))
+        return hidden
+
+    def embed_prompts(self, initial: Sequence[Stored], shifts: Stored) -> Stored:
+        """Prompts for the first layer [candidates, prompt_tokens, width].
+
+        Args:
+            initial: what `look_up` gave for the tokens that p0 is made of.
+            shifts: A z in standard deviations of the word embeddings, of SHIFT_BITS fraction bits
+                [candidates, prompt_tokens, width].
+        """
+        return self._runtime.run("embed_prompts", self._embed_prompts, list(initial), shifts, self._rest)
+
+    def free_words(self) -> None:
+        """Delete the word embeddings: nothing more is to be looked up."""
+        self._runtime.free([table for _, table in self._words])
+        self._words = []
+
+
+def _embed(
+    config: EncoderConfig, first_position: int, words: Sequence[Array], keep: Array, rest: Tree, *, secure: bool
+) -> Array:
+    vectors = lift(jnp.concatenate(words).reshape(*keep.shape, config.width), SUM_BITS, secure=secure)
+    placed = vectors + _places(config, first_position, keep.shape[1], rest, secure=secure)
+    return _normed(config, placed, Fixed(keep, 0) if secure else keep)
+
+
+def _embed_prompts(config: EncoderConfig, initial: Sequence[Array], shifts: Array, rest: Tree, *, secure: bool) -> Any:
+    deviation = lift(rest["deviation"], FRACTION_BITS, secure=secure)
+    moved = lift(shifts, SHIFT_BITS, secure=secure) * deviation
+    vectors = lift(jnp.concatenate(initial), SUM_BITS, secure=secure)
+    placed = vectors + _places(config, 0, shifts.shape[1], rest, secure=secure)
+    return _normed(config, moved + placed, None)
+
+
+def _places(config: EncoderConfig, first_position: int, tokens: int, rest: Tree, *, secure: bool) -> Any:
+    first = first_position + config.position_offset
+    return lift(rest["places"][first : first + tokens], SUM_BITS, secure=secure)
+
+
+def _normed(config: EncoderConfig, placed: Any, keep: Any) -> Any:
+    """As the first layer takes it; rows of padding become zero."""
+    norm = Norm(config.layer_norm_epsilon, folded=True)
+    return lower(norm.apply({}, rounded(placed, SUM_BITS), keep), HIDDEN_BITS)

@@ -1,0 +1,77 @@
+"""Shapes in, what a forward pass takes of a compute party's memory out; and how much memory there is.
+
+The numbers are what a party's resident memory grew by at its peak (SPU 0.9.5, ABY3 and SEMI2K with two parties, the
+larger of the two), divided by the elements that it is proportional to. `secp-spu bench batching` measures again, and
+shows the estimate beside it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+
+from secp_spu.model import ActivationKind, EncoderConfig
+
+WIDTH_BYTES = 120
+"""An element of a hidden state."""
+
+INNER_BYTES: dict[ActivationKind, int] = {"relu": 250, "gelu_tanh": 430, "gelu": 750}
+"""An element of the feed-forward layer, while its activation is computed."""
+
+SCORE_BYTES = 140
+"""A score of softmax attention."""
+
+PAIR_BYTES, KEPT_PAIR_BYTES = 440, 40
+"""A (cos, sin) pair of random feature attention, while its correlation is made and while that waits."""
+
+KERNEL_BYTES = 48
+"""An element of a layer's largest weight matrix: a product copies it."""
+
+BASE_BYTES = 2**24
+"""Whatever the shapes."""
+
+
+def pass_bytes(config: EncoderConfig, sequences: int, tokens: int) -> int:
+    """What a pass takes of each compute party at its peak, besides the weights and inputs that the party keeps.
+
+    base + 48 largest kernel + sequences tokens max(feed-forward, attention), where
+        feed-forward = 120 width + i intermediate (+ 40 pairs),    i by activation
+        attention = 440 pairs,    or for softmax    120 width + 140 heads tokens
+    and pairs = 2 heads features.
+
+    Args:
+        config: of the encoder.
+        sequences: candidates times texts.
+        tokens: of prompt and text together.
+    """
+    kernel = config.width * max(3 * config.width, config.intermediate)
+    return BASE_BYTES + KERNEL_BYTES * kernel + sequences * sequence_bytes(config, tokens)
+
+
+def sequence_bytes(config: EncoderConfig, tokens: int) -> int:
+    """What of `pass_bytes` is a sequence's."""
+    width, inner = WIDTH_BYTES * config.width, INNER_BYTES.get(config.activation, max(INNER_BYTES.values()))
+    if config.attention == "rfa":
+        pairs = 2 * config.heads * config.features
+        kept, attention = KEPT_PAIR_BYTES * pairs, PAIR_BYTES * pairs
+    else:
+        kept, attention = 0, width + SCORE_BYTES * config.heads * tokens
+    return tokens * max(width + inner * config.intermediate + kept, attention)
+
+
+def sequences_within(limit_bytes: int, config: EncoderConfig, tokens: int) -> int:
+    """How many sequences a pass may have to stay within a limit; one at least, which has to fit in any case."""
+    return max(1, (limit_bytes - pass_bytes(config, 0, tokens)) // sequence_bytes(config, tokens))
+
+
+def available_bytes(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Memory that this machine, or the container that limits this process, has left."""
+    free = psutil.virtual_memory().available
+    try:
+        limit = int((cgroup / "memory.max").read_text())
+        rows = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
+        used = int((cgroup / "memory.current").read_text()) - int(rows["inactive_file"])
+    except (OSError, ValueError, KeyError):  # there is no container, or none with a limit ("max")
+        return free
+    return min(free, max(0, limit - used))

@@ -1,0 +1,64 @@
+"""A population, numbers of texts and a memory limit in, how many go through the model in one pass out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from secp_spu.config import TuningSection
+from secp_spu.model import EncoderConfig
+from secp_spu.runtime import Runtime, sequences_within
+from secp_spu.tuning.owner import Split
+
+FINALISTS = 2
+"""Prompts that each generation sends to the validation texts: its best candidate, and the optimizer's mean."""
+
+MEMORY_SHARE = 0.5
+"""Of what is free at a compute party: the estimate is of one pass, and other processes want some too."""
+
+
+@dataclass(frozen=True)
+class Batching:
+    """What goes through the model in one pass.
+
+    Attributes:
+        candidates: before the training texts.
+        texts: of each split.
+    """
+
+    candidates: int
+    texts: Mapping[Split, int]
+
+
+def choose_batching(tuning: TuningSection, sizes: Mapping[Split, int], most: int) -> Batching:
+    """The largest passes of at most `most` sequences, a sequence being one candidate before one text.
+
+    As many candidates as fit before all training texts, or as `tuning.candidates_per_call` says; where not even one
+    does, or not so many, texts are split too. What is split is split evenly, so that few shapes have to be compiled.
+
+    Args:
+        tuning: of the run.
+        sizes: texts of each split.
+        most: sequences of one pass, at least one.
+    """
+    candidates = min(tuning.candidates_per_call or max(1, most // sizes["training"]), tuning.population)
+    prompts: dict[Split, int] = {"training": candidates, "validation": FINALISTS, "test": 1}
+    texts = {split: _even(size, max(1, most // prompts[split])) for split, size in sizes.items()}
+    return Batching(_even(tuning.population, candidates), texts)
+
+
+def _even(count: int, most: int) -> int:
+    """The largest of parts that are as many as with `most` each, but of the same size."""
+    return math.ceil(count / math.ceil(count / most))
+
+
+def sequences_that_fit(runtime: Runtime, encoder: EncoderConfig, tokens: int) -> int:
+    """How many sequences one pass may have at these parties; all of a cluster come to the same number.
+
+    Args:
+        runtime: that has the weights already.
+        encoder: config of the encoder.
+        tokens: of prompt and text together.
+    """
+    return sequences_within(int(MEMORY_SHARE * runtime.free_memory_bytes()), encoder, tokens)

@@ -1,0 +1,129 @@
+"""Which texts and prompts in, handles of them as the first layer takes them out: embedded at home, or under MPC."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from secp_spu.model import EncoderConfig
+from secp_spu.runtime import Batch, Owned, PrivateEmbedding, Runtime, Stored
+from secp_spu.tuning.owner import PromptSet, Split, TokenSet
+
+
+class Embedding(Protocol):
+    """How a data owner's texts and prompts come to the compute parties."""
+
+    def texts(self, split: Split, first: int, last: int) -> Batch:
+        """Texts first..last - 1 of a split."""
+        ...
+
+    def labels(self) -> Batch:
+        """The labels' descriptions, for the label-embedding head."""
+        ...
+
+    def prompts(self, which: PromptSet, first: int, last: int) -> Stored:
+        """Prompts first..last - 1 of a set [prompts, prompt_tokens, width]."""
+        ...
+
+    def end_set_up(self) -> None:
+        """All texts are there."""
+
+
+class EmbeddingAtHome:
+    """The data owner has the tables and shares what it has embedded.
+
+    Args:
+        runtime: where it is shared.
+        data_owner: actor of a DataOwner.
+    """
+
+    def __init__(self, runtime: Runtime, data_owner: Any):
+        self._runtime, self._data_owner = runtime, data_owner
+
+    def texts(self, split: Split, first: int, last: int) -> Batch:
+        """See `Embedding.texts`."""
+        return Batch(**self._runtime.share(self._data_owner.inputs(split, first, last)))
+
+    def labels(self) -> Batch:
+        """See `Embedding.labels`."""
+        return Batch(**self._runtime.share(self._data_owner.label_inputs()))
+
+    def prompts(self, which: PromptSet, first: int, last: int) -> Stored:
+        """See `Embedding.prompts`."""
+        return self._runtime.share(self._data_owner.prompts(which, first, last))
+
+    def end_set_up(self) -> None:
+        """See `Embedding.end_set_up`."""
+
+
+class EmbeddingUnderMpc:
+    """The model owner shares its tables, the data owner one-hot rows of its tokens and A z of its prompts.
+
+    p = A z + p0 is put together under MPC, and so is its scale: A z is shared in standard deviations of the word
+    embeddings, which only the model owner knows. p0, known to nobody, is looked up like a text.
+
+    Args:
+        runtime: where it is computed.
+        encoder: config of the encoder.
+        data_owner: actor of a DataOwner.
+        model_owner: actor of a ModelOwner.
+        prompt_tokens: vectors of a prompt.
+    """
+
+    def __init__(
+        self, runtime: Runtime, encoder: EncoderConfig, data_owner: Any, model_owner: Any, *, prompt_tokens: int
+    ):
+        self._runtime, self._data_owner, self._prompt_tokens = runtime, data_owner, prompt_tokens
+        rest = runtime.share(model_owner.other_tables())
+        self._tables = PrivateEmbedding(runtime, encoder, lambda rows: runtime.share(model_owner.word_rows(rows)), rest)
+        self._initial = self._look_up("prompt", range(prompt_tokens))
+
+    def texts(self, split: Split, first: int, last: int) -> Batch:
+        """See `Embedding.texts`."""
+        return self._batch(split, first, self._data_owner.inputs(split, first, last), self._prompt_tokens)
+
+    def labels(self) -> Batch:
+        """See `Embedding.labels`."""
+        return self._batch("labels", 0, self._data_owner.label_inputs(), 0)
+
+    def prompts(self, which: PromptSet, first: int, last: int) -> Stored:
+        """See `Embedding.prompts`."""
+        shifts = self._runtime.share(self._data_owner.prompts(which, first, last))
+        prompts = self._tables.embed_prompts(self._initial, shifts)
+        self._runtime.free(shifts)
+        return prompts
+
+    def end_set_up(self) -> None:
+        """See `Embedding.end_set_up`. Word embeddings, the most of the tables, take no memory from here on."""
+        self._tables.free_words()
+
+    def _batch(self, which: TokenSet, first: int, inputs: Owned, first_position: int) -> Batch:
+        rows = self._runtime.share(inputs)
+        keep = rows.pop("keep")
+        texts, tokens = keep.spec.shape
+        words = self._look_up(which, range(first * tokens, (first + texts) * tokens))
+        hidden = self._tables.embed(words, keep, first_position)
+        self._runtime.free(keep)
+        return Batch(hidden=hidden, **rows)
+
+    def _look_up(self, which: TokenSet, tokens: range) -> list[Stored]:
+        def share_one_hot(some: range, rows: range) -> Stored:
+            return self._runtime.share(self._data_owner.one_hot(which, some, rows))
+
+        return self._tables.look_up(tokens, share_one_hot)
+
+
+def make_embedding(
+    runtime: Runtime, kind: str, encoder: EncoderConfig, owners: tuple[Any, Any], *, prompt_tokens: int
+) -> Embedding:
+    """What `model.embedding` calls `kind`.
+
+    Args:
+        runtime: where it is shared or computed.
+        kind: "data_owner" or "private".
+        encoder: config of the encoder.
+        owners: actors of the DataOwner and the ModelOwner.
+        prompt_tokens: vectors of a prompt.
+    """
+    if kind == "private":
+        return EmbeddingUnderMpc(runtime, encoder, *owners, prompt_tokens=prompt_tokens)
+    return EmbeddingAtHome(runtime, owners[0])
