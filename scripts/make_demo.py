@@ -85,7 +85,6 @@ def main() -> None:
         activation="relu",
         attention="rfa",
         features=16,
-        factor_bits=9,
     )
     params = train(config, corpus, steps=arguments.steps, seed=arguments.seed)
     save(arguments.out / "model", config, params, tokenizer)

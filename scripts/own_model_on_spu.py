@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from secp_spu.model import EncoderConfig, RandomFeatureAttention
-from secp_spu.protocol import cos_sin, declare_correlation
+from secp_spu.protocol import cos_sin, declare_correlation, to_float
 from secp_spu.runtime import Spec, compile_program
 from secp_spu.runtime.spu_logging import provide_spu_logging, worker_hook
 
@@ -47,8 +47,13 @@ def cosine(correlations: SpuCorrelations, spu: sf.SPU, alice: sf.PYU, numbers: n
     """cos and sin of x @ W turns: x W - t is opened, where t is a fresh mask."""
     turns = np.array([[0.25, 0.1], [0.5, 0.0]], np.float32)
     declared = declare_correlation((len(numbers), turns.shape[1]))
-    audit("cosine", cos_sin, numbers, turns, declared)
-    result = spu(cos_sin)(alice(lambda: numbers)().to(spu), turns, correlations.make(declared))
+
+    def program(x: Any, frequencies: Any, correlation: Any) -> Any:
+        cos, sin = cos_sin(x, frequencies, correlation)
+        return to_float(cos), to_float(sin)  # from all bits of its products to SPU's own numbers
+
+    audit("cosine", program, numbers, turns, declared)
+    result = spu(program)(alice(lambda: numbers)().to(spu), turns, correlations.make(declared))
     show("cosine and sine", result.to(alice), cos_sin(numbers, turns))
 
 

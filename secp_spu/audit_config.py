@@ -20,7 +20,8 @@ def audit_config(config: Config) -> list[AuditReport]:
     Raises: AuditError naming each opening that is not proven; ConfigError and CheckpointError as `tune` does.
     """
     config = config.model_copy(update={"tuning": config.tuning.model_copy(update={"generations": 1})})
-    with TemporaryDirectory() as folder, AuditRuntime(config.protocol, config.parties) as runtime:
+    audit = AuditRuntime(config.protocol, config.parties, correlations=config.correlations)
+    with TemporaryDirectory() as folder, audit as runtime:
         data_owner = runtime.actor(DATA_OWNER, DataOwner, config, Path(folder), resume=False)
         tune(set_up(runtime, config, data_owner, runtime.actor("model_owner", ModelOwner, config), Progress()))
         return [program.audit for program in runtime.programs]

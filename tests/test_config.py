@@ -72,6 +72,22 @@ def test_every_shipped_configuration_is_valid(path, monkeypatch, tmp_path):
         ({"task__template": "{text}"}, "task.template: has no {mask}"),
         ({"tuning__seed": -1}, "tuning.seed is -1: input should be greater than or equal to 0"),
         ({"tuning__seed": 0.5}, "tuning.seed is 0.5: input should be a valid integer"),
+        ({"model__gelu": "tanh"}, "model.gelu is no key"),
+        ({"model__activation": "swish"}, "model.activation is 'swish': input should be 'checkpoint', 'gelu'"),
+        (
+            {"model__activation_range": 8},
+            "model.activation_range: is 8.*, but only series has one and .*checkpoint",
+        ),
+        (
+            {"model__activation": "gelu", "model__activation_terms": 4},
+            "model.activation_terms: is 4, but only series has one",
+        ),
+        (
+            {"model__activation": "series", "model__activation_range": 33},
+            "model.activation_range is 33: .* to 32",
+        ),
+        ({"model__activation": "series", "model__activation_terms": 1}, "model.activation_terms is 1: .* equal to 2"),
+        ({"model__force_activation": "yes"}, "model.force_activation is 'yes': .*boolean"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
@@ -460,7 +476,8 @@ def test_parties_agree_whatever_their_own_paths_and_seeds(tmp_path):
         ("task.template={text} is {mask}", "task.template"),
         ("task.max_tokens=14", "task.max_tokens"),
         ("task.labels={negative: bad, positive: good}", "task.labels"),
-        ("model.gelu=exact", "model.gelu"),
+        ("model.activation=gelu", "model.activation"),
+        ("model.force_activation=true", "model.force_activation"),
         ("cluster.timeout_seconds=9", "cluster.timeout_seconds"),
         ("cluster.addresses.bob.control=localhost:9", "cluster.addresses"),
         ("cluster.plain_text=true", "cluster.plain_text"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from secp_spu.bench.parts import attention_part
+from secp_spu.bench.parts import Part, attention_part
 from secp_spu.bench.records import Case
 from secp_spu.bench.setting import Setting
 from secp_spu.model import EncoderConfig
@@ -39,4 +39,8 @@ def attention_cases(
 
 
 def _case(key: dict, setting: Setting, config: EncoderConfig) -> Case:
-    return Case(key, lambda: attention_part(config, 1, key["seq_len"]).measure(setting))
+    return Case(key, lambda: _part(setting, config, key["seq_len"]).measure(setting))
+
+
+def _part(setting: Setting, config: EncoderConfig, length: int) -> Part:
+    return attention_part(config, 1, length, protocol=setting.protocol, folded=True)

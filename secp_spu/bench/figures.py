@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, ScalarFormatter
 
 from secp_spu.bench.records import Record
-from secp_spu.bench.tables import METHODS, groups, of_bench, one_a_method, setting_name, workload
+from secp_spu.bench.tables import METHODS, groups, model_and_input, of_bench, one_a_method, setting_name, workload
 from secp_spu.config import OptimizerKind
 
 STAGE_COLOURS = {"offline": "#e0a458", "forward": "#3d6fb4", "backward": "#7fa6d6", "optimizer": "#9aa5b1"}
@@ -22,14 +22,16 @@ METHOD_NAMES = {"sft": "fine-tuning", "prompt": "gradient prompt", "fot": "FoT, 
 
 def draw_iterations(records: Iterable[Record]) -> dict[str, Figure]:
     """Time and communication of an iteration by method: a figure for every workload and setting, by file name."""
-    found = groups(of_bench(records, "iteration"), lambda r: (workload(r), setting_name(r)))
-    return {f"iteration-{_file(group[0])}": _draw_iteration(": ".join(key), group) for key, group in found}
+    found = groups(of_bench(records, "iteration"), lambda r: (model_and_input(r), setting_name(r)))
+    return {
+        f"iteration-{_file(group[0], activation=False)}": _draw_iteration(": ".join(key), group) for key, group in found
+    }
 
 
 def _draw_iteration(title: str, records: Sequence[Record]) -> Figure:
     records = one_a_method(records)
     figure, (time, traffic) = _panels(title, rows=len(records))
-    names = [METHOD_NAMES[record["variant"]] for record in records]
+    names = [f"{METHOD_NAMES[record['variant']]}, {record['activation']}" for record in records]
     seconds = {"offline": [record["offline"]["seconds"] for record in records]}
     gigabytes = {"offline": [record["offline"]["bytes_total"] / 1e9 for record in records]}
     for stage in ("forward", "backward", "optimizer"):
@@ -185,6 +187,8 @@ def _panels(title: str, *, rows: int) -> tuple[Figure, Sequence[Axes]]:
     return figure, panels
 
 
-def _file(record: Record) -> str:
-    sizes = f"-{record['model']}-{record['seq_len']}-{record['activation']}" if "model" in record else ""
-    return f"{record['protocol']}-{record['parties']}-{record['correlations']}{sizes}"
+def _file(record: Record, *, activation: bool = True) -> str:
+    parts = [record["protocol"], str(record["parties"]), record["correlations"]]
+    if "model" in record:
+        parts += [record["model"], str(record["seq_len"]), *([record["activation"]] if activation else [])]
+    return "-".join(parts)

@@ -15,14 +15,15 @@ import psutil
 
 from secp_spu.baseline import FineTuning, GradientPromptTuning, TrainingTexts
 from secp_spu.baseline.fine_tuning import VOCABULARY_ROWS
-from secp_spu.bench.activation import ACTIVATIONS
-from secp_spu.bench.parts import Gradients, layer_parts
+from secp_spu.bench.activation import ACTIVATIONS, series_of
+from secp_spu.bench.least import least_bytes
+from secp_spu.bench.parts import Gradients, Part, layer_parts
 from secp_spu.bench.records import Case, Record
 from secp_spu.bench.scaling import extrapolate, stages
 from secp_spu.bench.setting import OWNER, Setting
 from secp_spu.bench.shapes import LABELS, SHAPES, RandomModel, RandomTexts
 from secp_spu.config import ConfigError
-from secp_spu.model import HIDDEN_BITS, ActivationKind, AttentionKind, EncoderConfig, EncoderLayer
+from secp_spu.model import HIDDEN_BITS, ActivationKind, AttentionKind, EncoderConfig, EncoderLayer, is_function
 from secp_spu.protocol import Scheme, lower
 from secp_spu.runtime import Batch, Owned, PlaintextRuntime, Runtime, SecureModel, Stored, StreamedLayers
 from secp_spu.tuning import Progress
@@ -54,7 +55,7 @@ class Iteration:
         batch: texts.
         layers: how many of the shape's are run.
         extrapolate: scale the layers that were run, and one part of the word embeddings, to the whole shape.
-        activation: of the feed-forward layers and the head.
+        activation: of the feed-forward layers, and of the head where it may be: else that has "gelu_tanh".
         features: frequencies of random feature attention.
     """
 
@@ -75,6 +76,11 @@ class Iteration:
             raise ConfigError(f"--methods {self.method}: must be some of {', '.join(ATTENTION)}")
         if self.activation not in ACTIVATIONS:
             raise ConfigError(f"--activation {self.activation}: must be one of {', '.join(ACTIVATIONS)}")
+        if GRADIENTS[self.method] and not is_function(self.activation):
+            raise ConfigError(
+                f"--activation {self.activation}: is for forward passes, but {self.method} differentiates: measure it "
+                "with gelu_tanh, by a command of its own into the same --json file"
+            )
         whole = SHAPES[self.shape]
         if self.layers > whole.layers:
             raise ConfigError(f"--layers {self.layers}: {self.shape} has {whole.layers}")
@@ -90,7 +96,8 @@ class Iteration:
             layers=self.layers,
             attention=ATTENTION[self.method],
             activation=self.activation,
-            head_activation=self.activation,
+            series=series_of(self.activation),
+            head_activation=self.activation if is_function(self.activation) else "gelu_tanh",
             features=self.features,
         )
 
@@ -153,8 +160,11 @@ class Iteration:
             head = runtime.share(Owned(OWNER, model.folded_head()))
             hidden = lower(texts.embedded(self.seq_len - texts.prompt_tokens), HIDDEN_BITS)
             batch = Batch(**runtime.share(Owned(OWNER, _batch(hidden, texts))))
-        prompts = runtime.share(Owned(OWNER, lower(texts.prompts(candidates), HIDDEN_BITS)))
-        return SecureModel(runtime, config, layers, head, LABELS, on_layer=on_layer), prompts, batch
+            secure = SecureModel(runtime, config, layers, head, LABELS, on_layer=on_layer)
+            if secure.keeps_openings:  # the weights' are part of the set-up: every later pass finds them
+                first = runtime.share(Owned(OWNER, lower(texts.prompts(1), HIDDEN_BITS)))
+                runtime.free([secure.logits(first, batch), first])
+        return secure, runtime.share(Owned(OWNER, lower(texts.prompts(candidates), HIDDEN_BITS))), batch
 
     def _fine_tune(self, runtime: Runtime, on_layer: Callable[[], None]) -> Any:
         texts, rows = self._texts, self.vocabulary_rows
@@ -198,7 +208,7 @@ class Iteration:
         return {"layers": layers, "head": model.head()}
 
     def _exceeds_memory(self) -> bool:
-        elements = self.layers * sum(_layer_sizes(self.config))
+        elements = self.layers * sum(self._layer_sizes())
         return 8 * self._copies * elements > MEMORY_SHARE * psutil.virtual_memory().available
 
     @property
@@ -207,9 +217,16 @@ class Iteration:
         scheme = Scheme(self.setting.protocol, self.setting.parties)
         return sum(len(scheme.held_by(rank)) for rank in range(self.setting.parties))
 
+    def _layer_sizes(self) -> list[int]:
+        """Elements of every array of a layer's weights, as the method shares them."""
+        inputs = jnp.zeros((1, 1, self.config.width)), jnp.ones((1, 1))
+        layer = EncoderLayer(self.config, folded=GRADIENTS[self.method] is None)
+        shapes = jax.eval_shape(layer.init, jax.random.key(0), *inputs)["params"]
+        return [math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)]
+
     def _not_shared(self) -> dict[str, float]:
         """Figures of sharing the layers, and for fine-tuning the word embeddings, that an extrapolation leaves out."""
-        whole, sizes = SHAPES[self.shape], _layer_sizes(self.config)
+        whole, sizes = SHAPES[self.shape], self._layer_sizes()
         layers = whole.layers - self.layers
         elements, arrays = layers * sum(sizes), layers * len(sizes)
         if self.method == "sft":
@@ -220,15 +237,16 @@ class Iteration:
         return {"bytes_total": total, "bytes": total / self.setting.parties, "sends": arrays}
 
 
-def _layer_sizes(config: EncoderConfig) -> list[int]:
-    """Elements of every array of a layer's weights."""
-    inputs = jnp.zeros((1, 1, config.width)), jnp.ones((1, 1))
-    shapes = jax.eval_shape(EncoderLayer(config).init, jax.random.key(0), *inputs)["params"]
-    return [math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)]
-
-
 def _batch(hidden: np.ndarray, texts: RandomTexts) -> dict[str, np.ndarray]:
     return {"hidden": hidden, "padding_mask": texts.padding_mask(), "readout": texts.readout()}
+
+
+def _measure_part(one: Iteration, part: Part) -> Record:
+    """Its costs and, of a forward pass, the fewest bytes that it can have."""
+    record = part.measure(one.setting, GRADIENTS[one.method])
+    forward = GRADIENTS[one.method] is None and one.setting.parties <= 3
+    least = least_bytes(part.name, one.config, one.batch, one.seq_len, one.setting.protocol) if forward else None
+    return record if least is None else {**record, "least_bytes": least}
 
 
 def iteration_cases(iterations: Sequence[Iteration], progress: Progress, *, operations: bool) -> Iterator[Case]:
@@ -246,10 +264,12 @@ def iteration_cases(iterations: Sequence[Iteration], progress: Progress, *, oper
             "measured_layers": one.layers,
             "extrapolated": one.extrapolate,
         }
-        passes = 2 if GRADIENTS[one.method] else 1
+        passes = 2 if GRADIENTS[one.method] or one.setting.protocol == "semi2k" else 1
         key = {"bench": "iteration", **one.key, **sizes}
         yield Case(key, partial(one.measure, progress), passes * one.layers)
     for one in iterations if operations else ():
-        for part in layer_parts(one.config, one.batch, one.seq_len):
+        folded = GRADIENTS[one.method] is None
+        parts = layer_parts(one.config, one.batch, one.seq_len, protocol=one.setting.protocol, folded=folded)
+        for part in parts:
             key = {"bench": "operation", **one.key, "operation": part.name}
-            yield Case(key, partial(part.measure, one.setting, GRADIENTS[one.method]))
+            yield Case(key, partial(_measure_part, one, part))

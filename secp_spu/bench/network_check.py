@@ -16,7 +16,8 @@ from secp_spu.bench.processes import ProcessRuntime
 from secp_spu.bench.records import Case, Record
 from secp_spu.bench.setting import Setting, measure_function
 from secp_spu.bench.tables import Table, setting_name
-from secp_spu.model import EncoderConfig, EncoderLayer
+from secp_spu.model import HIDDEN_BITS, EncoderConfig, EncoderLayer, fold_layer
+from secp_spu.protocol import FRACTION_BITS, lift, lower
 
 Direct = tuple[Record, list[float]]
 """The run without a relay that is predicted from, and the seconds of all of them."""
@@ -90,11 +91,12 @@ class _Layer:
 
     def __init__(self, config: EncoderConfig, tokens: int):
         rng = np.random.default_rng(0)
-        self.config, self.module = config, EncoderLayer(config)
+        self.config, self.module = config, EncoderLayer(config, folded=True)
         self.hidden = rng.normal(size=(1, tokens, config.width)).astype(np.float32)
         self.padding_mask = (np.arange(tokens) < tokens - tokens // 4).astype(np.float32)[None]
-        variables = jax.device_get(self.module.init(jax.random.key(0), self.hidden, self.padding_mask))
-        self.params, self.public = variables["params"], variables.get("public", {})
+        self.hidden *= self.padding_mask[..., None]
+        variables = jax.device_get(EncoderLayer(config).init(jax.random.key(0), self.hidden, self.padding_mask))
+        self.params, self.public = fold_layer(variables["params"], None, config), variables.get("public", {})
         shapes = jax.eval_shape(self.module.init, jax.random.key(0), self.hidden, self.padding_mask)
         self.declared = shapes.get("correlations", ())
 
@@ -103,17 +105,19 @@ class _Layer:
 
         Raises: RuntimeError if the result is not that of plaintext.
         """
-        given, function = (self.params, self.hidden, self.padding_mask), partial(_apply, self.module)
+        given = self.params, lower(self.hidden, HIDDEN_BITS), self.padding_mask
+        function = partial(_apply, self.module)
         found = measure_function(setting, "layer", function, given, public=self.public, declared=self.declared)
         if not found["max_abs_error"] <= ERROR_BOUND:
             raise RuntimeError(f"the layer's output is off by {found['max_abs_error']:.3g}: nothing was measured")
         return found
 
 
-def _apply(module: nn.Module, given: tuple, public: Any, correlations: Any) -> Any:
+def _apply(module: nn.Module, given: tuple, public: Any, correlations: Any, *, secure: bool) -> Any:
     params, hidden, padding_mask = given
     spent = {"correlations": correlations} if correlations else {}
-    return module.apply({"params": params, "public": public, **spent}, hidden, padding_mask)
+    inputs = lift(hidden, HIDDEN_BITS, secure=secure), lift(padding_mask, FRACTION_BITS, secure=secure)
+    return module.apply({"params": params, "public": public, **spent}, *inputs)
 
 
 def _measure(setting: LinkedSetting, layer: _Layer) -> tuple[Record, list[float]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -9,15 +11,28 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import numpy as np
-from jax import Array
 
 from secp_spu.baseline.backpropagation import Segment
 from secp_spu.bench.records import Record
 from secp_spu.bench.scaling import stages
 from secp_spu.bench.setting import OWNER, Setting, measure_function
-from secp_spu.model import EncoderConfig, RandomFeatureAttention, SoftmaxAttention
-from secp_spu.model.activation import activation
-from secp_spu.model.layers import Norm
+from secp_spu.model import Dense, EncoderConfig, Norm, RandomFeatureAttention, SoftmaxAttention
+from secp_spu.model.activation import Activation
+from secp_spu.model.attention import PROJECTION_BITS
+from secp_spu.model.layers import Residual
+from secp_spu.model.precision import (
+    DIVISOR_BITS,
+    FACTOR_BITS,
+    HIDDEN_BITS,
+    OUTPUT_WEIGHT_BITS,
+    SUM_BITS,
+    SUMMARY_BITS,
+    WEIGHT_BITS,
+)
+from secp_spu.protocol import FRACTION_BITS, Number, lift, lower, rounded
+from secp_spu.protocol.cosine import public_factor_bits
+from secp_spu.protocol.fixed import DROP_BITS
+from secp_spu.protocol.series import RESULT_BITS
 from secp_spu.runtime import Owned, PlaintextRuntime, Runtime
 
 Tree = Any
@@ -37,6 +52,7 @@ class Part:
         params: secret weights.
         inputs: secret arrays.
         fixed: secret arrays that nothing is differentiated at.
+        bits: fraction bits of inputs and fixed under MPC.
         public: arrays that everybody may know.
         declared: correlations that one run spends.
     """
@@ -46,6 +62,7 @@ class Part:
     params: Tree
     inputs: tuple[np.ndarray, ...]
     fixed: tuple[np.ndarray, ...]
+    bits: tuple[int, ...]
     public: Tree
     declared: Tree
 
@@ -53,7 +70,9 @@ class Part:
         """Its costs and error; with gradients those of the backward pass too, under the program's name."""
         if gradients:
             return self._measure_gradients(setting, weights=gradients == "weights")
-        given, function = (self.params, self.inputs, self.fixed), partial(_apply, self.module)
+        lowered = tuple(lower(a, b) for a, b in zip((*self.inputs, *self.fixed), self.bits, strict=True))
+        count = len(self.inputs)
+        given, function = (self.params, lowered[:count], lowered[count:]), partial(_apply, self.module, self.bits)
         return measure_function(setting, self.name, function, given, public=self.public, declared=self.declared)
 
     def _measure_gradients(self, setting: Setting, *, weights: bool) -> Record:
@@ -80,73 +99,125 @@ class Part:
 
 
 class _Linear(nn.Module):
-    """The four dense layers, each on an input of its own."""
+    """The four dense layers, each on an input of its own, and the ways around them."""
 
     config: EncoderConfig
+    folded: bool
 
     @nn.compact
-    def __call__(self, hidden: Array, inner: Array) -> tuple[Array, ...]:
-        config = self.config
+    def __call__(self, hidden: Number, attended: Number, inner: Number) -> tuple[Any, ...]:
+        config, folded = self.config, self.folded
         return (
-            nn.Dense(3 * config.width)(hidden),
-            nn.Dense(config.width)(hidden),
-            nn.Dense(config.intermediate)(hidden),
-            nn.Dense(config.width)(inner),
+            Dense(3 * config.width, folded)(hidden),
+            Dense(config.width, folded)(attended),
+            Dense(config.intermediate, folded)(hidden),
+            Dense(config.width, folded, OUTPUT_WEIGHT_BITS)(inner),
+            Residual(folded)(hidden),
+            Residual(folded)(hidden),
         )
 
 
 class _Norms(nn.Module):
-    """The two layer norms."""
+    """The two layer norms, with what brings the sums in front of them to their bits."""
 
     config: EncoderConfig
+    folded: bool
 
     @nn.compact
-    def __call__(self, hidden: Array) -> tuple[Array, Array]:
-        return Norm(self.config.layer_norm_epsilon)(hidden), Norm(self.config.layer_norm_epsilon)(hidden)
+    def __call__(self, attended: Number, inner: Number, padding_mask: Number) -> tuple[Any, Any]:
+        epsilon, folded = self.config.layer_norm_epsilon, self.folded
+        keep = padding_mask if folded else None
+        return Norm(epsilon, folded)(rounded(attended, SUM_BITS)), Norm(epsilon, folded)(rounded(inner, SUM_BITS), keep)
 
 
-class _Activation(nn.Module):
-    config: EncoderConfig
+def layer_parts(config: EncoderConfig, batch: int, tokens: int, *, protocol: str, folded: bool) -> list[Part]:
+    """Attention, activation, layer norms and dense layers of one encoder layer.
 
-    def __call__(self, inner: Array) -> Array:
-        return activation(self.config.activation)(inner)
-
-
-def layer_parts(config: EncoderConfig, batch: int, tokens: int) -> list[Part]:
-    """Attention, activation, layer norms and dense layers of one encoder layer; only residual sums are left out."""
+    Args:
+        config: of the encoder.
+        batch, tokens: how many sequences, and how long.
+        protocol: under which they run.
+        folded: as forward passes have them; else raw, as backpropagation does.
+    """
     rng = np.random.default_rng(0)
-    hidden, inner = (_normal(rng, batch, tokens, n) for n in (config.width, config.intermediate))
+    hidden, attended = (_normal(rng, batch, tokens, config.width) for _ in range(2))
+    inner = _normal(rng, batch, tokens, config.intermediate)
+    mask = np.ones((batch, tokens), np.float32)
+    of_activation = Activation(config, folded)
+    bits = activation_bits(config)
     return [
-        attention_part(config, batch, tokens),
-        _part(config.activation, _Activation(config), inner),
-        _part("layer norm", _Norms(config), hidden),
-        _part("linear", _Linear(config), hidden, inner),
+        attention_part(config, batch, tokens, protocol=protocol, folded=folded),
+        _part(config.activation, of_activation, (inner, PROJECTION_BITS)),
+        _part(
+            "layer norm",
+            _Norms(config, folded),
+            (attended, attended_bits(config) + WEIGHT_BITS),
+            (hidden, bits + OUTPUT_WEIGHT_BITS),
+            fixed=((mask, FRACTION_BITS),),
+        ),
+        _part(
+            "linear",
+            _Linear(config, folded),
+            (hidden, HIDDEN_BITS),
+            (attended, attended_bits(config)),
+            (inner, bits),
+        ),
     ]
 
 
-def attention_part(config: EncoderConfig, batch: int, tokens: int) -> Part:
+def attention_part(config: EncoderConfig, batch: int, tokens: int, *, protocol: str, folded: bool) -> Part:
     """From queries, keys and values to the heads' output."""
     rng = np.random.default_rng(1)
-    heads = [_normal(rng, batch, config.heads, tokens, config.head_dim) for _ in range(3)]
-    module = (RandomFeatureAttention if config.attention == "rfa" else SoftmaxAttention)(config)
-    return _part(config.attention, module, *heads, fixed=(np.ones((batch, tokens), np.float32),))
+    heads = [(_normal(rng, batch, config.heads, tokens, config.head_dim), PROJECTION_BITS) for _ in range(3)]
+    kind = RandomFeatureAttention if config.attention == "rfa" else SoftmaxAttention
+    module = kind(config, 0, folded, protocol == "semi2k")
+    mask = np.ones((batch, tokens), np.float32)
+    return _part(config.attention, module, *heads, fixed=((mask, FRACTION_BITS),))
+
+
+def attended_bits(config: EncoderConfig) -> int:
+    """Fraction bits of what attention hands on."""
+    if config.attention == "softmax":
+        return FRACTION_BITS
+    features = FACTOR_BITS + public_factor_bits(FACTOR_BITS)
+    return features + SUMMARY_BITS + math.ceil(math.log2(config.features)) + DIVISOR_BITS - FRACTION_BITS
+
+
+def activation_bits(config: EncoderConfig) -> int:
+    """Fraction bits of what the activation hands on."""
+    kinds = {"relu": PROJECTION_BITS, "series": RESULT_BITS, "quadratic": 2 * PROJECTION_BITS - DROP_BITS}
+    return kinds.get(config.activation, FRACTION_BITS)
 
 
 def _normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
     return rng.normal(size=shape).astype(np.float32)
 
 
-def _part(name: str, module: nn.Module, *inputs: np.ndarray, fixed: tuple[np.ndarray, ...] = ()) -> Part:
-    few = (array[:1] for array in (*inputs, *fixed))
-    variables = jax.device_get(module.init(jax.random.key(0), *few))
-    declared = jax.eval_shape(module.init, jax.random.key(0), *inputs, *fixed).get("correlations", ())
-    return Part(name, module, variables.get("params", {}), inputs, fixed, variables.get("public", {}), declared)
+Input = tuple[np.ndarray, int]
+"""An array, and the fraction bits that it has under MPC."""
 
 
-def _apply(module: nn.Module, given: tuple[Tree, tuple, tuple], public: Tree, correlations: Tree) -> Any:
+def _part(name: str, module: nn.Module, *inputs: Input, fixed: tuple[Input, ...] = ()) -> Part:
+    arrays, bits = zip(*inputs, *fixed, strict=True)
+    variables = jax.device_get(module.init(jax.random.key(0), *(array[:1] for array in arrays)))
+    declared = jax.eval_shape(module.init, jax.random.key(0), *arrays).get("correlations", ())
+    given, rest = arrays[: len(inputs)], arrays[len(inputs) :]
+    return Part(name, module, variables.get("params", {}), given, rest, bits, variables.get("public", {}), declared)
+
+
+def _apply(
+    module: nn.Module,
+    bits: Sequence[int],
+    given: tuple[Tree, tuple, tuple],
+    public: Tree,
+    correlations: Tree,
+    *,
+    secure: bool,
+) -> Any:
     params, inputs, fixed = given
     spent = {"correlations": correlations} if correlations else {}
-    return module.apply({"params": params, "public": public, **spent}, *inputs, *fixed)
+    lifted = (lift(array, b, secure=secure) for array, b in zip((*inputs, *fixed), bits, strict=True))
+    return module.apply({"params": params, "public": public, **spent}, *lifted)
 
 
 def _apply_to(module: nn.Module, active: Tree, *rest: Tree, weights: bool) -> Any:

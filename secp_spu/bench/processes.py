@@ -160,8 +160,9 @@ def _serve(pipe: Connection, place: _Place) -> None:
     """A party's process: link up, then run one method after another until the driver closes the pipe."""
     try:
         log = profile_log()
-        spu = SpuRuntime(place.link(), spu_config(place.scheme))
-        side = ComputeParty(place.scheme, place.rank, spu, {c: MaskStream(key) for c, key in place.keys.items()})
+        link, streams = place.link(), {c: MaskStream(key) for c, key in place.keys.items()}
+        spu = SpuRuntime(link, spu_config(place.scheme))
+        side = ComputeParty(place.scheme, place.rank, spu, link, streams=streams)
         pipe.send((True, None))
         while True:
             method, args = pipe.recv()

@@ -8,7 +8,8 @@ from secp_spu.bench.records import Record
 from secp_spu.runtime.ledger import PHASES
 
 FIGURES = ("bytes", "bytes_total", "sends", "seconds")
-LAYER_PROGRAMS = frozenset({"layer", "layer.forward", "layer.backward", "adam.layer", "draw", "combine", "deal"})
+CORRELATION_PROGRAMS = frozenset({"correlate", "draw", "combine", "deal"})
+LAYER_PROGRAMS = CORRELATION_PROGRAMS | {"layer", "layer.forward", "layer.backward", "adam.layer"}
 WORD_PROGRAMS = frozenset({"words.forward", "words.backward", "adam.words"})
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, cast
 
 import jax
@@ -11,6 +12,7 @@ import numpy as np
 
 from secp_spu.bench.records import Record
 from secp_spu.config import ConfigError
+from secp_spu.protocol import FRACTION_BITS, Fixed, from_ring
 from secp_spu.runtime import LocalRuntime, Owned
 
 Tree = Any
@@ -78,20 +80,36 @@ def measure_function(
     Args:
         setting: what to run under.
         name: of the program.
-        function: of (inputs, public, correlations); keep it alive. Plaintext is the same with correlations None.
+        function: of (inputs, public, correlations, secure); its results may be `Fixed`. Plaintext is the same with
+            correlations None and secure false.
         inputs: pytree of arrays, secret.
         public: pytree of arrays that everybody may know.
         declared: the correlations that one run spends.
     Returns: setup, offline and online costs, and `max_abs_error` over all results.
     """
-    expected = jax.tree.leaves(jax.jit(lambda a, b: function(a, b, None))(inputs, public))
+    expected = jax.tree.leaves(jax.jit(lambda a, b: function(a, b, None, secure=False))(inputs, public))
     with setting.runtime() as runtime:
         with runtime.ledger.phase("setup"):
             shared, published = runtime.share(Owned(OWNER, inputs)), runtime.publish(public)
         with runtime.ledger.phase("offline"):
             correlations = runtime.correlations(declared)
-        result = runtime.run(name, function, shared, published, correlations)
+        result = runtime.run(name, partial(_openable, function), shared, published, correlations)
         phases = runtime.ledger.report()
-        found = jax.tree.leaves(runtime.open_to(OWNER, result).value)
+        opened = runtime.open_to(OWNER, result).value
+    found = [_numbers(node) for node in jax.tree.leaves(opened, is_leaf=_is_fixed)]
     error = max(float(np.abs(a - np.asarray(b)).max()) for a, b in zip(found, expected, strict=True))
     return {**phases, "max_abs_error": error}
+
+
+def _openable(function: Callable[..., Any], inputs: Tree, public: Tree, correlations: Tree) -> Tree:
+    """The results with ring elements typed as SPU's fixed point, which is what owners read."""
+    results = function(inputs, public, correlations, secure=True)
+    return jax.tree.map(lambda r: Fixed(from_ring(r.ring), r.bits) if _is_fixed(r) else r, results, is_leaf=_is_fixed)
+
+
+def _is_fixed(node: object) -> bool:
+    return isinstance(node, Fixed)
+
+
+def _numbers(node: Any) -> np.ndarray:
+    return node.ring * 2.0 ** (FRACTION_BITS - node.bits) if _is_fixed(node) else node

@@ -1,6 +1,6 @@
 """Transformer encoders: the same code in plaintext and under MPC."""
 
-from secp_spu.model.activation import activation
+from secp_spu.model.activation import Activation, activation, fold_quadratic
 from secp_spu.model.attention import RandomFeatureAttention, SoftmaxAttention, orthogonal_frequencies
 from secp_spu.model.checkpoint import (
     Checkpoint,
@@ -10,7 +10,7 @@ from secp_spu.model.checkpoint import (
     save_checkpoint,
     save_embeddings,
 )
-from secp_spu.model.config import ActivationKind, AttentionKind, EncoderConfig
+from secp_spu.model.config import ActivationKind, AttentionKind, EncoderConfig, FunctionKind, is_function
 from secp_spu.model.encoder import Embeddings, Encoder, EncoderLayer
 from secp_spu.model.folding import fold_head, fold_layer
 from secp_spu.model.head import LabelEmbeddingHead, LabelWordHead, PooledEmbedding, read_out
@@ -21,6 +21,7 @@ from secp_spu.model.precision import HIDDEN_BITS, SUM_BITS
 __all__ = [
     "HIDDEN_BITS",
     "SUM_BITS",
+    "Activation",
     "ActivationKind",
     "AttentionKind",
     "Checkpoint",
@@ -30,6 +31,7 @@ __all__ = [
     "Encoder",
     "EncoderConfig",
     "EncoderLayer",
+    "FunctionKind",
     "LabelEmbeddingHead",
     "LabelWordHead",
     "Norm",
@@ -39,6 +41,8 @@ __all__ = [
     "activation",
     "fold_head",
     "fold_layer",
+    "fold_quadratic",
+    "is_function",
     "load_checkpoint",
     "load_embeddings",
     "load_encoder_config",

@@ -1,6 +1,7 @@
 """Queries, keys and values of all heads in, the heads' outputs out: by softmax or by random features."""
 
 import math
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -21,10 +22,14 @@ from secp_spu.model.precision import (
 )
 from secp_spu.protocol import (
     FRACTION_BITS,
+    CosineCorrelation,
+    Fixed,
     Number,
+    batched_product,
     cos_sin,
     declare_correlation,
     inverse_sqrt,
+    lift,
     mean_of,
     moved,
     multiply,
@@ -44,7 +49,10 @@ NORM_EPSILON = 1e-4
 """Added to |q|^2 and |k|^2 before the inverse square root; real heads have norms of 1 to 5."""
 
 
-TURN_BITS = HIDDEN_BITS + WEIGHT_BITS + (FRACTION_BITS - (VARIANCE_BITS - FRACTION_BITS) // 2) + FRACTION_BITS
+PROJECTION_BITS = HIDDEN_BITS + WEIGHT_BITS
+"""Of queries, keys and values as a layer's dense product makes them."""
+
+TURN_BITS = PROJECTION_BITS + (FRACTION_BITS - (VARIANCE_BITS - FRACTION_BITS) // 2) + FRACTION_BITS
 """Of the angles: queries and keys, the scale to their length, and the frequencies, with no truncation in between."""
 
 
@@ -55,11 +63,13 @@ class SoftmaxAttention(nn.Module):
         config: of the encoder.
         layer: its number.
         folded: queries come divided by sqrt(d).
+        opens_operands: what a secret product costs, see `protocol.batched_product`.
     """
 
     config: EncoderConfig
     layer: int = 0
     folded: bool = False
+    opens_operands: bool = False
 
     @nn.compact
     def __call__(self, query: Number, key: Number, value: Number, padding_mask: Number) -> Any:
@@ -71,11 +81,12 @@ class SoftmaxAttention(nn.Module):
         Returns: [batch, heads, tokens, head_dim].
         """
         scale = 1.0 if self.folded else 1 / math.sqrt(query.shape[-1])
+        product = partial(batched_product, opens_operands=self.opens_operands)
         keys = moved(_transpose, rounded(key, FRACTION_BITS - 2))  # two bits fewer: one cheap truncation of the product
-        scores = to_float(rounded(query, FRACTION_BITS) @ keys) * scale
+        scores = to_float(product(rounded(query, FRACTION_BITS), keys)) * scale
         scores = scores + ((1 - to_float(padding_mask)) * PADDING_SCORE)[:, None, None, :]
         weights = to_fixed(jax.nn.softmax(scores, axis=-1), value)
-        return rounded(weights @ rounded(value, FRACTION_BITS - 2), FRACTION_BITS)
+        return rounded(product(weights, rounded(value, FRACTION_BITS - 2)), FRACTION_BITS)
 
 
 def _transpose(matrices: Array) -> Array:
@@ -105,20 +116,39 @@ class RandomFeatureAttention(nn.Module):
     config: EncoderConfig
     layer: int = 0
     folded: bool = False
+    opens_operands: bool = False
 
     @nn.compact
-    def __call__(self, query: Number, key: Number, value: Number, padding_mask: Number) -> Any:
+    def __call__(self, query: Any, key: Any, value: Any, padding_mask: Any) -> Any:
         """Attend; arguments and result as in `SoftmaxAttention`. Spends the correlation "features", if given.
 
-        With folded parameters the values of padded tokens are zero already.
+        With a correlation secrets may come as `Fixed`, queries and keys of PROJECTION_BITS fraction bits, or as SPU's
+        own fixed point, which is what comes out then. With folded parameters padded tokens' values are zero already.
         """
-        tokens, head_dim = query.shape[-2:]
-        features = self.config.features
+        features, head_dim = self.config.features, query.shape[-1]
         length = self.param("length", nn.initializers.constant(INITIAL_LENGTH), (query.shape[1],))
         seed = (self.config.feature_seed, self.layer)
         frequencies = self.variable("public", "frequencies", orthogonal_frequencies, head_dim, features, seed).value
         correlation = self._correlation((2, *query.shape[:-1], features))
+        if correlation is None or isinstance(query, Fixed):
+            return self._attend(query, key, value, padding_mask, length, frequencies, correlation)
+        secrets = [lift(x, FRACTION_BITS, secure=True) for x in (query, key, value, padding_mask)]
+        query, key = (rounded(x, PROJECTION_BITS) for x in secrets[:2])
+        attended: Any = self._attend(query, key, secrets[2], secrets[3], length, frequencies, correlation)
+        return to_float(attended)
 
+    def _attend(
+        self,
+        query: Number,
+        key: Number,
+        value: Number,
+        padding_mask: Number,
+        length: Array,
+        frequencies: Array,
+        correlation: CosineCorrelation | None,
+    ) -> Any:
+        tokens, features = query.shape[-2], self.config.features
+        product = partial(batched_product, opens_operands=self.opens_operands)
         both = moved(lambda *a: jnp.stack(a), query, key)
         norm = rounded((both * both).sum(-1, keepdims=True), VARIANCE_BITS)
         scale = multiply(inverse_sqrt(norm, NORM_EPSILON), to_fixed(length, both)[:, None, None])
@@ -126,10 +156,10 @@ class RandomFeatureAttention(nn.Module):
         phi_query, phi_key = features_of_both[0], features_of_both[1]
 
         weight = padding_mask[:, None, :, None]
-        value = rounded(value, VALUE_BITS) if self.folded else value * weight
+        value = rounded(value if self.folded else value * weight, VALUE_BITS)
         weighted = moved(_append, value, weight)
-        summary = rounded(mean_of(moved(_transpose, phi_key) @ weighted, tokens), SUMMARY_BITS)
-        attended = mean_of(phi_query @ summary, features)
+        summary = rounded(mean_of(product(moved(_transpose, phi_key), weighted), tokens), SUMMARY_BITS)
+        attended = mean_of(product(phi_query, summary), features)
         divisor = to_fixed(1 / to_float(attended[..., -1:]), attended)
         return multiply(attended[..., :-1], rounded(divisor, DIVISOR_BITS))
 

@@ -1,25 +1,39 @@
 """Hugging Face folders in, an encoder's variables out, and back: BERT and RoBERTa, with or without masked-LM head.
 
 A folder holds config.json, model.safetensors (or shards and their index) and tokenizer.json. What Hugging Face has no
-word for lies beside its own: the key "secp_spu" of config.json, and one tensor a layer for the lengths of random
-feature attention. Random frequencies are not stored: they follow from the seed in "secp_spu".
+word for lies beside its own: the key "secp_spu" of config.json, and tensors of each layer for the lengths of random
+feature attention and for a quadratic activation. Random frequencies and the coefficients of a series are not stored:
+they follow from the seed, and from the range and the number of terms, in "secp_spu".
 """
+
+from __future__ import annotations
 
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import save_file
 
 from secp_spu.model.attention import orthogonal_frequencies
-from secp_spu.model.config import AttentionKind, EncoderConfig
+from secp_spu.model.config import ActivationKind, AttentionKind, EncoderConfig, FunctionKind
 from secp_spu.model.hub_config import CheckpointError, Tree, read_config, write_config
 from secp_spu.model.hub_names import EMBEDDINGS, FAMILIES, WORDS, encoder_leaves, module_leaves
 from secp_spu.model.hub_tensors import Tensors, scatter
+from secp_spu.protocol import GeluSeries, fit_gelu
+
+GELUS = ("gelu", "gelu_tanh")
+"""Activations that are GELU, or off by 5e-4 at most."""
+
+_HEADS: dict[ActivationKind, FunctionKind] = {"gelu": "gelu", "gelu_tanh": "gelu_tanh", "series": "gelu_tanh"}
+"""Activations that may stand for GELU, and what then stands for it in the head."""
+
+DEFAULT_TERMS = 5
+"""Harmonics of a series for a checkpoint that was not adapted to one: within 2.1e-3 of GELU for |x| <= 8."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +58,46 @@ class Checkpoint:
         """Collections "params" and "public" of `EncoderLayer(config, index)`."""
         name = f"layers_{index}"
         return {"params": self.variables["params"][name], "public": self.variables["public"].get(name, {})}
+
+    def with_activation(
+        self, kind: ActivationKind, *, limit: float | None = None, terms: int | None = None, force: bool = False
+    ) -> Checkpoint:
+        """The same weights with another activation in the feed-forward layers.
+
+        What computes nearly the same may be taken freely: "gelu" and "gelu_tanh" for each other (5e-4), and "series"
+        for either (its error is that of `fit_gelu`, within the range). A head that has either gets the one that is
+        asked for, with "series" the cheaper "gelu_tanh".
+
+        Args:
+            kind: which.
+            limit: range |x| of "series"; None for that of the checkpoint.
+            terms: harmonics of "series"; None for those of the checkpoint, or DEFAULT_TERMS.
+            force: take one that the weights were not adapted to; "quadratic" has weights of its own and needs them.
+        Raises: CheckpointError if the checkpoint was adapted to another one; ValueError for a series out of range.
+        """
+        own = self.config
+        head = _HEADS.get(kind, own.head_activation) if own.head_activation in GELUS else own.head_activation
+        wanted = replace(own, activation=kind, series=self._series(kind, limit, terms), head_activation=head)
+        if (wanted.activation, wanted.series) == (own.activation, own.series):
+            return replace(self, config=wanted)
+        asked = f"{self.folder} has activation {_describe(own)}, asked for is {_describe(wanted)}"
+        if kind == "quadratic":
+            raise CheckpointError(f"{asked}, which has weights of its own: adapt the checkpoint first")
+        if not force and (own.activation not in GELUS or kind not in _HEADS):
+            raise CheckpointError(
+                f"{asked}: adapt the checkpoint first, take its own, or set model.force_activation: true"
+            )
+        return replace(self, config=wanted, variables=_without_activation(self.variables))
+
+    def _series(self, kind: ActivationKind, limit: float | None, terms: int | None) -> GeluSeries | None:
+        """The series that is asked for, where one is."""
+        if kind != "series":
+            return None
+        own = self.config.series
+        limit = own.limit if limit is None and own else limit
+        if limit is None:
+            raise CheckpointError(f"{self.folder} has no range for activation series: set model.activation_range")
+        return fit_gelu(float(limit), terms or (own.terms if own else DEFAULT_TERMS))
 
     def label_word_head(self, token_ids: Sequence[int]) -> Tree:
         """Params of `LabelWordHead(config, len(token_ids))`: the decoder's columns of these tokens alone."""
@@ -165,6 +219,17 @@ def save_checkpoint(
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     if tokenizer_json is not None:
         shutil.copyfile(tokenizer_json, folder / "tokenizer.json")
+
+
+def _describe(config: EncoderConfig) -> str:
+    series = config.series
+    return f"series of {series.terms} terms for |x| <= {series.limit:g}" if series else config.activation
+
+
+def _without_activation(variables: dict[str, Tree]) -> dict[str, Tree]:
+    """Without the parameters of an activation, which another has no use for."""
+    flat = flatten_dict(variables["params"])
+    return {**variables, "params": unflatten_dict({p: leaf for p, leaf in flat.items() if p[1] != "activation"})}
 
 
 def _public(config: EncoderConfig) -> Tree:

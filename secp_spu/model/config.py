@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeGuard, get_args
+
+from secp_spu.protocol import GeluSeries
 
 AttentionKind = Literal["softmax", "rfa"]
-ActivationKind = Literal["gelu", "gelu_tanh", "relu"]
+FunctionKind = Literal["gelu", "gelu_tanh", "relu"]
+FUNCTIONS: tuple[FunctionKind, ...] = get_args(FunctionKind)
+ActivationKind = Literal["gelu", "gelu_tanh", "relu", "series", "quadratic"]
+
+
+def is_function(kind: ActivationKind) -> TypeGuard[FunctionKind]:
+    """Is it one of SPU's own functions, of which heads have one too?"""
+    return kind in FUNCTIONS
 
 
 @dataclass(frozen=True)
@@ -19,11 +28,12 @@ class EncoderConfig:
         position_offset: position id of the first token (RoBERTa counts from padding_id + 1, BERT from 0).
         attention: "softmax", or "rfa": random feature attention.
         activation: of the feed-forward layers: "gelu" (by erf), "gelu_tanh" (its tanh form, off by 5e-4 at most and
-            five times cheaper under MPC) or "relu".
+            five times cheaper under MPC), "relu", "series" (GELU within a range, by one opening) or "quadratic" (a
+            learned a x^2 + b x + c for each neuron).
         head_activation: of the masked-LM head.
+        series: with "series": which.
         features: frequencies r a layer of random feature attention; cos and sin of each make 2 r features.
         feature_seed: of the public frequencies.
-        factor_bits: fraction bits of the correlations' factors, 9 (one send an opening) to 18.
     """
 
     vocab_size: int
@@ -36,11 +46,17 @@ class EncoderConfig:
     type_vocab_size: int
     layer_norm_epsilon: float
     activation: ActivationKind = "gelu"
-    head_activation: ActivationKind = "gelu"
+    head_activation: FunctionKind = "gelu"
+    series: GeluSeries | None = None
     attention: AttentionKind = "softmax"
     features: int = 64
     feature_seed: int = 0
-    factor_bits: int = 9
+
+    def __post_init__(self):
+        if (self.activation == "series") != (self.series is not None):
+            raise ValueError(
+                f"activation is {self.activation}, series {self.series}: one goes with the other, by fit_gelu"
+            )
 
     @property
     def head_dim(self) -> int:

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from secp_spu.model.activation import activate
+from secp_spu.model.activation import Activation
 from secp_spu.model.attention import RandomFeatureAttention, SoftmaxAttention
 from secp_spu.model.config import EncoderConfig
 from secp_spu.model.layers import Dense, Norm, Residual
@@ -57,11 +57,13 @@ class EncoderLayer(nn.Module):
         layer: its number, from which random frequencies are drawn.
         folded: the parameters are folded (folding.py): what comes in and goes out are a norm's rows without its gain
             and shift, zero where a token is padding.
+        opens_operands: what a secret product costs, see `protocol.batched_product`.
     """
 
     config: EncoderConfig
     layer: int = 0
     folded: bool = False
+    opens_operands: bool = False
 
     @nn.compact
     def __call__(self, hidden: Number, padding_mask: Number) -> Any:
@@ -76,13 +78,14 @@ class EncoderLayer(nn.Module):
         projected = Dense(3 * config.width, folded, name="query_key_value")(hidden)
         heads = moved(partial(_split_heads, heads=config.heads), projected)
         kind = RandomFeatureAttention if config.attention == "rfa" else SoftmaxAttention
-        attention = kind(config, self.layer, folded, name="attention")
+        attention = kind(config, self.layer, folded, self.opens_operands, name="attention")
         attended = moved(_join_heads, attention(heads[0], heads[1], heads[2], padding_mask))
         attended = Dense(config.width, folded, name="attention_output")(attended)
         attended = attended + Residual(folded, name="attention_residual")(hidden)
         hidden = Norm(config.layer_norm_epsilon, folded, name="attention_norm")(rounded(attended, SUM_BITS))
 
-        inner = activate(config.activation, Dense(config.intermediate, folded, name="intermediate")(hidden))
+        inner = Dense(config.intermediate, folded, name="intermediate")(hidden)
+        inner = Activation(config, folded, name="activation")(inner)
         inner = Dense(config.width, folded, OUTPUT_WEIGHT_BITS, name="output")(inner)
         inner = inner + Residual(folded, name="output_residual")(hidden)
         keep = padding_mask if folded else None

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from secp_spu.model.activation import fold_quadratic
 from secp_spu.model.config import EncoderConfig
 from secp_spu.model.precision import OUTPUT_WEIGHT_BITS, WEIGHT_BITS
 from secp_spu.protocol import lower
@@ -48,6 +49,11 @@ def fold_layer(params: Tree, before: Tree | None, config: EncoderConfig) -> Tree
     attention_output = params["attention_output"]
     middle_gain, middle_shift = _gain_shift(params["attention_norm"])
     inner_kernel, inner_bias = _absorb(params["intermediate"], middle_gain, middle_shift)
+    output_kernel, output_bias = (np.asarray(params["output"][name]) for name in ("kernel", "bias"))
+    if config.activation == "quadratic":
+        inner_kernel, inner_bias, output_bias = fold_quadratic(
+            params["activation"], inner_kernel, inner_bias, output_kernel, output_bias
+        )
     folded = {
         "query_key_value": _dense(kernel, bias, WEIGHT_BITS),
         "attention_residual": {"gain": lower(gain, WEIGHT_BITS)},
@@ -58,9 +64,7 @@ def fold_layer(params: Tree, before: Tree | None, config: EncoderConfig) -> Tree
         ),
         "intermediate": _dense(inner_kernel, inner_bias, WEIGHT_BITS),
         "output_residual": {"gain": lower(middle_gain, WEIGHT_BITS)},
-        "output": _dense(
-            np.asarray(params["output"]["kernel"]), params["output"]["bias"] + middle_shift, OUTPUT_WEIGHT_BITS
-        ),
+        "output": _dense(output_kernel, output_bias + middle_shift, OUTPUT_WEIGHT_BITS),
     }
     return folded | {name: params[name] for name in ("attention",) if name in params}
 

@@ -6,8 +6,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from secp_spu.model.config import ActivationKind, EncoderConfig
+from secp_spu.model.config import EncoderConfig, FunctionKind, is_function
 from secp_spu.model.hub_names import FAMILIES
+from secp_spu.protocol import GeluSeries, fit_gelu
+from secp_spu.protocol.series import LIMITS, TERMS
 
 Tree = dict[str, Any]
 
@@ -27,7 +29,7 @@ _SIZES = {
 }
 """Fields of EncoderConfig, and their keys."""
 
-_ACTIVATIONS: dict[str, ActivationKind] = {
+_FUNCTIONS: dict[str, FunctionKind] = {
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
@@ -38,8 +40,11 @@ _ACTIVATIONS: dict[str, ActivationKind] = {
 _FIXED = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
 """Keys that must have these values, which are their defaults."""
 
-_EXTRAS = {"features": (1, 2**16), "feature_seed": (0, 2**63 - 1), "factor_bits": (9, 18)}
+_EXTRAS = {"features": (1, 2**16), "feature_seed": (0, 2**63 - 1)}
 """Fields of EncoderConfig under the key "secp_spu": the smallest and the largest value."""
+
+_ADAPTED = ("series", "quadratic")
+"""Activations that hidden_act has no word for: they stand under the key "secp_spu", hidden_act is the head's."""
 
 
 def read_config(folder: Path) -> tuple[Tree, EncoderConfig]:
@@ -56,28 +61,40 @@ def read_config(folder: Path) -> tuple[Tree, EncoderConfig]:
             f"{path}: hidden_size is {sizes['width']}, allowed are multiples of num_attention_heads {sizes['heads']}"
         )
     padding_id = _integer(hub, "pad_token_id", (0, sizes["vocab_size"] - 1), path, default=family.padding_id)
-    activation = _ACTIVATIONS[_choice(hub, "hidden_act", _ACTIVATIONS, path, default="gelu")]
+    hidden_act = _FUNCTIONS[_choice(hub, "hidden_act", _FUNCTIONS, path, default="gelu")]
     epsilon = hub.get("layer_norm_eps", 1e-12)
     if not isinstance(epsilon, float) or not 0 < epsilon < 1:
         raise CheckpointError(f"{path}: layer_norm_eps is {epsilon!r}, allowed are numbers between 0 and 1")
     return hub, EncoderConfig(
         **sizes,
-        **family.fixed_fields(padding_id, activation),
-        **_read_extras(hub.get("secp_spu", {"attention": "softmax"}), path),
+        **family.fixed_fields(padding_id, hidden_act),
+        **{"activation": hidden_act, **_read_extras(hub.get("secp_spu", {"attention": "softmax"}), path)},
         layer_norm_epsilon=epsilon,
-        activation=activation,
     )
 
 
 def _read_extras(extras: Any, path: Path) -> Tree:
     """Fields of EncoderConfig under the key "secp_spu"."""
-    allowed = ["attention", *_EXTRAS]
+    allowed = ["attention", *_EXTRAS, "activation", "activation_range", "activation_terms"]
     if not isinstance(extras, dict) or not extras.keys() <= set(allowed):
         raise CheckpointError(f"{path}: secp_spu is {extras!r}, allowed are the keys {', '.join(allowed)}")
     fields = {"attention": _choice(extras, "attention", ["softmax", "rfa"], path)}
     if fields["attention"] == "rfa":
         fields |= {key: _integer(extras, key, span, path) for key, span in _EXTRAS.items()}
+    if "activation" in extras:
+        fields["activation"] = _choice(extras, "activation", _ADAPTED, path)
+        if fields["activation"] == "series":
+            fields["series"] = _read_series(extras, path)
     return fields
+
+
+def _read_series(extras: Tree, path: Path) -> GeluSeries:
+    terms = _integer(extras, "activation_terms", TERMS, path)
+    limit: Any = extras.get("activation_range")
+    least, most = LIMITS
+    if type(limit) not in (int, float) or not least <= limit <= most:
+        raise CheckpointError(f"{path}: activation_range is {limit!r}, allowed are numbers from {least} to {most}")
+    return fit_gelu(float(limit), terms)
 
 
 def _choice(hub: Tree, key: str, allowed: Iterable, path: Path, default: Any = None) -> Any:
@@ -101,22 +118,35 @@ def write_config(config: EncoderConfig, model_type: str, special_ids: Mapping[st
     family = FAMILIES[model_type]
     special_ids = {"pad": family.padding_id, **special_ids}
     fields = asdict(config)
-    for field, value in family.fixed_fields(special_ids["pad"], config.activation).items():
+    function = config.activation if is_function(config.activation) else config.head_activation
+    for field, value in family.fixed_fields(special_ids["pad"], function).items():
         if fields[field] != value:
             raise CheckpointError(
-                f"config.{field} is {fields[field]!r}, a {model_type} model with activation {config.activation} and "
+                f"config.{field} is {fields[field]!r}, a {model_type} model with activation {function} and "
                 f"padding id {special_ids['pad']} has {value!r}: choose another model_type or config"
             )
-    extras = {"secp_spu": {key: fields[key] for key in ("attention", *_EXTRAS)}} if config.attention == "rfa" else {}
+    extras = _write_extras(config)
     return {
         "model_type": model_type,
         **{key: fields[field] for field, key in _SIZES.items()},
         **_FIXED,
-        "hidden_act": next(name for name, kind in _ACTIVATIONS.items() if kind == config.activation),
+        "hidden_act": next(name for name, kind in _FUNCTIONS.items() if kind == function),
         "layer_norm_eps": config.layer_norm_epsilon,
         **{f"{name}_token_id": token for name, token in special_ids.items()},
-        **extras,
+        **({"secp_spu": extras} if extras else {}),
     }
+
+
+def _write_extras(config: EncoderConfig) -> Tree:
+    """What Hugging Face has no word for; nothing for a model that it knows."""
+    extras: Tree = {"attention": config.attention}
+    if config.attention == "rfa":
+        extras |= {key: getattr(config, key) for key in _EXTRAS}
+    if config.activation in _ADAPTED:
+        extras["activation"] = config.activation
+    if config.activation == "series" and config.series is not None:
+        extras |= {"activation_range": config.series.limit, "activation_terms": config.series.terms}
+    return extras if len(extras) > 1 else {}
 
 
 def read_json(path: Path) -> Tree:

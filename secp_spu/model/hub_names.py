@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from secp_spu.model.config import ActivationKind, EncoderConfig
+from secp_spu.model.activation import QUADRATIC
+from secp_spu.model.config import EncoderConfig, FunctionKind
 
 
 class _Module(NamedTuple):
@@ -71,7 +72,7 @@ class Family(NamedTuple):
     classes: str
     head: tuple[_Module, _Module, _Module]
     decoder_bias: str
-    head_activation: ActivationKind | None
+    head_activation: FunctionKind | None
     padding_id: int
     counts_from_padding: bool
 
@@ -80,8 +81,8 @@ class Family(NamedTuple):
         """Hugging Face's name of the head's last module."""
         return self.head[2].sources[0]
 
-    def fixed_fields(self, padding_id: int, activation: ActivationKind) -> dict[str, Any]:
-        """Fields of EncoderConfig that follow from the model type."""
+    def fixed_fields(self, padding_id: int, activation: FunctionKind) -> dict[str, Any]:
+        """Fields of EncoderConfig that follow from the model type, the padding id and the activation of hidden_act."""
         return {
             "position_offset": padding_id + 1 if self.counts_from_padding else 0,
             "head_activation": self.head_activation or activation,
@@ -124,4 +125,8 @@ def encoder_leaves(config: EncoderConfig, prefix: str) -> Leaves:
         leaves |= module_leaves(config, _LAYER, (ours,), theirs)
         if config.attention == "rfa":
             leaves[(ours, "attention", "length")] = Leaf((f"{theirs}attention.self.length",), (config.heads,))
+        for name in QUADRATIC if config.activation == "quadratic" else ():
+            leaves[(ours, "activation", name)] = Leaf(
+                (f"{theirs}intermediate.activation.{name}",), (config.intermediate,)
+            )
     return leaves

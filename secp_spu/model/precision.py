@@ -12,7 +12,7 @@ WEIGHT_BITS = 14
 """Of the weights that hidden states are multiplied with, of the norms' gains, and of the attention's output."""
 
 OUTPUT_WEIGHT_BITS = 13
-"""Of the feed-forward layer's output: with up to 36 bits of an activation, 32 above SUM_BITS: two cheap truncations."""
+"""Of the feed-forward layer's output: with up to 36 bits of an activation 32 above SUM_BITS: two cheap truncations."""
 
 SUM_BITS = 17
 """Of the residual stream in front of a layer norm."""

@@ -2,16 +2,22 @@
 
 from secp_spu.protocol.audit import AuditError, AuditReport, audit_program
 from secp_spu.protocol.correlation import (
-    Correction,
-    CorrelationMaker,
     CosineCorrelation,
-    Dealer,
     SpentCorrelationError,
-    combine_factors,
     dealt_error_bound,
     declare_correlation,
     joint_error_bound,
     joint_plan,
+)
+from secp_spu.protocol.correlation_maker import (
+    ROUNDS,
+    Correction,
+    CorrelationMaker,
+    Dealer,
+    Exchange,
+    Message,
+    combine_factors,
+    finish_exchange,
     party_streams,
 )
 from secp_spu.protocol.cosine import cos_error_bound, cos_sin, secure_cos_sin
@@ -29,31 +35,48 @@ from secp_spu.protocol.fixed import (
     to_fixed,
     to_float,
 )
+from secp_spu.protocol.products import batched_product
 from secp_spu.protocol.ring import FRACTION_BITS, from_ring, open_masked, to_ring, truncate
+from secp_spu.protocol.series import (
+    GeluSeries,
+    declare_series,
+    fit_gelu,
+    secure_series_gelu,
+    series_error_bound,
+    series_gelu,
+)
 from secp_spu.protocol.sharing import MaskStream, Scheme, decode, encode
 
 __all__ = [
     "FRACTION_BITS",
+    "ROUNDS",
     "AuditError",
     "AuditReport",
     "Correction",
     "CorrelationMaker",
     "CosineCorrelation",
     "Dealer",
+    "Exchange",
     "Fixed",
+    "GeluSeries",
     "MaskStream",
+    "Message",
     "Number",
     "Scheme",
     "SpentCorrelationError",
     "audit_program",
+    "batched_product",
     "combine_factors",
     "constant",
     "cos_error_bound",
     "cos_sin",
     "dealt_error_bound",
     "declare_correlation",
+    "declare_series",
     "decode",
     "encode",
+    "finish_exchange",
+    "fit_gelu",
     "from_ring",
     "inverse_sqrt",
     "joint_error_bound",
@@ -67,6 +90,9 @@ __all__ = [
     "party_streams",
     "rounded",
     "secure_cos_sin",
+    "secure_series_gelu",
+    "series_error_bound",
+    "series_gelu",
     "to_fixed",
     "to_float",
     "to_ring",

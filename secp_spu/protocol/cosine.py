@@ -50,9 +50,9 @@ def secure_cos_sin(x: Fixed, frequencies: Array, correlation: CosineCorrelation)
         x: secret [..., d].
         frequencies: public, in turns per unit of x [d, r]; rounded to 2**-18 turn.
         correlation: secret t, C = cos t, S = sin t for one harmonic, [..., r] each, of x.bits + 18 turn bits.
-    Returns: two secrets [..., r] of 3/2 correlation.factor_bits fraction bits.
+    Returns: two secrets [..., r] of 3/2 correlation.factor_bits fraction bits, rounded down.
     Reveals: delta, uniform as long as t is fresh. This call spends `correlation`.
-    Cost (a party, 64-bit ring): online 8 bytes a pair and 1 send in all. Offline: see correlation.py.
+    Cost (a party, 64-bit ring): online 8 bytes a pair and 1 send in all. Offline: see correlation_maker.py.
     Error: `cos_error_bound`.
     Raises: ValueError if x, frequencies and correlation disagree in d, r, the leading axes or the bits of a turn.
     Source: one-round cosine, arXiv 2506.15307; here with a whole-ring mask and without truncation.
@@ -138,5 +138,6 @@ def cos_error_bound(
         )
     )
     public = 2.0 ** -(public_factor_bits(factor_bits) + 1) + POLYNOMIAL_ERROR  # c and s rounded
-    product = math.sqrt(2) * (public + mask_error)  # |c dC| + |C dc| + the same for s, by Cauchy-Schwarz
+    # |c dC| + |C dc| and the same for s, by Cauchy-Schwarz; |dc dC| and the same for s
+    product = math.sqrt(2) * (public + mask_error) + 2 * public * mask_error
     return angle + product

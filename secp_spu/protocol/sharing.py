@@ -89,9 +89,14 @@ class Scheme:
         if (self.protocol == "aby3" and self.parties != 3) or self.parties < 2:
             raise ValueError(f"{self.protocol} cannot run among {self.parties} parties: aby3 has 3, semi2k 2 or more")
 
+    @property
+    def replicated(self) -> bool:
+        """Whether every component is held by two ranks."""
+        return self.protocol == "aby3"
+
     def held_by(self, rank: int) -> tuple[int, ...]:
         """The components that `rank` holds, in the order of its share."""
-        return (rank, (rank + 1) % 3) if self.protocol == "aby3" else (rank,)
+        return (rank, (rank + 1) % 3) if self.replicated else (rank,)
 
     def holders(self, component: int) -> tuple[int, ...]:
         """The ranks that hold `component`."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
 import jax
 import numpy as np
 
-from secp_spu.protocol import CosineCorrelation, SpentCorrelationError, encode
+from secp_spu.protocol import CosineCorrelation, SpentCorrelationError, combine_factors, encode
 from secp_spu.runtime.ledger import Ledger
 from secp_spu.runtime.memory import available_bytes
 from secp_spu.runtime.program import Program, Spec, Tree, compile_program
@@ -64,6 +64,7 @@ class Runtime(ABC):
         self._programs: dict[tuple, Program] = {}
         self._names = (f"v{i}" for i in count())
         self._fresh: set[tuple[str, ...]] = set()
+        self._pinned: set[str] = set()
 
     @abstractmethod
     def actor(self, party: str, make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -143,6 +144,18 @@ class Runtime(ABC):
         self.free(spent)
         return outputs
 
+    def pin(self, values: Tree) -> None:
+        """Keep arrays until the runtime closes: `free` refuses them.
+
+        SPU keeps the opening of an operand (`make_cached_var`) by the address of its memory; were that given to
+        another array, the same mask would hide that one too.
+        """
+        self._pinned |= {stored.name for stored in jax.tree.leaves(values)}
+
+    def _refuse_pinned(self, values: Tree) -> None:
+        if pinned := [stored.name for stored in jax.tree.leaves(values) if stored.name in self._pinned]:
+            raise ValueError(f"{pinned[0]} is pinned: SPU has kept its opening, so it stays until the runtime closes")
+
     @property
     def programs(self) -> list[Program]:
         """Everything compiled so far."""
@@ -163,6 +176,12 @@ class Runtime(ABC):
     def _factor_handles(self, handles: CosineCorrelation) -> list[list[Stored]]:
         """Names for every party's factors, cosines and sines, of a joint correlation."""
         return [[Stored(next(self._names), handles.cos.spec) for _ in range(self.parties)] for _ in ("cos", "sin")]
+
+    def _combined(self, handles: CosineCorrelation, factors: list[list[Stored]]) -> CosineCorrelation:
+        """The joint correlation of a mask and every party's factors, which are deleted."""
+        cos, sin = self.run("combine", combine_factors, *factors)
+        self.free(factors)
+        return replace(handles, cos=cos, sin=sin)
 
     def _made(self, tree: Tree) -> Correlations:
         """Correlations that this runtime has just made."""

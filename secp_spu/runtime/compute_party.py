@@ -13,30 +13,42 @@ from spu import libspu
 
 from secp_spu.protocol import (
     FRACTION_BITS,
+    ROUNDS,
     Correction,
     CorrelationMaker,
     CosineCorrelation,
     MaskStream,
+    Message,
     Scheme,
     decode,
     encode,
+    finish_exchange,
 )
 from secp_spu.protocol.sharing import RingArray
 from secp_spu.runtime.program import Spec
 
 
 class ComputeParty:
-    """What one party does with its shares; between parties only SPU's programs and the owners' shares travel.
+    """What one party does with its shares.
 
     Args:
         scheme: how values are shared.
         rank: of the party.
-        spu: its linked SPU runtime.
+        spu: its SPU runtime.
+        link: of that runtime; messages of correlations travel by a sub-link of it.
         streams: of the components that it holds, for correlations.
     """
 
-    def __init__(self, scheme: Scheme, rank: int, spu: SpuRuntime, streams: Mapping[int, MaskStream]):
-        self._scheme, self._rank, self._spu = scheme, rank, spu
+    def __init__(
+        self,
+        scheme: Scheme,
+        rank: int,
+        spu: SpuRuntime,
+        link: libspu.link.Context,
+        *,
+        streams: Mapping[int, MaskStream],
+    ):
+        self._scheme, self._rank, self._spu, self._link = scheme, rank, spu, link.spawn()
         self._maker = CorrelationMaker(scheme, rank, streams)
 
     def store_secret(self, names: Sequence[str], dtypes: Sequence[np.dtype], parts: Sequence[dict]) -> int:
@@ -59,17 +71,41 @@ class ComputeParty:
         for name in names:
             self._spu.del_var(name)
 
+    def correlate(self, wanted: CosineCorrelation, names: CosineCorrelation) -> list[int]:
+        """Keep a fresh joint correlation, made together with the other parties of ABY3.
+
+        Returns: the sizes of the messages that it sent, in bytes.
+        """
+        exchange = self._maker.exchange(wanted)
+        sent: list[int] = []
+        received: Message = None
+        for routes in ROUNDS:
+            message = exchange.send(received)
+            if message is not None:
+                self._link.send(routes[self._rank], message.tobytes())
+                sent.append(message.nbytes)
+            senders = [sender for sender, receiver in routes.items() if receiver == self._rank]
+            received = self._receive(senders[0], wanted) if senders else None
+        self._keep(names, finish_exchange(exchange, received))
+        return sent
+
+    def _receive(self, sender: int, wanted: CosineCorrelation) -> RingArray:
+        return np.frombuffer(self._link.recv(sender), np.uint64).reshape(2, *wanted.cos.shape)
+
+    def _keep(self, names: CosineCorrelation, shares: Sequence[libspu.Share]) -> None:
+        for name, share in zip(jax.tree.leaves(names), shares, strict=True):
+            self._spu.set_var(name, share)
+
     def draw(self, wanted: CosineCorrelation, mask: str, cos: Sequence[str], sin: Sequence[str]) -> None:
         """Keep a fresh joint mask and its share of every party's factors, for `combine_factors`; sends nothing."""
-        shares = self._maker.joint(wanted)
+        shares = self._maker.factors(wanted)
         self._spu.set_var(mask, shares.mask)
         for name, share in zip([*cos, *sin], [*shares.cos, *shares.sin], strict=True):
             self._spu.set_var(name, share)
 
     def deal(self, wanted: CosineCorrelation, names: CosineCorrelation, correction: Correction | None) -> int:
         """Keep a fresh dealt correlation; returns how many bytes the dealer sent for it."""
-        for name, share in zip(jax.tree.leaves(names), self._maker.dealt(wanted, correction), strict=True):
-            self._spu.set_var(name, share)
+        self._keep(names, self._maker.dealt(wanted, correction))
         return correction.nbytes if correction else 0
 
     def execute(self, name: str, code: bytes, inputs: Sequence[str], outputs: Sequence[str]) -> None:

@@ -5,14 +5,24 @@ from __future__ import annotations
 import jax
 import numpy as np
 
-from secp_spu.protocol import CosineCorrelation, combine_factors
+from secp_spu.protocol import CosineCorrelation
 from secp_spu.runtime.base import Correlations, Owned, Stored, is_declared, spec_of
 from secp_spu.runtime.one_process import OneProcessRuntime
 from secp_spu.runtime.program import Program, Tree
 
 
 class AuditRuntime(OneProcessRuntime):
-    """Takes the driver through all programs of a run without running them."""
+    """Takes the driver through all programs of a run without running them.
+
+    Args:
+        protocol: see `LocalRuntime`.
+        parties: how many.
+        correlations: "joint" or "dealt".
+    """
+
+    def __init__(self, protocol: str, parties: int, *, correlations: str = "joint"):
+        super().__init__(protocol, parties)
+        self._combines = protocol == "semi2k" and correlations == "joint"
 
     def share(self, values: Owned) -> Tree:
         """See `Runtime.share`."""
@@ -27,13 +37,11 @@ class AuditRuntime(OneProcessRuntime):
         return Owned(party, jax.tree.map(lambda handle: np.zeros(handle.spec.shape, handle.spec.dtype), values))
 
     def correlations(self, declared: Tree) -> Correlations:
-        """See `Runtime.correlations`; the program that makes joint ones is compiled too."""
+        """See `Runtime.correlations`; where a program makes them, it is compiled too."""
 
         def make(wanted: CosineCorrelation) -> CosineCorrelation:
-            factors = [[Stored(next(self._names), spec_of(wanted.cos, secret=True))] * self.parties] * 2
-            cos, sin = self.run("combine", combine_factors, *factors)
-            mask = Stored(next(self._names), spec_of(wanted.mask, secret=True))
-            return CosineCorrelation(mask, cos, sin, wanted.factor_bits, wanted.turn_bits)
+            handles = self._handles(wanted)
+            return self._combined(handles, self._factor_handles(handles)) if self._combines else handles
 
         return self._made(jax.tree.map(make, declared, is_leaf=is_declared))
 

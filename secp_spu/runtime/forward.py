@@ -15,6 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
+from spu.experimental import make_cached_var
 
 from secp_spu.model import (
     HIDDEN_BITS,
@@ -24,7 +25,7 @@ from secp_spu.model import (
     LabelWordHead,
     PooledEmbedding,
 )
-from secp_spu.protocol import FRACTION_BITS, lift, lower
+from secp_spu.protocol import FRACTION_BITS, lift, lower, to_ring
 from secp_spu.runtime.base import Runtime, Stored
 from secp_spu.runtime.program import Tree
 
@@ -79,6 +80,9 @@ class SecureModel:
             norm, for the label-embedding head.
         labels: how many.
         on_layer: called after every layer, for progress.
+
+    Attributes:
+        keeps_openings: the first pass opens the weights' products for all later ones (SEMI2K, unless streamed).
     """
 
     def __init__(
@@ -93,13 +97,29 @@ class SecureModel:
     ):
         self._runtime, self._layers, self._head, self._on_layer = runtime, layers, head, on_layer
         self._labels: tuple[Stored, ...] = ()
-        self._layer_module = EncoderLayer(config, folded=True)
+        self._layer_module = EncoderLayer(config, folded=True, opens_operands=runtime.protocol == "semi2k")
         secure = runtime.secure
-        self._run_layer = partial(_run_layer, self._layer_module, secure)
+        self.keeps_openings = secure and runtime.protocol == "semi2k" and not isinstance(layers, StreamedLayers)
+        if self.keeps_openings:
+            self._layers = [self._static(variables) for variables in layers]
+        self._run_layer = partial(_run_layer, self._layer_module, secure, self.keeps_openings)
         self._pool = partial(_run_head, PooledEmbedding(folded=True), secure)
         by_words = "decoder" in head
         module = LabelWordHead(config, labels) if by_words else LabelEmbeddingHead(folded=True)
         self._run_head = partial(_run_head, module, secure)
+
+    def _static(self, variables: Tree) -> Tree:
+        """A layer's variables with kernels as ring integers, whose openings SPU keeps from the first pass on."""
+
+        def convert(path: tuple, leaf: Stored) -> Stored:
+            if path[-1].key != "kernel":
+                return leaf
+            integers = self._runtime.run("ring", to_ring, leaf)
+            self._runtime.free(leaf)
+            self._runtime.pin(integers)
+            return integers
+
+        return {**variables, "params": jax.tree_util.tree_map_with_path(convert, variables["params"])}
 
     @property
     def layers(self) -> int:
@@ -150,10 +170,23 @@ class SecureModel:
 
 
 def _run_layer(
-    module: EncoderLayer, secure: bool, variables: Tree, hidden: Array, padding_mask: Array, correlations: Tree
+    module: EncoderLayer,
+    secure: bool,
+    cached: bool,
+    variables: Tree,
+    hidden: Array,
+    padding_mask: Array,
+    correlations: Tree,
 ) -> Any:
+    if cached:
+        params = jax.tree_util.tree_map_with_path(_keep_opening, variables["params"])
+        variables = {**variables, "params": params}
     inputs = lift(hidden, HIDDEN_BITS, secure=secure), lift(padding_mask, FRACTION_BITS, secure=secure)
     return lower(module.apply({**variables, "correlations": correlations}, *inputs), HIDDEN_BITS)
+
+
+def _keep_opening(path: tuple, leaf: Array) -> Any:
+    return make_cached_var(leaf) if path[-1].key == "kernel" else leaf
 
 
 def _run_head(module: nn.Module, secure: bool, params: Tree, hidden: Array, readout: Array, *labels: Array) -> Any:

@@ -13,7 +13,7 @@ import jax
 from spu import Runtime as SpuRuntime
 from spu import libspu
 
-from secp_spu.protocol import CosineCorrelation, Dealer, MaskStream, Scheme, combine_factors, party_streams
+from secp_spu.protocol import CosineCorrelation, Dealer, MaskStream, Scheme, party_streams
 from secp_spu.runtime.base import Correlations, Owned, RuntimeFailure, Stored, is_declared, spec_of
 from secp_spu.runtime.compute_party import ComputeParty, join, split, spu_config
 from secp_spu.runtime.ledger import Cost, profile_log
@@ -98,6 +98,7 @@ class LocalRuntime(OneProcessRuntime):
 
     def free(self, values: Tree) -> None:
         """See `Runtime.free`."""
+        self._refuse_pinned(values)
         names = [handle.name for handle in jax.tree.leaves(values)]
         if names:
             self._everywhere(lambda party: party.side.free(names))
@@ -118,14 +119,23 @@ class LocalRuntime(OneProcessRuntime):
         return handles
 
     def _make_jointly(self, wanted: CosineCorrelation) -> CosineCorrelation:
+        return self._correlate(wanted) if self._scheme.replicated else self._combine(wanted)
+
+    def _correlate(self, wanted: CosineCorrelation) -> CosineCorrelation:
+        handles = self._handles(wanted)
+        names = jax.tree.map(lambda handle: handle.name, handles)
+        with self.ledger.timed("correlate") as rows:
+            sent = self._everywhere(lambda party: party.side.correlate(wanted, names))
+            rows.append(("correlate", Cost(sum(map(sum, sent)), sum(map(len, sent)))))
+        return handles
+
+    def _combine(self, wanted: CosineCorrelation) -> CosineCorrelation:
         handles = self._handles(wanted)
         factors = self._factor_handles(handles)
         cos, sin = ([handle.name for handle in row] for row in factors)
         with self.ledger.timed("draw"):
             self._everywhere(lambda party: party.side.draw(wanted, handles.mask.name, cos, sin))
-        combined_cos, combined_sin = self.run("combine", combine_factors, *factors)
-        self.free(factors)
-        return CosineCorrelation(handles.mask, combined_cos, combined_sin, wanted.factor_bits, wanted.turn_bits)
+        return self._combined(handles, factors)
 
     def _execute(self, program: Program, inputs: list[Stored], outputs: list[Stored]) -> None:
         names = [handle.name for handle in inputs], [handle.name for handle in outputs]
@@ -189,7 +199,7 @@ class PartyThread:
             description.add_party(f"rank-{rank}", f"thread-{rank}")
         link = libspu.link.create_mem(description, self.rank)
         self.spu = SpuRuntime(link, spu_config(self._scheme))
-        self.side = ComputeParty(self._scheme, self.rank, self.spu, self._streams)
+        self.side = ComputeParty(self._scheme, self.rank, self.spu, link, streams=self._streams)
 
     def submit(self, task: Callable[[PartyThread], Any], done: queue.Queue) -> None:
         """Run a task when the earlier ones are done; put (rank, result, error) into `done`."""

@@ -23,7 +23,7 @@ import numpy as np
 from spu import libspu
 
 from secp_spu.config import ClusterSection, port_of
-from secp_spu.protocol import Correction, CosineCorrelation, Dealer, MaskStream, Scheme, combine_factors
+from secp_spu.protocol import Correction, CosineCorrelation, Dealer, MaskStream, Scheme
 from secp_spu.protocol.sharing import KEY_BYTES
 from secp_spu.runtime.base import Correlations, Owned, Runtime, RuntimeFailure, Stored, is_declared, spec_of
 from secp_spu.runtime.compute_party import ComputeParty, join, split, spu_settings
@@ -160,16 +160,23 @@ class SecretFlowRuntime(Runtime):
         return handles
 
     def _make_jointly(self, wanted: CosineCorrelation) -> CosineCorrelation:
+        return self._correlate(wanted) if self._scheme.replicated else self._combine(wanted)
+
+    def _correlate(self, wanted: CosineCorrelation) -> CosineCorrelation:
+        handles = self._handles(wanted)
+        self._everywhere("correlate", self.ledger.current, wanted, jax.tree.map(lambda handle: handle.name, handles))
+        return handles
+
+    def _combine(self, wanted: CosineCorrelation) -> CosineCorrelation:
         handles = self._handles(wanted)
         factors = self._factor_handles(handles)
         cos, sin = ([handle.name for handle in row] for row in factors)
         self._everywhere("draw", self.ledger.current, wanted, handles.mask.name, cos, sin)
-        combined_cos, combined_sin = self.run("combine", combine_factors, *factors)
-        self.free(factors)
-        return CosineCorrelation(handles.mask, combined_cos, combined_sin, wanted.factor_bits, wanted.turn_bits)
+        return self._combined(handles, factors)
 
     def free(self, values: Tree) -> None:
         """See `Runtime.free`."""
+        self._refuse_pinned(values)
         if names := [handle.name for handle in jax.tree.leaves(values)]:
             self._everywhere("free", names)
 
@@ -410,7 +417,7 @@ class _SpuParty(SPURuntime):
         """All keys are here."""
         streams = {component: MaskStream(key) for component, key in self._keys.items()}
         self._keys.clear()
-        self._side = ComputeParty(self._scheme, self._rank, self.runtime, streams)
+        self._side = ComputeParty(self._scheme, self._rank, self.runtime, self.link, streams=streams)
 
     def store_secret(self, phase: Phase, names: list[str], dtypes: list[np.dtype], parts: list[dict]) -> None:
         with self._ledger.phase(phase), self._ledger.timed("share") as rows:
@@ -428,6 +435,11 @@ class _SpuParty(SPURuntime):
 
     def free(self, names: list[str]) -> None:
         self._side.free(names)
+
+    def correlate(self, phase: Phase, wanted: CosineCorrelation, names: CosineCorrelation) -> None:
+        with self._ledger.phase(phase), self._ledger.timed("correlate") as rows:
+            sent = self._side.correlate(wanted, names)
+            rows.append(("correlate", Cost(sum(sent), len(sent))))
 
     def draw(self, phase: Phase, wanted: CosineCorrelation, mask: str, cos: list[str], sin: list[str]) -> None:
         with self._ledger.phase(phase), self._ledger.timed("draw"):

@@ -8,12 +8,25 @@ once.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
 import numpy as np
 
-from secp_spu.protocol import FRACTION_BITS, CorrelationMaker, CosineCorrelation, MaskStream, Scheme, combine_factors
+from secp_spu.protocol import (
+    FRACTION_BITS,
+    ROUNDS,
+    CorrelationMaker,
+    CosineCorrelation,
+    Exchange,
+    MaskStream,
+    Message,
+    Scheme,
+    combine_factors,
+    finish_exchange,
+)
 from secp_spu.protocol.sharing import KEY_BYTES
 from secp_spu.runtime.base import is_declared
 from secp_spu.runtime.spu_logging import provide_spu_logging
@@ -34,7 +47,7 @@ class SpuCorrelations:
     """Makes correlations for an SPU device, between the PYUs of its parties; no dealer.
 
     Keys of mask streams are exchanged once, each between the parties that hold its component. From then on every party
-    builds its own shares; only the product of their factors is computed by the device.
+    builds its own shares: under ABY3 with messages between the PYUs, under SEMI2K with a program of the device.
 
     Args:
         spu: of ABY3 or SEMI2K, with field FM64 and 18 fraction bits.
@@ -68,15 +81,39 @@ class SpuCorrelations:
         return jax.tree.map(self._make_one, declared, is_leaf=is_declared)
 
     def _make_one(self, wanted: CosineCorrelation) -> CosineCorrelation:
+        return self._exchange(wanted) if self._scheme.replicated else self._combine(wanted)
+
+    def _exchange(self, wanted: CosineCorrelation) -> CosineCorrelation:
+        """Under ABY3: messages go from PYU to PYU."""
+        received: list[Any] = [None] * self._scheme.parties
+        for maker in self._makers:
+            maker.begin(wanted)
+        for routes in ROUNDS:
+            sent = [maker.proceed(message) for maker, message in zip(self._makers, received, strict=True)]
+            received = [None] * self._scheme.parties
+            for sender, receiver in routes.items():
+                received[receiver] = sf.PYUObject(self._makers[receiver].device, sent[sender].data)
+        shapes = wanted.mask.shape, wanted.cos.shape, wanted.sin.shape
+        ended = [
+            maker.finish(message, _num_returns=len(shapes))
+            for maker, message in zip(self._makers, received, strict=True)
+        ]
+        return jax.tree.unflatten(jax.tree.structure(wanted), self._infeed_all(shapes, ended))
+
+    def _combine(self, wanted: CosineCorrelation) -> CosineCorrelation:
+        """Under SEMI2K: the device multiplies the parties' factors."""
         shapes = [wanted.mask.shape, *[wanted.cos.shape] * (2 * self._scheme.parties)]
         drawn = [maker.draw(wanted, _num_returns=len(shapes)) for maker in self._makers]
-        mask, *factors = (
-            self._infeed(shape, parts) for shape, parts in zip(shapes, zip(*drawn, strict=True), strict=True)
-        )
+        mask, *factors = self._infeed_all(shapes, drawn)
         half = self._scheme.parties
         two = {"num_returns_policy": SPUCompilerNumReturnsPolicy.FROM_USER, "user_specified_num_returns": 2}
         cos, sin = self._spu(combine_factors, **two)(factors[:half], factors[half:])
-        return CosineCorrelation(mask, cos, sin, wanted.factor_bits, wanted.turn_bits)
+        return replace(wanted, mask=mask, cos=cos, sin=sin)
+
+    def _infeed_all(self, shapes: Sequence[tuple[int, ...]], by_party: Sequence[Sequence]) -> list[SPUObject]:
+        """Values of these shapes, of which every party has built its parts."""
+        by_value = zip(*by_party, strict=True)
+        return [self._infeed(shape, parts) for shape, parts in zip(shapes, by_value, strict=True)]
 
     def _infeed(self, shape: tuple[int, ...], parts: tuple) -> SPUObject:
         """What every party's PYU has built becomes a value of the device; each part stays with its party."""
@@ -95,6 +132,7 @@ class _MakerHost:
         self._scheme, self._rank = scheme, rank
         self._keys: dict[int, bytes] = {}
         self._maker: CorrelationMaker | None = None
+        self._under_way: Exchange
 
     def make_key(self, component: int) -> bytes:
         """A fresh key for a component's stream, for its other holder."""
@@ -105,10 +143,25 @@ class _MakerHost:
         """The key that the other holder has made."""
         self._keys[component] = key
 
+    def begin(self, wanted: CosineCorrelation) -> None:
+        """Get ready for an exchange with the other parties."""
+        self._under_way = self._own_maker().exchange(wanted)
+
+    def proceed(self, received: Message) -> Message:
+        """Take the message of the last round, and give that of the next."""
+        return self._under_way.send(received)
+
+    def finish(self, received: Message) -> list[bytes]:
+        """This party's shares of a fresh correlation, as SPU's chunks."""
+        return [share.share_chunks[0] for share in finish_exchange(self._under_way, received)]
+
     def draw(self, wanted: CosineCorrelation) -> list[bytes]:
         """This party's shares of a fresh mask and of all parties' factors, as SPU's chunks."""
+        shares = self._own_maker().factors(wanted)
+        return [share.share_chunks[0] for share in (shares.mask, *shares.cos, *shares.sin)]
+
+    def _own_maker(self) -> CorrelationMaker:
         if self._maker is None:
             streams = {component: MaskStream(key) for component, key in self._keys.items()}
             self._maker = CorrelationMaker(self._scheme, self._rank, streams)
-        shares = self._maker.joint(wanted)
-        return [share.share_chunks[0] for share in (shares.mask, *shares.cos, *shares.sin)]
+        return self._maker

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from secp_spu.config import Config, ConfigError
-from secp_spu.model import ActivationKind, EncoderConfig, fold_head, fold_layer, load_checkpoint
+from secp_spu.config import Config, ConfigError, ModelSection
+from secp_spu.model import Checkpoint, EncoderConfig, fold_head, fold_layer, load_checkpoint
 from secp_spu.runtime import encoded_words, other_tables
 
 
@@ -18,12 +17,12 @@ class ModelOwner:
 
     Args:
         config: of the run.
-    Raises: CheckpointError for a folder that cannot be read; ConfigError if it has no masked-LM head but needs one.
+    Raises: CheckpointError for a folder that cannot be read, or that was adapted to another activation; ConfigError if
+        it has no masked-LM head but needs one.
     """
 
     def __init__(self, config: Config):
-        self._checkpoint = load_checkpoint(config.model.folder)
-        self._gelu = config.model.gelu
+        self._checkpoint = _load(config.model)
         # Embeddings made under MPC come without gain and shift, which a data owner with tables applies itself.
         self._embedding_norm = self._embeddings["norm"] if config.model.embedding == "private" else None
         if config.model.head == "label_words" and self._checkpoint.head is None:
@@ -31,10 +30,7 @@ class ModelOwner:
 
     def encoder_config(self) -> EncoderConfig:
         """The encoder's shape and choices; everybody may know them."""
-        config = self._checkpoint.config
-        if self._gelu == "exact":
-            return config
-        return replace(config, activation=_tanh(config.activation), head_activation=_tanh(config.head_activation))
+        return self._checkpoint.config
 
     def layer(self, number: int) -> Any:
         """A layer's weights, folded, as a pytree of arrays."""
@@ -70,5 +66,14 @@ class ModelOwner:
         return self._checkpoint.variables["params"]["embeddings"]
 
 
-def _tanh(kind: ActivationKind) -> ActivationKind:
-    return "gelu_tanh" if kind == "gelu" else kind
+def _load(wanted: ModelSection) -> Checkpoint:
+    """The checkpoint with the activation that the configuration asks for."""
+    checkpoint = load_checkpoint(wanted.folder)
+    if wanted.activation == "checkpoint":
+        return checkpoint
+    return checkpoint.with_activation(
+        wanted.activation,
+        limit=wanted.activation_range,
+        terms=wanted.activation_terms,
+        force=wanted.force_activation,
+    )

@@ -29,7 +29,7 @@ from secp_spu.bench.run_cost import run_cost_tables
 from secp_spu.bench.scaling import extrapolate, stages
 from secp_spu.cli import app
 from secp_spu.config import ConfigError
-from secp_spu.protocol import cos_error_bound, joint_error_bound
+from secp_spu.protocol import Scheme, cos_error_bound, joint_error_bound
 from secp_spu.runtime import pass_bytes
 from secp_spu.tuning import Progress
 
@@ -91,22 +91,30 @@ def test_files_of_something_else_are_refused(tmp_path, content):
 @pytest.mark.parametrize("setting", [ABY3, DEALT], ids=str)
 def test_cosine_records_have_the_protocols_costs(setting):
     records = {record["variant"]: record for record in measure(cosine_cases(setting, ELEMENTS))}
-    ours, pair = records["one-opening-9"], records["spu-cos-sin"]
+    ours, pair = records["one-opening"], records["spu-cos-sin"]
     assert ours["online"]["bytes"] == 8 * ELEMENTS
     assert ours["online"]["sends"] == 1
     assert pair["online"]["bytes"] > 75 * ours["online"]["bytes"]
-    assert ours["offline"]["bytes_total"] == {"aby3": 304, "semi2k": 16}[setting.protocol] * ELEMENTS
+    assert ours["offline"]["bytes_total"] == {"aby3": 48, "semi2k": 16}[setting.protocol] * ELEMENTS
+    mask_error = joint_error_bound(Scheme(setting.protocol, setting.parties), 18)
+    bound = cos_error_bound(8.0, 1 / (2 * np.pi), factor_bits=18, mask_error=mask_error)
     for record in records.values():
-        assert (
-            0
-            < record["max_abs_error"]
-            <= cos_error_bound(8.0, 1 / (2 * np.pi), 9, mask_error=joint_error_bound(setting.parties, 9))
-        )
+        assert 0 < record["max_abs_error"] <= bound
 
 
 def test_activations_cost_less_the_simpler_they_are():
-    exact, tanh, relu = (r["online"]["bytes"] for r in measure(activation_cases(ABY3, ELEMENTS)))
-    assert exact > 4 * tanh > 16 * relu > 0
+    records = {r["variant"]: r for r in measure(activation_cases(ABY3, ELEMENTS))}
+    exact, tanh, relu, square, series = (
+        records[kind]["online"]["bytes"] for kind in ("gelu", "gelu_tanh", "relu", "quadratic", "series")
+    )
+    assert exact > 4 * tanh > 16 * relu > 3 * 16 * square
+    assert square == pytest.approx(52 / 3 * ELEMENTS, abs=8)
+    assert series == 8 * ELEMENTS
+    assert records["series"]["offline"]["bytes"] == 16 * 5 * ELEMENTS
+    assert records["series"]["online"]["sends"] == records["series"]["offline"]["sends"] == 1
+    assert all(0 <= r["max_abs_error"] < 0.02 for r in records.values())
+    fit = records["series"]
+    assert (fit["terms"], fit["range"], fit["fit_error"]) == (5, 8, pytest.approx(2.1e-3, rel=0.01))
 
 
 def test_attention_is_linear_with_features_and_not_with_softmax():

@@ -29,7 +29,7 @@ RECORD = {
 }
 
 
-def _chain(given, public, correlations):  # noqa: ARG001 - the form that measure_function calls
+def _chain(given, public, correlations, *, secure):  # noqa: ARG001 - the form that measure_function calls
     """Twelve multiplications, each after the one before."""
     x, y = given
     for _ in range(12):

@@ -11,8 +11,11 @@ from safetensors.numpy import load_file, save_file
 
 from secp_spu.model import CheckpointError, load_checkpoint, load_embeddings, save_checkpoint
 
-RFA = replace(CONFIG, attention="rfa", features=29, feature_seed=3, factor_bits=11)
+RFA = replace(CONFIG, attention="rfa", features=29, feature_seed=3)
 QUERY = "roberta.encoder.layer.1.attention.self.query"
+
+SOFTMAX = {"attention": "softmax"}
+SERIES = SOFTMAX | {"activation": "series", "activation_range": 8, "activation_terms": 4}
 
 
 @pytest.fixture
@@ -75,7 +78,22 @@ def assert_refused(folder, message, **arguments):
         ("secp_spu", "rfa", r"secp_spu is 'rfa', allowed are the keys attention, features"),
         ("secp_spu", {"feature": 3}, r"secp_spu is \{'feature': 3\}, allowed are the keys attention, features"),
         ("secp_spu", {"attention": "linear"}, "attention is 'linear', allowed: 'softmax', 'rfa'"),
-        ("secp_spu", {"attention": "rfa", "feature_seed": 0, "factor_bits": 9}, "features is None, allowed are whole"),
+        ("secp_spu", {"attention": "rfa", "feature_seed": 0}, "features is None, allowed are whole"),
+        ("secp_spu", SOFTMAX | {"activation": "gelu"}, "activation is 'gelu', allowed: 'series', 'quadratic'"),
+        (
+            "secp_spu",
+            SERIES | {"activation_range": None},
+            "activation_range is None, allowed are numbers from 2.0",
+        ),
+        ("secp_spu", SERIES | {"activation_range": "8"}, "activation_range is '8', allowed are numbers from 2.0"),
+        ("secp_spu", SERIES | {"activation_range": True}, "activation_range is True, allowed are numbers"),
+        ("secp_spu", SERIES | {"activation_range": 1.5}, "activation_range is 1.5, allowed are numbers from 2.0"),
+        (
+            "secp_spu",
+            SERIES | {"activation_terms": 13},
+            "activation_terms is 13, allowed are whole numbers from 2",
+        ),
+        ("secp_spu", SERIES | {"activation_terms": 4.0}, "activation_terms is 4.0, allowed are whole numbers"),
     ],
 )
 def test_a_wrong_key_is_named(key, value, message, folder):
@@ -85,11 +103,9 @@ def test_a_wrong_key_is_named(key, value, message, folder):
         load_embeddings(folder)
 
 
-@pytest.mark.parametrize(
-    ("key", "value"), [("features", 0), ("feature_seed", -1), ("factor_bits", 8), ("factor_bits", 19)]
-)
+@pytest.mark.parametrize(("key", "value"), [("features", 0), ("feature_seed", -1)])
 def test_wrong_extras_are_named(key, value, rfa_folder):
-    extras = {"attention": "rfa", "features": 29, "feature_seed": 3, "factor_bits": 11}
+    extras = {"attention": "rfa", "features": 29, "feature_seed": 3}
     edit_config(rfa_folder, secp_spu=extras)
     load_checkpoint(rfa_folder)
     edit_config(rfa_folder, secp_spu={**extras, key: value})
@@ -206,6 +222,12 @@ def test_embeddings_are_checked_alone(folder):
         (replace(CONFIG, layers=3), {}, "params and config disagree about layers_2/attention_norm/bias"),
         (replace(CONFIG, layers=1), {}, "params and config disagree about layers_1/attention_norm/bias"),
         (RFA, {}, "params and config disagree about layers_0/attention/length"),
+        (replace(CONFIG, activation="quadratic"), {}, "params and config disagree about layers_0/activation/offset"),
+        (
+            replace(CONFIG, activation="quadratic", head_activation="relu"),
+            {},
+            "config.head_activation is 'relu', a roberta model .* has 'gelu'",
+        ),
     ],
 )
 def test_variables_that_do_not_fit_are_not_saved(config, arguments, message, tmp_path):

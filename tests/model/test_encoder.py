@@ -9,7 +9,7 @@ from random_weights import CONFIG, encoder_variables
 from secp_spu.model import Embeddings, Encoder, EncoderConfig, EncoderLayer, load_checkpoint, save_checkpoint
 from secp_spu.protocol import CosineCorrelation
 
-RFA = replace(CONFIG, attention="rfa", features=29, feature_seed=3, factor_bits=11)
+RFA = replace(CONFIG, attention="rfa", features=29, feature_seed=3)
 BATCH, TOKENS, PADDING = 3, 11, 4
 
 # Hidden states after a layer norm are below 8; two orders of adding up to 23 products, in two layers of some ten steps
@@ -101,7 +101,7 @@ def test_random_feature_layers_declare_one_correlation_for_queries_and_keys():
     shape = (2, BATCH, RFA.heads, TOKENS, RFA.features)
     assert correlation.mask.shape == shape
     assert correlation.cos.shape == correlation.sin.shape == (1, *shape)
-    assert correlation.factor_bits == RFA.factor_bits
+    assert (correlation.factor_bits, correlation.turn_bits) == (16, 59)
 
 
 def test_softmax_layers_declare_nothing_but_params():

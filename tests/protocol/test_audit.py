@@ -40,8 +40,8 @@ def public(*shape, dtype=FLOAT):
     return Spec(shape, dtype, secret=False)
 
 
-def correlation(*shape, harmonics=1):
-    declared = declare_correlation(shape, harmonics=harmonics)
+def correlation(*shape, **options):
+    declared = declare_correlation(shape, **options)
     return jax.tree.map(lambda leaf: secret(*leaf.shape, dtype=INTEGER), declared)
 
 
@@ -54,7 +54,7 @@ def audit(fn, *inputs, name="tested"):
 
 def two_layers(x, w, first, second):
     """The second opening depends on factors of the first correlation, which is opened by then."""
-    return cos_sin(cos_sin(x, w, first)[0], w, second)
+    return cos_sin(cos_sin(x, w, first)[0], w, second)  # the first cosine has 27 fraction bits
 
 
 def negated_and_moved(x, c):
@@ -63,7 +63,7 @@ def negated_and_moved(x, c):
 
 HONEST = {
     "cos_sin": (cos_sin, secret(5, 3), public(3, 7), correlation(5, 7)),
-    "two layers": (two_layers, secret(5, 3), public(3, 3), correlation(5, 3), correlation(5, 3)),
+    "two layers": (two_layers, secret(5, 3), public(3, 3), correlation(5, 3), correlation(5, 3, turn_bits=45)),
     "sum": (lambda x, c: reveal(to_ring(x) + c.mask), secret(5), correlation(5)),
     "negated and moved": (negated_and_moved, secret(5, 3), correlation(3, 5)),
     "a public value": (lambda x, c: reveal(x - c.mask), public(5, dtype=INTEGER), correlation(5)),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 from parties import ULP
 
+from secp_spu.model.precision import FACTOR_BITS
 from secp_spu.protocol import cos_error_bound
 
 # Of SPU 0.9.5: in proportion, and in units. Seen: 3.5e-4 of x**-1/2; 6e-5 of 1/x, and 4 units.
@@ -34,9 +35,13 @@ class Arithmetic:
         """x, off by up to `by`: drawn uniformly for every element."""
         return x if self._rng is None else x + self._rng.uniform(-1, 1, np.shape(x)) * by
 
-    def given(self, x: np.ndarray) -> np.ndarray:
-        """What an owner shares, rounded."""
-        return self.off(np.asarray(x, np.float64), ULP / 2)
+    def given(self, x: np.ndarray, bits: int = 18) -> np.ndarray:
+        """What an owner shares, rounded to so many fraction bits."""
+        return self.off(np.asarray(x, np.float64), 2.0 ** -(bits + 1))
+
+    def rounded(self, x: np.ndarray, bits: int) -> np.ndarray:
+        """x after `Fixed.to`: two truncations at most."""
+        return self.off(x, 2 * 2.0**-bits)
 
     def times(self, a: np.ndarray, b: np.ndarray | float) -> np.ndarray:
         """a * b, truncated; a factor that stands in the program is cut to a unit too."""
@@ -65,9 +70,9 @@ class Arithmetic:
         powers = np.exp(shifted) if self._rng is None else self.off(spu_exp(shifted), EXP_UNITS * ULP)
         return self.times(powers, self.reciprocal(powers.sum(-1, keepdims=True)))
 
-    def cos_sin(self, x: np.ndarray, frequencies: np.ndarray, factor_bits: int, mask_error: float) -> np.ndarray:
+    def cos_sin(self, x: np.ndarray, frequencies: np.ndarray, mask_error: float) -> np.ndarray:
         """cos and sin of 2 pi x @ frequencies, side by side, off by the protocol's own bound."""
         angle = 2 * np.pi * (x @ frequencies)
         row, column = np.abs(x).sum(-1, keepdims=True), np.abs(frequencies).sum(0)
-        error = cos_error_bound(row, column, factor_bits, mask_error=mask_error)
+        error = cos_error_bound(row, column, factor_bits=FACTOR_BITS, mask_error=mask_error)
         return np.concatenate([self.off(np.cos(angle), error), self.off(np.sin(angle), error)], -1)

@@ -1,12 +1,23 @@
 """An owner's two ends of a value's way to the compute parties and back, without the parties."""
 
 import json
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from queue import Queue
 
 import numpy as np
 import pytest
-from parties import SETTINGS, ULP
+from parties import ABY3, SETTINGS, ULP
 
-from secp_spu.protocol import CorrelationMaker, MaskStream, Scheme, declare_correlation, party_streams
+from secp_spu.protocol import (
+    CorrelationMaker,
+    CosineCorrelation,
+    MaskStream,
+    Scheme,
+    declare_correlation,
+    joint_error_bound,
+    party_streams,
+)
 from secp_spu.runtime import Spec
 from secp_spu.runtime.compute_party import ComputeParty, join, split, spu_config, spu_settings
 
@@ -36,10 +47,39 @@ def scheme(setting):
     return Scheme(*setting)
 
 
+class FakeLink:
+    """Queues of messages between ranks, as SPU's link has them."""
+
+    def __init__(self, rank, queues):
+        self.rank, self._queues, self.sent = rank, queues, []
+
+    def spawn(self):
+        return self
+
+    def send(self, receiver, message):
+        self.sent.append((receiver, len(message)))
+        self._queues[self.rank, receiver].put(message)
+
+    def recv(self, sender):
+        return self._queues[sender, self.rank].get(timeout=10)
+
+
 @pytest.fixture
-def parties(scheme):
+def links(scheme):
+    queues = defaultdict(Queue)
+    return [FakeLink(rank, queues) for rank in range(scheme.parties)]
+
+
+@pytest.fixture
+def parties(scheme, links):
     by_rank, _ = party_streams(scheme)
-    return [ComputeParty(scheme, rank, FakeSpu(), by_rank[rank]) for rank in range(scheme.parties)]
+    return [ComputeParty(scheme, rank, FakeSpu(), links[rank], streams=by_rank[rank]) for rank in range(scheme.parties)]
+
+
+def everywhere(parties, task):
+    """A task at all parties at once."""
+    with ThreadPoolExecutor(len(parties)) as threads:
+        return list(threads.map(task, parties))
 
 
 def test_join_undoes_split(scheme):
@@ -99,15 +139,30 @@ def test_a_name_too_few_is_refused(parties):
 
 def test_joint_masks_are_of_all_parties_and_fresh(scheme, parties):
     """Every party's part of two masks, and the masks: all elements differ. Chance of a false alarm: 2**16 * 2**-64."""
-    wanted = declare_correlation((37,))
+    wanted, drawn = declare_correlation((37,)), []
     factors = [[f"{kind}{rank}" for rank in range(scheme.parties)] for kind in ("cos", "sin")]
-    drawn = []
     for name in ("first", "second"):
-        for party in parties:
-            party.draw(wanted, name, *factors)
+        if scheme.replicated:
+            everywhere(parties, lambda party: party.correlate(wanted, CosineCorrelation(name, "cos", "sin")))  # noqa: B023
+        else:
+            everywhere(parties, lambda party: party.draw(wanted, name, *factors))  # noqa: B023
         parts = [party.parts([name])[0] for party in parties]
         drawn += [*parts, np.add.reduce(parts)]
     assert np.unique(drawn).size == 2 * (scheme.parties + 1) * 37
+
+
+@pytest.mark.parametrize("setting", [ABY3])
+def test_parties_correlate_by_three_messages(parties, links):
+    """From rank 0 to 2, then between 1 and 2; 16 bytes an element each. All parties report what they sent."""
+    wanted = declare_correlation((5, 7), harmonics=3)
+    sent = everywhere(parties, lambda party: party.correlate(wanted, CosineCorrelation("mask", "cos", "sin")))
+    size = 16 * 3 * 35
+    assert [link.sent for link in links] == [[(2, size)], [(2, size)], [(1, size)]]
+    assert sent == [[size]] * 3
+    t, cos, sin = (np.add.reduce([party.parts([name])[0] for party in parties]) for name in ("mask", "cos", "sin"))
+    angle = (t % np.uint64(2**36)) * (2 * np.pi / 2**36) * np.arange(1, 4).reshape(3, 1, 1)
+    for found, exact in ((cos, np.cos(angle)), (sin, np.sin(angle))):
+        assert np.abs(found.view(np.int64) * 2.0**-18 - exact).max() <= joint_error_bound(Scheme(*ABY3), 18)
 
 
 def test_a_party_keeps_streams_of_its_own_components_alone(scheme, parties):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from parties import ABY3, MULTIPLY, SEMI2K_2, SEMI2K_3, TRUNCATE, cost_of, opened, put, shared, times
 
+from secp_spu.bench.scaling import LAYER_PROGRAMS
 from secp_spu.protocol import cos_sin, declare_correlation
 from secp_spu.runtime import Ledger, LocalRuntime
 from secp_spu.runtime.ledger import Cost, ProfileError, parse_profile
@@ -282,7 +283,9 @@ def test_operations_and_programs_add_up_to_the_phase(setting, source):
             for unit in ("bytes_total", "sends"):
                 assert sum(part[unit] for part in line[parts].values()) == pytest.approx(line[unit], abs=1e-9)
     assert set(report["setup"]["programs"]) == {"share"}
-    assert set(report["offline"]["programs"]) == ({"draw", "combine"} if source == "joint" else {"deal"})
+    by_joint = {"correlate"} if setting == ABY3 else {"draw", "combine"}
+    assert set(report["offline"]["programs"]) == (by_joint if source == "joint" else {"deal"})
+    assert set(report["offline"]["programs"]) <= LAYER_PROGRAMS, "scaling would count them once a model"
     assert set(report["online"]["programs"]) == {"cos_sin", "open_to"}
     assert {"spu.reveal", "open_to"} <= set(report["online"]["operations"])
     assert "free" not in report["online"]["operations"]

@@ -1,0 +1,46 @@
+"""A part of a layer in, the fewest bytes a party can send for it out: what no arrangement of SPU's products avoids.
+
+Counted is one ring element for each result of a secret product that is reshared (ABY3), or for each operand that is
+opened (SEMI2K, two parties; weights are opened once a run), and for each masked value that is opened. A sum of products
+is one product. Truncations, inverse roots and reciprocals are left out: they are what the difference is made of.
+"""
+
+from __future__ import annotations
+
+from secp_spu.model import EncoderConfig
+from secp_spu.protocol.sharing import RING_BYTES
+
+
+def least_bytes(name: str, config: EncoderConfig, batch: int, tokens: int, protocol: str) -> float | None:
+    """For a part of `layer_parts` by its name; None for those that nothing is said of.
+
+    Args:
+        name: of the part.
+        config: of the encoder.
+        batch, tokens: how many sequences, and how long.
+        protocol: "aby3", or "semi2k" with two parties.
+    """
+    rows, width, inner = batch * tokens, config.width, config.intermediate
+    opens = protocol == "semi2k"
+    elements = {
+        # inputs of the four dense layers, and the two gains of the residuals; or their outputs
+        "linear": rows * (3 * width + inner) if opens else rows * (7 * width + inner),
+        # centred rows and a scale each; or a square's sum and the scaled row
+        "layer norm": 2 * rows * (width + 1),
+        "rfa": _random_features(config, rows, batch, opens=opens),
+        "series": rows * inner,
+        "quadratic": rows * inner,
+    }.get(name)
+    return None if elements is None else float(RING_BYTES * elements)
+
+
+def _random_features(config: EncoderConfig, rows: int, batch: int, *, opens: bool) -> int:
+    heads, features, values = config.heads, 2 * config.features, config.head_dim + 1
+    angles = 2 * rows * heads * config.features
+    if opens:
+        scaling = 2 * rows * (config.width + heads)  # queries and keys, for their squares and their scale
+        products = rows * heads * (2 * features + values) + batch * heads * features * values
+        return angles + scaling + products + rows * (config.width + heads)
+    scaling = 2 * rows * (config.width + heads)  # a squared norm, and the scaled row
+    products = batch * heads * features * values + rows * heads * values
+    return angles + scaling + products + rows * config.width

@@ -1,0 +1,47 @@
+"""The model owner takes the activation that the configuration asks for, if its checkpoint was adapted to it."""
+
+import numpy as np
+import pytest
+
+from secp_spu.cli import DEMO_CONFIG
+from secp_spu.config import load_config
+from secp_spu.model import CheckpointError, fold_layer, load_checkpoint
+from secp_spu.protocol import fit_gelu
+from secp_spu.tuning import ModelOwner
+
+SERIES = ("model.activation=series", "model.activation_range=6")
+
+
+def owner(*settings):
+    return ModelOwner(load_config(DEMO_CONFIG, settings))
+
+
+def test_the_checkpoints_own_activation_is_the_default():
+    """The demo's is relu."""
+    assert owner().encoder_config() == owner("model.activation=relu").encoder_config()
+    assert (owner().encoder_config().activation, owner().encoder_config().head_activation) == ("relu", "gelu")
+
+
+@pytest.mark.parametrize("settings", [("model.activation=gelu",), ("model.activation=gelu_tanh",), SERIES])
+def test_another_one_is_refused_unless_it_is_forced(settings):
+    with pytest.raises(CheckpointError, match="has activation relu, asked for is .*set model.force_activation: true"):
+        owner(*settings)
+    forced = owner(*settings, "model.force_activation=true").encoder_config()
+    assert f"model.activation={forced.activation}" == settings[0]
+    assert forced.series == (fit_gelu(6, 5) if settings == SERIES else None)
+
+
+def test_a_series_without_a_range_is_refused():
+    with pytest.raises(CheckpointError, match="set model.activation_range"):
+        owner("model.activation=series", "model.force_activation=true")
+
+
+def test_the_number_of_terms_is_the_configurations():
+    config = owner(*SERIES, "model.activation_terms=7", "model.force_activation=true").encoder_config()
+    assert config.series == fit_gelu(6, 7)
+
+
+def test_weights_do_not_depend_on_a_forced_function():
+    forced, checkpoint = owner(*SERIES, "model.force_activation=true"), load_checkpoint(DEMO_CONFIG.parent / "model")
+    expected = fold_layer(checkpoint.layer(0)["params"], None, checkpoint.config)
+    np.testing.assert_array_equal(forced.layer(0)["intermediate"]["kernel"], expected["intermediate"]["kernel"])
