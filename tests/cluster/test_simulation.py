@@ -28,7 +28,12 @@ DEALT = ["correlations=dealt", "cluster.dealer=dave"]
 SEMI2K = ["protocol=semi2k", "parties=2", "trusted_first_party=true", "cluster.compute=[alice, bob]"]
 
 
-@pytest.mark.parametrize("settings", [[], [*SEMI2K, *DEALT]], ids=["aby3-joint", "semi2k-dealt"])
+PRIVATE = ["model.embedding=private"]
+
+
+@pytest.mark.parametrize(
+    "settings", [[], [*SEMI2K, *DEALT], PRIVATE], ids=["aby3-joint", "semi2k-dealt", "private-embedding"]
+)
 def test_simulation_is_the_run_in_one_process(tmp_path, settings):
     here, there = tmp_path / "one_process", tmp_path / "simulation"
     config = load_config(Path("configs/simulation.yaml"), [*SMALL, *settings])
