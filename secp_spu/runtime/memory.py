@@ -16,14 +16,14 @@ from secp_spu.model import ActivationKind, EncoderConfig
 WIDTH_BYTES = 120
 """An element of a hidden state."""
 
-INNER_BYTES: dict[ActivationKind, int] = {"relu": 250, "gelu_tanh": 430, "gelu": 750}
-"""An element of the feed-forward layer, while its activation is computed."""
+INNER_BYTES: dict[ActivationKind, int] = {"quadratic": 170, "relu": 250, "gelu_tanh": 430, "gelu": 750}
+"""An element of the feed-forward layer, while its activation is computed; a series' has pairs instead."""
 
 SCORE_BYTES = 140
 """A score of softmax attention."""
 
 PAIR_BYTES, KEPT_PAIR_BYTES = 440, 40
-"""A (cos, sin) pair of random feature attention, while its correlation is made and while that waits."""
+"""A (cos, sin) pair of random feature attention or of a series, while its correlation is made and while that waits."""
 
 KERNEL_BYTES = 48
 """An element of a layer's largest weight matrix: a product copies it."""
@@ -35,10 +35,10 @@ BASE_BYTES = 2**24
 def pass_bytes(config: EncoderConfig, sequences: int, tokens: int) -> int:
     """What a pass takes of each compute party at its peak, besides the weights and inputs that the party keeps.
 
-    base + 48 largest kernel + sequences tokens max(feed-forward, attention), where
-        feed-forward = 120 width + i intermediate (+ 40 pairs),    i by activation
+    base + 48 largest kernel + sequences tokens (40 kept + max(feed-forward, attention)), where
+        feed-forward = 120 width + i intermediate,    i by activation, for a series 440 terms
         attention = 440 pairs,    or for softmax    120 width + 140 heads tokens
-    and pairs = 2 heads features.
+        pairs = 2 heads features, and kept are these and a series' terms intermediate.
 
     Args:
         config: of the encoder.
@@ -51,13 +51,13 @@ def pass_bytes(config: EncoderConfig, sequences: int, tokens: int) -> int:
 
 def sequence_bytes(config: EncoderConfig, tokens: int) -> int:
     """What of `pass_bytes` is a sequence's."""
-    width, inner = WIDTH_BYTES * config.width, INNER_BYTES.get(config.activation, max(INNER_BYTES.values()))
-    if config.attention == "rfa":
-        pairs = 2 * config.heads * config.features
-        kept, attention = KEPT_PAIR_BYTES * pairs, PAIR_BYTES * pairs
-    else:
-        kept, attention = 0, width + SCORE_BYTES * config.heads * tokens
-    return tokens * max(width + inner * config.intermediate + kept, attention)
+    width = WIDTH_BYTES * config.width
+    harmonics = config.series.terms if config.series else 0
+    inner = PAIR_BYTES * harmonics if config.series else INNER_BYTES[config.activation]
+    pairs = 2 * config.heads * config.features if config.attention == "rfa" else 0
+    attention = PAIR_BYTES * pairs if pairs else width + SCORE_BYTES * config.heads * tokens
+    kept = KEPT_PAIR_BYTES * (pairs + harmonics * config.intermediate)
+    return tokens * (kept + max(width + inner * config.intermediate, attention))
 
 
 def sequences_within(limit_bytes: int, config: EncoderConfig, tokens: int) -> int:

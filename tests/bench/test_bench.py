@@ -128,9 +128,10 @@ def test_attention_is_linear_with_features_and_not_with_softmax():
 
 
 @pytest.mark.parametrize("setting", [ABY3, SEMI2K], ids=str)
-def test_batches_save_sends_and_stay_below_the_memory_estimate(setting):
+@pytest.mark.parametrize("activation", ["gelu_tanh", "series"])
+def test_batches_save_sends_and_stay_below_the_memory_estimate(setting, activation):
     """Up to 64 sequences of 32 tokens, whose share of the noise in a process's memory is small."""
-    one = Iteration(setting, "fot-rfa", "tiny", 32, 8, 1, False, "gelu_tanh", 16)
+    one = Iteration(setting, "fot-rfa", "tiny", 32, 8, 1, False, activation, 16)
     records = measure(batching_cases(one, [1, 8], Progress()))
     single, eight = (record["online"] for record in records)
     assert eight["bytes"] < 8 * single["bytes"]
