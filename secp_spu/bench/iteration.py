@@ -163,7 +163,7 @@ class Iteration:
             secure = SecureModel(runtime, config, layers, head, LABELS, on_layer=on_layer)
             if secure.keeps_openings:  # the weights' are part of the set-up: every later pass finds them
                 first = runtime.share(Owned(OWNER, lower(texts.prompts(1), HIDDEN_BITS)))
-                runtime.free([secure.logits(first, batch), first])
+                runtime.free([secure.logits(first, batch, offline="setup"), first])
         return secure, runtime.share(Owned(OWNER, lower(texts.prompts(candidates), HIDDEN_BITS))), batch
 
     def _fine_tune(self, runtime: Runtime, on_layer: Callable[[], None]) -> Any:

@@ -97,7 +97,7 @@ def measure_function(
             shared, published = runtime.share(Owned(OWNER, inputs)), runtime.publish(public)
             if static:
                 shared = (static_kernels(runtime, shared[0]), *shared[1:])
-                runtime.run(name, run, shared, published, runtime.correlations(declared))
+                runtime.free(runtime.run(name, run, shared, published, runtime.correlations(declared)))
         with runtime.ledger.phase("offline"):
             correlations = runtime.correlations(declared)
         result = runtime.run(name, run, shared, published, correlations)

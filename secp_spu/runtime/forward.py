@@ -27,6 +27,7 @@ from secp_spu.model import (
 )
 from secp_spu.protocol import FRACTION_BITS, lift, lower, to_ring
 from secp_spu.runtime.base import Runtime, Stored
+from secp_spu.runtime.ledger import Phase
 from secp_spu.runtime.program import Tree
 
 
@@ -120,28 +121,29 @@ class SecureModel:
         self._head = {"pooled": self._head}
         self._runtime.free(hidden)
 
-    def logits(self, prompts: Stored, batch: Batch) -> Stored:
+    def logits(self, prompts: Stored, batch: Batch, *, offline: Phase = "offline") -> Stored:
         """A forward pass of every prompt before every text.
 
         Args:
             prompts: ready for the first layer, encoded as the texts [candidates, prompt_tokens, width].
             batch: the texts.
+            offline: what making the correlations is booked as.
         Returns: secret logits [candidates * texts, labels], the texts of one candidate after those of another.
         """
         run = self._runtime.run
         rows = batch.padding_mask, batch.readout
         assembled, padding_mask, readout = run("assemble", _assemble, prompts, batch.hidden, *rows)
-        hidden = self._encode(assembled, padding_mask)
+        hidden = self._encode(assembled, padding_mask, offline)
         logits = run("head", self._run_head, self._head, hidden, readout, *self._labels)
         self._runtime.free([assembled, hidden, padding_mask, readout])
         return logits
 
-    def _encode(self, hidden: Stored, padding_mask: Stored) -> Stored:
+    def _encode(self, hidden: Stored, padding_mask: Stored, offline: Phase = "offline") -> Stored:
         """All layers, each with fresh correlations; what comes in is left to the caller unless a layer made it."""
         declared = self._declare(hidden, padding_mask)
         first = hidden
         for variables in self._layers:
-            with self._runtime.ledger.phase("offline"):
+            with self._runtime.ledger.phase(offline):
                 correlations = self._runtime.correlations(declared)
             result = self._runtime.run("layer", self._run_layer, variables, hidden, padding_mask, correlations)
             if hidden is not first:
