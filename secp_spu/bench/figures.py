@@ -31,7 +31,7 @@ def draw_iterations(records: Iterable[Record]) -> dict[str, Figure]:
 def _draw_iteration(title: str, records: Sequence[Record]) -> Figure:
     records = one_a_method(records)
     figure, (time, traffic) = _panels(title, rows=len(records))
-    names = [f"{METHOD_NAMES[record['variant']]}, {record['activation']}" for record in records]
+    names = [_name(record) for record in records]
     seconds = {"offline": [record["offline"]["seconds"] for record in records]}
     gigabytes = {"offline": [record["offline"]["bytes_total"] / 1e9 for record in records]}
     for stage in ("forward", "backward", "optimizer"):
@@ -119,29 +119,31 @@ def _draw_attention(setting: str, records: Sequence[Record]) -> Figure:
 def draw_networks(records: Iterable[Record]) -> dict[str, Figure]:
     """Predicted seconds of an iteration on each network, by method: a figure for every workload and setting."""
     of_iterations = (r for r in of_bench(records, "network") if r["source_bench"] == "iteration")
-    found = groups(of_iterations, lambda r: (workload(r), setting_name(r)))
-    return {f"network-{_file(group[0])}": _draw_networks(": ".join(key), group) for key, group in found}
+    found = groups(of_iterations, lambda r: (model_and_input(r), setting_name(r)))
+    return {
+        f"network-{_file(group[0], activation=False)}": _draw_networks(": ".join(key), group) for key, group in found
+    }
 
 
 def _draw_networks(title: str, records: Sequence[Record]) -> Figure:
-    figure = Figure(figsize=(7, 3.4), layout="constrained")
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
     figure.suptitle(title, fontsize=10)
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
     by_network = {
-        network: {r["source_variant"]: r["seconds"] for r in one_a_method(group, "source_variant")}
+        network: {_name(r, "source_variant"): r["seconds"] for r in one_a_method(group, "source_variant")}
         for network, group in groups(records, lambda r: r["variant"])
     }
     networks, methods = list(by_network), list(next(iter(by_network.values())))
     width = 0.8 / len(methods)
     for i, method in enumerate(methods):
         places = [n + (i - (len(methods) - 1) / 2) * width for n in range(len(networks))]
-        bars = axes.bar(places, [by_network[n][method] for n in networks], width * 0.9, label=METHOD_NAMES[method])
+        bars = axes.bar(places, [by_network[n][method] for n in networks], width * 0.9, label=method)
         axes.bar_label(bars, fmt="{:,.0f}", fontsize=8)
     axes.set_xticks(range(len(networks)), networks)
     axes.set(yscale="log", ylabel="seconds, offline and online, predicted")
-    axes.legend(frameon=False, fontsize=8, loc="upper left", ncols=2)
-    axes.margins(y=0.3)
+    figure.legend(loc="outside lower center", frameon=False, fontsize=8, ncols=2)
+    axes.margins(y=0.15)
     return figure
 
 
@@ -176,6 +178,10 @@ def _band(axes: Axes, steps: Sequence[int], runs: Sequence[Sequence[float]], nam
     colour = OPTIMIZER_COLOURS[name]
     axes.plot(steps, middle, label=name, linewidth=1.5, color=colour)
     axes.fill_between(steps, low, high, alpha=0.12, color=colour, linewidth=0)
+
+
+def _name(record: Record, method: str = "variant") -> str:
+    return f"{METHOD_NAMES[record[method]]}, {record['activation']}"
 
 
 def _panels(title: str, *, rows: int) -> tuple[Figure, Sequence[Axes]]:

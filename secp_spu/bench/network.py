@@ -153,6 +153,7 @@ def network_tables(records: Sequence[Record]) -> list[Table]:
 def _row(record: Record) -> list[str]:
     sizes = [f"{name.replace('_', ' ')} {record[name]}" for name in ("seq_len", "elements") if name in record]
     model = [record["model"]] if "model" in record else []
+    model += [record["activation"]] if "activation" in record else []
     what = ", ".join([record["source_bench"], record["source_variant"], record["protocol"], *model, *sizes])
     phases = [record[phase] for phase in PREDICTED_PHASES]
     parts = [sum(p[k] for p in phases) for k in ("compute_seconds", "latency_seconds", "transfer_seconds")]
