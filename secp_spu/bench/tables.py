@@ -58,8 +58,8 @@ def groups(records: Iterable[Record], key: Callable[[Record], Any]) -> Iterator[
 def cosine_tables(records: Iterable[Record]) -> list[Table]:
     """Bytes, sends and seconds of a cosine."""
     note = (
-        "`spu-cos` is a cosine alone, all others are cosine and sine of an angle; the number behind `one-opening` is "
-        "the factors' fraction bits."
+        "`spu-cos` is a cosine alone, the others are cosine and sine of an angle; `one-opening` keeps all bits of its "
+        "products."
     )
     return [
         _by_element("Cosine", name, group, note) for name, group in groups(of_bench(records, "cosine"), setting_name)

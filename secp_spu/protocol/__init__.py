@@ -36,7 +36,7 @@ from secp_spu.protocol.fixed import (
     to_float,
 )
 from secp_spu.protocol.products import batched_product
-from secp_spu.protocol.ring import FRACTION_BITS, from_ring, open_masked, to_ring, truncate
+from secp_spu.protocol.ring import FRACTION_BITS, from_ring, open_masked, to_ring
 from secp_spu.protocol.series import (
     GeluSeries,
     declare_series,
@@ -96,5 +96,4 @@ __all__ = [
     "to_fixed",
     "to_float",
     "to_ring",
-    "truncate",
 ]

@@ -1,4 +1,4 @@
-"""Fixed-point numbers in, ring integers out, and back; exact truncation; the one place where a value is opened.
+"""Fixed-point numbers in, ring integers out, and back; the one place where a value is opened.
 
 SPU keeps a secret number x as the integer round(x 2**18) in the ring Z_2**64. `lax.bitcast_convert_type` between
 float32 and int32 only relabels that integer: under SPU there are no IEEE bits. In plain JAX the same line does give
@@ -21,26 +21,6 @@ def to_ring(x: Array) -> Array:
 def from_ring(z: Array) -> Array:
     """The fixed-point numbers that ring integers stand for (z 2**-18). Local and free."""
     return lax.bitcast_convert_type(z, jnp.float32)
-
-
-def truncate(z: Array, bits: int = FRACTION_BITS) -> Array:
-    """Ring integers without their lowest `bits` bits, by one probabilistic truncation of SPU.
-
-    The constant 2**-bits is the ring integer 2**(18 - bits), and SPU drops 18 bits after a fixed-point product.
-    Never chain two: XLA folds `(z * 2**-18) * 2**-18` into a constant that encodes to zero.
-
-    Args:
-        z: secret ring integers of any shape, |z| <= 2**45: SPU multiplies by a constant below 2**-16 in another way,
-            with less room.
-        bits: how many to drop, 1 to 18.
-    Returns: secret ring integers of the same shape, at most one unit off.
-    Cost (a party, 64-bit ring): 4 bytes an element and 1 send under SEMI2K with two parties (8 bytes for 17 or 18
-        bits), 16 and 2 with three; under ABY3 28/3 (40/3) and 5/3, on average over the parties, which take turns.
-    Raises: ValueError for another number of bits.
-    """
-    if not 1 <= bits <= FRACTION_BITS:
-        raise ValueError(f"bits is {bits}, but one truncation drops 1 to {FRACTION_BITS} bits")
-    return to_ring(from_ring(z) * 2.0**-bits)
 
 
 def shift_public(z: Array, bits: int) -> Array:

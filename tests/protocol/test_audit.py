@@ -17,6 +17,7 @@ from spu.experimental import make_cached_var, reveal
 from secp_spu.protocol import (
     AuditError,
     CosineCorrelation,
+    Fixed,
     audit_program,
     combine_factors,
     cos_sin,
@@ -24,7 +25,6 @@ from secp_spu.protocol import (
     from_ring,
     open_masked,
     to_ring,
-    truncate,
 )
 from secp_spu.runtime import Spec, compile_program, program
 from secp_spu.runtime.program import input_name
@@ -207,7 +207,12 @@ FAULTY = {
     "low bits": (UNMASKED, lambda x, c: open_masked(to_ring(x), c.mask & 0xFFFF), secret(5), correlation(5)),
     "doubled": (UNMASKED, lambda x, c: open_masked(to_ring(x), 2 * c.mask), secret(5), correlation(5)),
     "shifted": (UNMASKED, lambda x, c: open_masked(to_ring(x), c.mask << 7), secret(5), correlation(5)),
-    "truncated": (UNMASKED, lambda x, c: open_masked(to_ring(x), truncate(c.mask, 3)), secret(5), correlation(5)),
+    "truncated": (
+        UNMASKED,
+        lambda x, c: open_masked(to_ring(x), Fixed(c.mask, 18).to(15).ring),
+        secret(5),
+        correlation(5),
+    ),
     "as a number": (UNMASKED, lambda x, c: reveal(to_ring(x - c.mask.astype(FLOAT))), secret(5), correlation(5)),
     "difference selected": (
         NO_DIFFERENCE,

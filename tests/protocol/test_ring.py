@@ -1,9 +1,9 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from parties import REVEAL, SEMI2K_2, TRUNCATE, TRUNCATE_FAR, ULP, cost_of, opened, peek, put, shared, times
+from parties import REVEAL, SEMI2K_2, ULP, cost_of, opened, peek, put, shared, times
 
-from secp_spu.protocol import FRACTION_BITS, from_ring, open_masked, to_ring, truncate
+from secp_spu.protocol import FRACTION_BITS, from_ring, open_masked, to_ring
 from secp_spu.protocol.ring import shift_public
 from secp_spu.runtime import Spec, Stored
 
@@ -24,45 +24,6 @@ def test_to_ring_and_from_ring_relabel_for_free(runtime):
     np.testing.assert_array_equal(peek(runtime, raised).view(np.int64), NUMBERS.astype(np.float64) / ULP + 1)
     assert raised.spec.dtype == np.float32
     assert (cost, more) == ((0, 0), (0, 0))
-
-
-def drop_bits(bits):
-    return lambda z: truncate(z, bits)
-
-
-def numbers_to_truncate():
-    """Zero, both signs, every size up to the largest that is allowed, and its neighbours."""
-    powers = [sign * (1 << size) + step for size in range(0, 45) for sign in (1, -1) for step in (-1, 0, 1)]
-    edge = [sign * ((1 << 45) - step) for sign in (1, -1) for step in (0, 1, 2)]
-    random = np.random.default_rng(0).integers(-(2**37), 2**37, 509)
-    return np.concatenate([powers, edge, random]).astype(np.int64)
-
-
-@pytest.mark.parametrize("bits", [1, 9, 16, 17, 18])
-def test_truncate_matches_plaintext(runtime, bits):
-    """One unit at most, always: SPU's truncation corrects the carry, so that large numbers do not wrap by chance."""
-    z = numbers_to_truncate()
-    result = peek(runtime, runtime.run("truncate", drop_bits(bits), put(runtime, z))).view(np.int64)
-    # Integers below 2**46 are exact in float64.
-    exact = z / 2.0**bits
-    assert np.abs(result - exact).max() <= 1
-    assert np.abs(result + 2 - exact).max() > 1, "the control passes"
-    dropped = exact != np.rint(exact)
-    assert dropped.any()
-
-
-@pytest.mark.parametrize("bits", [9, 18])
-@pytest.mark.parametrize("size", [7, 101])
-def test_truncate_costs(setting, runtime, bits, size):
-    z = put(runtime, np.arange(size))
-    _, cost = cost_of(runtime, lambda: runtime.run("truncate", drop_bits(bits), z))
-    assert cost == times(size, (TRUNCATE if bits <= 16 else TRUNCATE_FAR)[setting])
-
-
-@pytest.mark.parametrize("bits", [0, 19, -1])
-def test_truncate_refuses_other_numbers_of_bits(bits):
-    with pytest.raises(ValueError, match=f"bits is {bits}, but one truncation drops 1 to 18 bits"):
-        truncate(jnp.zeros(2, jnp.int32), bits)
 
 
 @pytest.mark.parametrize("bits", [1, 6, 15])
