@@ -92,11 +92,6 @@ def declare_correlation(
     return CosineCorrelation(jnp.zeros(shape, jnp.int32), factors, factors, factor_bits, turn_bits, multiples)
 
 
-def is_correlation(node: object) -> bool:
-    """For `is_leaf` of JAX's tree functions."""
-    return isinstance(node, CosineCorrelation)
-
-
 def joint_plan(scheme: Scheme, factor_bits: int) -> list[int]:
     """Fraction bits of the factors whose product has `factor_bits`, split as evenly as can be: 18 = 9 + 9 = 6 + 6 + 6.
 
