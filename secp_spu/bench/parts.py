@@ -16,7 +16,7 @@ from secp_spu.baseline.backpropagation import Segment
 from secp_spu.bench.records import Record
 from secp_spu.bench.scaling import stages
 from secp_spu.bench.setting import OWNER, Setting, measure_function
-from secp_spu.model import Dense, EncoderConfig, Norm, RandomFeatureAttention, SoftmaxAttention
+from secp_spu.model import KINDS, Dense, EncoderConfig, Norm, projected_columns, token_shares
 from secp_spu.model.activation import Activation
 from secp_spu.model.attention import PROJECTION_BITS
 from secp_spu.model.layers import Residual
@@ -27,6 +27,7 @@ from secp_spu.model.precision import (
     OUTPUT_WEIGHT_BITS,
     SUM_BITS,
     SUMMARY_BITS,
+    TOKEN_SHARE_BITS,
     WEIGHT_BITS,
 )
 from secp_spu.protocol import FRACTION_BITS, Number, lift, lower, rounded
@@ -171,11 +172,15 @@ def layer_parts(config: EncoderConfig, batch: int, tokens: int, *, protocol: str
 def attention_part(config: EncoderConfig, batch: int, tokens: int, *, protocol: str, folded: bool) -> Part:
     """From queries, keys and values to the heads' output."""
     rng = np.random.default_rng(1)
-    heads = [(_normal(rng, batch, config.heads, tokens, config.head_dim), PROJECTION_BITS) for _ in range(3)]
-    kind = RandomFeatureAttention if config.attention == "rfa" else SoftmaxAttention
-    module = kind(config, 0, folded, protocol == "semi2k")
+    columns = projected_columns(config) if folded else (config.width,) * 3
+    sizes = [(batch, config.heads, tokens, count // config.heads) for count in columns]
+    heads = [(_normal(rng, *size), PROJECTION_BITS) for size in sizes]
+    module = KINDS[config.attention](config, 0, folded, protocol == "semi2k")
     mask = np.ones((batch, tokens), np.float32)
-    return _part(config.attention, module, *heads, fixed=((mask, FRACTION_BITS),))
+    if config.attention != "fourier":
+        return _part(config.attention, module, *heads, fixed=((mask, FRACTION_BITS),))
+    shares = np.asarray(token_shares(mask, config.features))
+    return _part(config.attention, module, *heads, fixed=((shares, TOKEN_SHARE_BITS),))
 
 
 def attended_bits(config: EncoderConfig) -> int:

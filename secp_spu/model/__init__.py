@@ -11,8 +11,9 @@ from secp_spu.model.checkpoint import (
     save_embeddings,
 )
 from secp_spu.model.config import ActivationKind, AttentionKind, EncoderConfig, FunctionKind, is_function
-from secp_spu.model.encoder import Embeddings, Encoder, EncoderLayer
+from secp_spu.model.encoder import KINDS, Embeddings, Encoder, EncoderLayer
 from secp_spu.model.folding import fold_head, fold_layer
+from secp_spu.model.fourier import FourierAttention, projected_columns, token_shares
 from secp_spu.model.head import LabelEmbeddingHead, LabelWordHead, PooledEmbedding, read_out
 from secp_spu.model.hub_config import CheckpointError
 from secp_spu.model.layers import Dense, Norm
@@ -20,6 +21,7 @@ from secp_spu.model.precision import HIDDEN_BITS, SUM_BITS
 
 __all__ = [
     "HIDDEN_BITS",
+    "KINDS",
     "SUM_BITS",
     "Activation",
     "ActivationKind",
@@ -31,6 +33,7 @@ __all__ = [
     "Encoder",
     "EncoderConfig",
     "EncoderLayer",
+    "FourierAttention",
     "FunctionKind",
     "LabelEmbeddingHead",
     "LabelWordHead",
@@ -47,7 +50,9 @@ __all__ = [
     "load_embeddings",
     "load_encoder_config",
     "orthogonal_frequencies",
+    "projected_columns",
     "read_out",
     "save_checkpoint",
     "save_embeddings",
+    "token_shares",
 ]

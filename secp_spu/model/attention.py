@@ -147,19 +147,15 @@ class RandomFeatureAttention(nn.Module):
         frequencies: Array,
         correlation: CosineCorrelation | None,
     ) -> Any:
-        tokens, features = query.shape[-2], self.config.features
-        product = partial(batched_product, opens_operands=self.opens_operands)
         both = moved(lambda *a: jnp.stack(a), query, key)
         norm = rounded((both * both).sum(-1, keepdims=True), VARIANCE_BITS)
         scale = multiply(inverse_sqrt(norm, NORM_EPSILON), to_fixed(length, both)[:, None, None])
-        features_of_both = moved(lambda *a: jnp.concatenate(a, -1), *cos_sin(both * scale, frequencies, correlation))
-        phi_query, phi_key = features_of_both[0], features_of_both[1]
+        phi = moved(lambda *a: jnp.concatenate(a, -1), *cos_sin(both * scale, frequencies, correlation))
 
         weight = padding_mask[:, None, :, None]
         value = rounded(value if self.folded else value * weight, VALUE_BITS)
-        weighted = moved(_append, value, weight)
-        summary = rounded(mean_of(product(moved(_transpose, phi_key), weighted), tokens), SUMMARY_BITS)
-        attended = mean_of(product(phi_query, summary), features)
+        columns = moved(append_column, value, weight)
+        attended = summarise(phi[0], phi[1], columns, opens_operands=self.opens_operands)
         divisor = to_fixed(1 / to_float(attended[..., -1:]), attended)
         return multiply(attended[..., :-1], rounded(divisor, DIVISOR_BITS))
 
@@ -173,12 +169,27 @@ class RandomFeatureAttention(nn.Module):
         return self.get_variable("correlations", "features")
 
 
-def _append(values: Array, column: Array) -> Array:
+def append_column(values: Array, column: Array) -> Array:
     """Values [..., tokens, head_dim] and, as one more column, a number for every token [batch, 1, tokens, 1]."""
     return jnp.concatenate([values, jnp.broadcast_to(column, (*values.shape[:-1], 1))], axis=-1)
 
 
-def orthogonal_frequencies(head_dim: int, features: int, seed: tuple[int, int]) -> Array:
+def summarise(phi_query: Number, phi_key: Number, columns: Number, *, opens_operands: bool) -> Any:
+    """phi(q) times the sum over keys of phi(k)^T columns, divided by tokens and frequencies: by the next powers of two.
+
+    Args:
+        phi_query, phi_key: features [batch, heads, tokens, 2 * frequencies].
+        columns: [batch, heads, tokens, columns].
+        opens_operands: see `protocol.batched_product`.
+    Returns: [batch, heads, tokens, columns]. Linear in the number of tokens.
+    """
+    tokens, features = phi_key.shape[-2], phi_key.shape[-1] // 2
+    product = partial(batched_product, opens_operands=opens_operands)
+    summary = rounded(mean_of(product(moved(_transpose, phi_key), columns), tokens), SUMMARY_BITS)
+    return mean_of(product(phi_query, summary), features)
+
+
+def orthogonal_frequencies(head_dim: int, features: int, seed: tuple[int, ...]) -> Array:
     """Random frequencies of the unit Gaussian kernel, orthogonal within each block of head_dim.
 
     Returns: turns per unit of x [head_dim, features]; 2 pi times it is standard Gaussian in every column.

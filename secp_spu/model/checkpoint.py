@@ -125,7 +125,7 @@ def load_checkpoint(folder: str | Path, *, attention: AttentionKind | None = Non
     folder = Path(folder)
     hub, config = read_config(folder)
     if attention not in (None, config.attention):
-        mend = "adapt it first" if attention == "rfa" else "take the checkpoint it was adapted from"
+        mend = "take the checkpoint it was adapted from" if attention == "softmax" else "adapt it first"
         raise CheckpointError(f"{folder} has {config.attention} attention, asked for is {attention}: {mend}")
     tensors = Tensors(folder, hub)
     leaves = encoder_leaves(config, tensors.prefix)

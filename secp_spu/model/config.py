@@ -7,7 +7,7 @@ from typing import Literal, TypeGuard, get_args
 
 from secp_spu.protocol import GeluSeries
 
-AttentionKind = Literal["softmax", "rfa"]
+AttentionKind = Literal["softmax", "rfa", "fourier"]
 FunctionKind = Literal["gelu", "gelu_tanh", "relu"]
 FUNCTIONS: tuple[FunctionKind, ...] = get_args(FunctionKind)
 ActivationKind = Literal["gelu", "gelu_tanh", "relu", "series", "quadratic"]
@@ -26,14 +26,15 @@ class EncoderConfig:
         width: of the hidden states.
         intermediate: width of the feed-forward layer.
         position_offset: position id of the first token (RoBERTa counts from padding_id + 1, BERT from 0).
-        attention: "softmax", or "rfa": random feature attention.
+        attention: "softmax"; "rfa": random feature attention; or "fourier": the same with learned frequencies and
+            without normalisation, the cheapest.
         activation: of the feed-forward layers: "gelu" (by erf), "gelu_tanh" (its tanh form, off by 5e-4 at most and
             five times cheaper under MPC), "relu", "series" (GELU within a range, by one opening) or "quadratic" (a
             learned a x^2 + b x + c for each neuron).
         head_activation: of the masked-LM head.
         series: with "series": which.
-        features: frequencies r a layer of random feature attention; cos and sin of each make 2 r features.
-        feature_seed: of the public frequencies.
+        features: frequencies r of a head with "rfa" and "fourier"; cos and sin of each make 2 r features.
+        feature_seed: of the public frequencies of "rfa", and of the initial ones of "fourier".
     """
 
     vocab_size: int

@@ -10,14 +10,22 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from secp_spu.model.activation import Activation
 from secp_spu.model.attention import RandomFeatureAttention, SoftmaxAttention
-from secp_spu.model.config import EncoderConfig
+from secp_spu.model.config import AttentionKind, EncoderConfig
+from secp_spu.model.fourier import FourierAttention, projected_columns, token_shares
 from secp_spu.model.layers import Dense, Norm, Residual
 from secp_spu.model.precision import OUTPUT_WEIGHT_BITS, SUM_BITS
-from secp_spu.protocol import Number, moved, rounded
+from secp_spu.protocol import Number, moved, rounded, to_float
+
+KINDS: dict[AttentionKind, type[nn.Module]] = {
+    "softmax": SoftmaxAttention,
+    "rfa": RandomFeatureAttention,
+    "fourier": FourierAttention,
+}
 
 
 class Embeddings(nn.Module):
@@ -66,20 +74,23 @@ class EncoderLayer(nn.Module):
     opens_operands: bool = False
 
     @nn.compact
-    def __call__(self, hidden: Number, padding_mask: Number) -> Any:
+    def __call__(self, hidden: Number, padding_mask: Number, shares: Number | None = None) -> Any:
         """One layer.
 
         Args:
             hidden: [batch, tokens, width], of HIDDEN_BITS fraction bits under SPU.
             padding_mask: 1 for tokens, 0 for padding [batch, tokens].
+            shares: for attention "fourier" under SPU, `token_shares` of the padding mask; made of it elsewhere.
         Returns: [batch, tokens, width], likewise.
         """
         config, folded = self.config, self.folded
-        projected = Dense(3 * config.width, folded, name="query_key_value")(hidden)
-        heads = moved(partial(_split_heads, heads=config.heads), projected)
-        kind = RandomFeatureAttention if config.attention == "rfa" else SoftmaxAttention
-        attention = kind(config, self.layer, folded, self.opens_operands, name="attention")
-        attended = moved(_join_heads, attention(heads[0], heads[1], heads[2], padding_mask))
+        query, key, value = self._project(hidden)
+        attention = KINDS[config.attention](config, self.layer, folded, self.opens_operands, name="attention")
+        if config.attention == "fourier":
+            weights: Any = token_shares(to_float(padding_mask), config.features) if shares is None else shares
+        else:
+            weights = padding_mask
+        attended = moved(_join_heads, attention(query, key, value, weights))
         attended = Dense(config.width, folded, name="attention_output")(attended)
         attended = attended + Residual(folded, name="attention_residual")(hidden)
         hidden = Norm(config.layer_norm_epsilon, folded, name="attention_norm")(rounded(attended, SUM_BITS))
@@ -91,11 +102,20 @@ class EncoderLayer(nn.Module):
         keep = padding_mask if folded else None
         return Norm(config.layer_norm_epsilon, folded, name="output_norm")(rounded(inner, SUM_BITS), keep)
 
+    def _project(self, hidden: Number) -> list[Any]:
+        """Queries, keys and values [batch, heads, tokens, head_dim]; folded for "fourier": angles, angles, values."""
+        config = self.config
+        columns = projected_columns(config) if self.folded else (config.width,) * 3
+        projected = Dense(sum(columns), self.folded, name="query_key_value")(hidden)
+        ends = np.cumsum(columns)
+        split = partial(_split_heads, heads=config.heads)
+        return [moved(split, projected[..., end - size : end]) for end, size in zip(ends, columns, strict=True)]
+
 
 def _split_heads(projected: Array, heads: int) -> Array:
-    """[batch, tokens, 3 width] to queries, keys and values [3, batch, heads, tokens, head_dim]."""
-    batch, tokens, width = projected.shape
-    return projected.reshape(batch, tokens, 3, heads, width // (3 * heads)).transpose(2, 0, 3, 1, 4)
+    """[batch, tokens, heads * columns] to [batch, heads, tokens, columns]."""
+    batch, tokens, columns = projected.shape
+    return projected.reshape(batch, tokens, heads, columns // heads).transpose(0, 2, 1, 3)
 
 
 def _join_heads(attended: Array) -> Array:

@@ -19,6 +19,7 @@ import numpy as np
 
 from secp_spu.model.activation import fold_quadratic
 from secp_spu.model.config import EncoderConfig
+from secp_spu.model.fourier import ANGLE_SCALE
 from secp_spu.model.precision import OUTPUT_WEIGHT_BITS, WEIGHT_BITS
 from secp_spu.protocol import lower
 
@@ -43,8 +44,11 @@ def fold_layer(params: Tree, before: Tree | None, config: EncoderConfig) -> Tree
     kernel, bias = _absorb(params["query_key_value"], gain, shift)
     value_bias = bias[2 * width :]
     bias = np.concatenate([bias[: 2 * width], np.zeros(width, np.float32)])
-    scale = _projection_scale(kernel, bias, config)
-    kernel, bias = kernel * scale, bias * scale
+    if config.attention == "fourier":
+        kernel, bias = (_into_angles(array, params["attention"]["frequencies"]) for array in (kernel, bias))
+    else:
+        scale = _projection_scale(kernel, bias, config)
+        kernel, bias = kernel * scale, bias * scale
 
     attention_output = params["attention_output"]
     middle_gain, middle_shift = _gain_shift(params["attention_norm"])
@@ -66,7 +70,24 @@ def fold_layer(params: Tree, before: Tree | None, config: EncoderConfig) -> Tree
         "output_residual": {"gain": lower(middle_gain, WEIGHT_BITS)},
         "output": _dense(output_kernel, output_bias + middle_shift, OUTPUT_WEIGHT_BITS),
     }
-    return folded | {name: params[name] for name in ("attention",) if name in params}
+    return folded | ({"attention": params["attention"]} if config.attention == "rfa" else {})
+
+
+def _into_angles(projection: np.ndarray, frequencies: np.ndarray) -> np.ndarray:
+    """Columns of queries and keys as those of their angles, ANGLE_SCALE times the turns.
+
+    Args:
+        projection: of queries, keys and values [..., 3 width].
+        frequencies: [heads, head_dim, features].
+    Returns: [..., 2 heads * features + width].
+    """
+    queries, keys, values = np.split(projection, 3, axis=-1)
+    heads, head_dim, features = frequencies.shape
+    angles = (
+        np.einsum("...hd,hdf->...hf", part.reshape(*part.shape[:-1], heads, head_dim), frequencies * ANGLE_SCALE)
+        for part in (queries, keys)
+    )
+    return np.concatenate([*(a.reshape(*a.shape[:-2], heads * features) for a in angles), values], axis=-1)
 
 
 def _projection_scale(kernel: np.ndarray, bias: np.ndarray, config: EncoderConfig) -> np.ndarray:

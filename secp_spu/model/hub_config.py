@@ -4,9 +4,9 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from secp_spu.model.config import EncoderConfig, FunctionKind, is_function
+from secp_spu.model.config import AttentionKind, EncoderConfig, FunctionKind, is_function
 from secp_spu.model.hub_names import FAMILIES
 from secp_spu.protocol import GeluSeries, fit_gelu
 from secp_spu.protocol.series import LIMITS, TERMS
@@ -78,8 +78,8 @@ def _read_extras(extras: Any, path: Path) -> Tree:
     allowed = ["attention", *_EXTRAS, "activation", "activation_range", "activation_terms"]
     if not isinstance(extras, dict) or not extras.keys() <= set(allowed):
         raise CheckpointError(f"{path}: secp_spu is {extras!r}, allowed are the keys {', '.join(allowed)}")
-    fields = {"attention": _choice(extras, "attention", ["softmax", "rfa"], path)}
-    if fields["attention"] == "rfa":
+    fields = {"attention": _choice(extras, "attention", get_args(AttentionKind), path)}
+    if fields["attention"] != "softmax":
         fields |= {key: _integer(extras, key, span, path) for key, span in _EXTRAS.items()}
     if "activation" in extras:
         fields["activation"] = _choice(extras, "activation", _ADAPTED, path)
@@ -140,7 +140,7 @@ def write_config(config: EncoderConfig, model_type: str, special_ids: Mapping[st
 def _write_extras(config: EncoderConfig) -> Tree:
     """What Hugging Face has no word for; nothing for a model that it knows."""
     extras: Tree = {"attention": config.attention}
-    if config.attention == "rfa":
+    if config.attention != "softmax":
         extras |= {key: getattr(config, key) for key in _EXTRAS}
     if config.activation in _ADAPTED:
         extras["activation"] = config.activation

@@ -125,6 +125,9 @@ def encoder_leaves(config: EncoderConfig, prefix: str) -> Leaves:
         leaves |= module_leaves(config, _LAYER, (ours,), theirs)
         if config.attention == "rfa":
             leaves[(ours, "attention", "length")] = Leaf((f"{theirs}attention.self.length",), (config.heads,))
+        elif config.attention == "fourier":
+            shape = config.heads, config.head_dim, config.features
+            leaves[(ours, "attention", "frequencies")] = Leaf((f"{theirs}attention.self.frequencies",), shape)
         for name in QUADRATIC if config.activation == "quadratic" else ():
             leaves[(ours, "activation", name)] = Leaf(
                 (f"{theirs}intermediate.activation.{name}",), (config.intermediate,)

@@ -34,3 +34,6 @@ SUMMARY_BITS = 10
 
 DIVISOR_BITS = 9
 """Of 1/denominator, which is one or more for a kernel of at most one."""
+
+TOKEN_SHARE_BITS = 10
+"""Of the tokens' shares in a mean over keys; what rounding takes from a share cancels."""

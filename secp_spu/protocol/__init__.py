@@ -20,7 +20,7 @@ from secp_spu.protocol.correlation_maker import (
     finish_exchange,
     party_streams,
 )
-from secp_spu.protocol.cosine import cos_error_bound, cos_sin, secure_cos_sin
+from secp_spu.protocol.cosine import cos_error_bound, cos_sin, cos_sin_of_turns, secure_cos_sin
 from secp_spu.protocol.fixed import (
     Fixed,
     Number,
@@ -36,6 +36,12 @@ from secp_spu.protocol.fixed import (
     to_float,
 )
 from secp_spu.protocol.products import batched_product
+from secp_spu.protocol.reciprocal import (
+    declare_reciprocal,
+    reciprocal_error_bound,
+    secure_reciprocal,
+    series_reciprocal,
+)
 from secp_spu.protocol.ring import FRACTION_BITS, from_ring, open_masked, to_ring
 from secp_spu.protocol.series import (
     GeluSeries,
@@ -70,8 +76,10 @@ __all__ = [
     "constant",
     "cos_error_bound",
     "cos_sin",
+    "cos_sin_of_turns",
     "dealt_error_bound",
     "declare_correlation",
+    "declare_reciprocal",
     "declare_series",
     "decode",
     "encode",
@@ -88,11 +96,14 @@ __all__ = [
     "multiply",
     "open_masked",
     "party_streams",
+    "reciprocal_error_bound",
     "rounded",
     "secure_cos_sin",
+    "secure_reciprocal",
     "secure_series_gelu",
     "series_error_bound",
     "series_gelu",
+    "series_reciprocal",
     "to_fixed",
     "to_float",
     "to_ring",

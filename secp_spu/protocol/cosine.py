@@ -35,6 +35,31 @@ def cos_sin(x: Any, frequencies: Array, correlation: CosineCorrelation | None = 
     return jnp.cos(angle), jnp.sin(angle)
 
 
+def cos_sin_of_turns(turns: Any, correlation: CosineCorrelation | None = None) -> tuple[Any, Any]:
+    """cos and sin of 2 pi turns: in plain JAX without a correlation; with one as in `secure_cos_sin`, from step 2 on.
+
+    Args:
+        turns: any shape: `Fixed` with a correlation, plain without.
+        correlation: of the same shape, a turn being 2**turns.bits.
+    Returns: two arrays of the same shape, plain or `Fixed`.
+    Raises: ValueError if shape or bits of turns and correlation disagree.
+    """
+    if correlation is None:
+        return jnp.cos(2 * jnp.pi * turns), jnp.sin(2 * jnp.pi * turns)
+    _check_turns(turns, correlation)
+
+    delta = open_masked(turns.ring, correlation.mask)
+
+    public_bits = public_factor_bits(correlation.factor_bits)
+    public_cos, public_sin = public_cos_sin(delta, correlation.turn_bits, public_bits)
+
+    mask_cos, mask_sin = correlation.cos[0], correlation.sin[0]
+    cos = public_cos * mask_cos - public_sin * mask_sin
+    sin = public_sin * mask_cos + public_cos * mask_sin
+    bits = correlation.factor_bits + public_bits
+    return Fixed(cos, bits), Fixed(sin, bits)
+
+
 def secure_cos_sin(x: Fixed, frequencies: Array, correlation: CosineCorrelation) -> tuple[Fixed, Fixed]:
     """cos and sin of 2 pi x @ frequencies of a secret x, with one opening. Only for programs compiled by SPU.
 
@@ -57,19 +82,9 @@ def secure_cos_sin(x: Fixed, frequencies: Array, correlation: CosineCorrelation)
     Raises: ValueError if x, frequencies and correlation disagree in d, r, the leading axes or the bits of a turn.
     Source: one-round cosine, arXiv 2506.15307; here with a whole-ring mask and without truncation.
     """
-    _check_shapes(x, frequencies, correlation)
-    turns = x.ring @ to_ring(frequencies)
-
-    delta = open_masked(turns, correlation.mask)
-
-    public_bits = public_factor_bits(correlation.factor_bits)
-    public_cos, public_sin = public_cos_sin(delta, correlation.turn_bits, public_bits)
-
-    mask_cos, mask_sin = correlation.cos[0], correlation.sin[0]
-    cos = public_cos * mask_cos - public_sin * mask_sin
-    sin = public_sin * mask_cos + public_cos * mask_sin
-    bits = correlation.factor_bits + public_bits
-    return Fixed(cos, bits), Fixed(sin, bits)
+    if x.shape[-1] != frequencies.shape[0]:
+        raise ValueError(f"x has {x.shape[-1]} columns, frequencies {frequencies.shape[0]} rows: they must agree")
+    return cos_sin_of_turns(Fixed(x.ring @ to_ring(frequencies), x.bits + FRACTION_BITS), correlation)
 
 
 def public_factor_bits(factor_bits: int) -> int:
@@ -104,14 +119,11 @@ def cosine_polynomial() -> tuple[float, ...]:
     return tuple(series.convert(kind=Polynomial).coef)
 
 
-def _check_shapes(x: Fixed, frequencies: Array, correlation: CosineCorrelation) -> None:
-    if x.shape[-1] != frequencies.shape[0]:
-        raise ValueError(f"x has {x.shape[-1]} columns, frequencies {frequencies.shape[0]} rows: they must agree")
-    expected, turn_bits = (*x.shape[:-1], frequencies.shape[1]), x.bits + FRACTION_BITS
-    if correlation.mask.shape != expected or correlation.turn_bits != turn_bits:
+def _check_turns(turns: Fixed, correlation: CosineCorrelation) -> None:
+    if correlation.mask.shape != turns.shape or correlation.turn_bits != turns.bits:
         raise ValueError(
-            f"correlation has shape {correlation.mask.shape} and {correlation.turn_bits} turn bits, x @ frequencies "
-            f"{expected} and {turn_bits}: declare it with declare_correlation({expected}, turn_bits={turn_bits})"
+            f"correlation has shape {correlation.mask.shape} and {correlation.turn_bits} turn bits, the angles "
+            f"{turns.shape} and {turns.bits}: declare it with declare_correlation of that shape and turn_bits"
         )
 
 

@@ -12,7 +12,7 @@ on by about |x| - P/2.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -216,25 +216,40 @@ def secure_series_gelu(x: Fixed, series: GeluSeries, correlation: CosineCorrelat
 
 
 def _public_harmonics(delta: Array, series: GeluSeries) -> list[tuple[Array, Array]]:
-    """a_k cos and a_k sin of (2 k - 1) times a public angle, as integers with PUBLIC_BITS fraction bits.
+    """a_k cos and a_k sin of (2 k - 1) times a public angle, as integers with PUBLIC_BITS fraction bits."""
+    drop = RECURRENCE_BITS + COEFFICIENT_BITS - PUBLIC_BITS
+    scales = [jnp.int32(round(coefficient * 2**COEFFICIENT_BITS)) for coefficient in series.coefficients[1:]]
+    waves = public_multiples(delta, TURN_BITS, series.terms, odd=True)
+    return [
+        (shift_public(cos * scale, drop), shift_public(sin * scale, drop))
+        for scale, (cos, sin) in zip(scales, waves, strict=True)
+    ]
 
-    By Chebyshev's recurrence cos (n + 2) b = 2 cos 2b cos n b - cos (n - 2) b, and the same for the sine, from n = -1
-    and 1: three public operations a harmonic and part, where a polynomial for each takes twenty.
+
+def public_multiples(delta: Array, turn_bits: int, count: int, *, odd: bool) -> Iterator[tuple[Array, Array]]:
+    """cos n b and sin n b of a public angle b for n = 1, 2, 3, ... or 1, 3, 5, ...: integers of RECURRENCE_BITS.
+
+    By Chebyshev's recurrence cos (n + m) b = 2 cos m b cos n b - cos (n - m) b, and the same for the sine, with m = 1
+    from n = 0 and 1, or m = 2 from n = -1 and 1: three public operations a multiple and part, where a polynomial for
+    each takes twenty.
+
+    Args:
+        delta: the angle, ring integers; a turn is 2**turn_bits.
+        turn_bits: see there.
+        count: how many multiples.
+        odd: whether even ones are left out.
     """
-    cos, sin = public_cos_sin(delta, TURN_BITS, RECURRENCE_BITS)
-    step = lax.shift_right_arithmetic(cos * cos, jnp.int32(RECURRENCE_BITS - 2)) - jnp.int32(2 << RECURRENCE_BITS)
-    before, now = (cos, -sin), (cos, sin)
-    harmonics = []
-    for coefficient in series.coefficients[1:]:
-        scale = jnp.int32(round(coefficient * 2**COEFFICIENT_BITS))
-        drop = RECURRENCE_BITS + COEFFICIENT_BITS - PUBLIC_BITS
-        harmonics.append((shift_public(now[0] * scale, drop), shift_public(now[1] * scale, drop)))
-        after = [
-            lax.shift_right_arithmetic(step * b, jnp.int32(RECURRENCE_BITS)) - a
-            for a, b in zip(before, now, strict=False)
-        ]
-        before, now = now, (after[0], after[1])
-    return harmonics
+    cos, sin = public_cos_sin(delta, turn_bits, RECURRENCE_BITS)
+    if odd:
+        step = lax.shift_right_arithmetic(cos * cos, jnp.int32(RECURRENCE_BITS - 2)) - jnp.int32(2 << RECURRENCE_BITS)
+        before, now = (cos, -sin), (cos, sin)
+    else:
+        step = cos * jnp.int32(2)
+        before, now = (jnp.full_like(cos, 1 << RECURRENCE_BITS), jnp.zeros_like(sin)), (cos, sin)
+    for _ in range(count):
+        yield now
+        after = _next(step, now[0], before[0]), _next(step, now[1], before[1])
+        before, now = now, after
 
 
 def _next(step: Array, now: Array, before: Array) -> Array:

@@ -24,7 +24,9 @@ from secp_spu.model import (
     LabelEmbeddingHead,
     LabelWordHead,
     PooledEmbedding,
+    token_shares,
 )
+from secp_spu.model.precision import TOKEN_SHARE_BITS
 from secp_spu.protocol import FRACTION_BITS, lift, lower, to_ring
 from secp_spu.runtime.base import Runtime, Stored
 from secp_spu.runtime.ledger import Phase
@@ -104,6 +106,7 @@ class SecureModel:
         if self.keeps_openings:
             self._layers = [{**v, "params": static_kernels(runtime, v["params"])} for v in layers]
         self._run_layer = partial(_run_layer, self._layer_module, secure, self.keeps_openings)
+        self._share_tokens = partial(_share_tokens, config.features) if config.attention == "fourier" else None
         self._pool = partial(_run_head, PooledEmbedding(folded=True), secure)
         by_words = "decoder" in head
         module = LabelWordHead(config, labels) if by_words else LabelEmbeddingHead(folded=True)
@@ -140,21 +143,25 @@ class SecureModel:
 
     def _encode(self, hidden: Stored, padding_mask: Stored, offline: Phase = "offline") -> Stored:
         """All layers, each with fresh correlations; what comes in is left to the caller unless a layer made it."""
-        declared = self._declare(hidden, padding_mask)
+        masks = [padding_mask]
+        if self._share_tokens is not None:
+            masks.append(self._runtime.run("token_shares", self._share_tokens, padding_mask))
+        declared = self._declare(hidden, *masks)
         first = hidden
         for variables in self._layers:
             with self._runtime.ledger.phase(offline):
                 correlations = self._runtime.correlations(declared)
-            result = self._runtime.run("layer", self._run_layer, variables, hidden, padding_mask, correlations)
+            result = self._runtime.run("layer", self._run_layer, variables, correlations, hidden, *masks)
             if hidden is not first:
                 self._runtime.free(hidden)
             hidden = result
             self._on_layer()
+        self._runtime.free(masks[1:])
         return hidden
 
-    def _declare(self, hidden: Stored, padding_mask: Stored) -> Tree:
+    def _declare(self, *inputs: Stored) -> Tree:
         """What one layer spends on inputs of these shapes."""
-        shapes = [jax.ShapeDtypeStruct(stored.spec.shape, stored.spec.dtype) for stored in (hidden, padding_mask)]
+        shapes = [jax.ShapeDtypeStruct(stored.spec.shape, stored.spec.dtype) for stored in inputs]
         return jax.eval_shape(self._layer_module.init, jax.random.key(0), *shapes).get("correlations", {})
 
 
@@ -182,18 +189,18 @@ def keep_openings(params: Tree) -> Tree:
 
 
 def _run_layer(
-    module: EncoderLayer,
-    secure: bool,
-    cached: bool,
-    variables: Tree,
-    hidden: Array,
-    padding_mask: Array,
-    correlations: Tree,
+    module: EncoderLayer, secure: bool, cached: bool, variables: Tree, correlations: Tree, *inputs: Array
 ) -> Any:
     if cached:
         variables = {**variables, "params": keep_openings(variables["params"])}
-    inputs = lift(hidden, HIDDEN_BITS, secure=secure), lift(padding_mask, FRACTION_BITS, secure=secure)
-    return lower(module.apply({**variables, "correlations": correlations}, *inputs), HIDDEN_BITS)
+    bits = HIDDEN_BITS, FRACTION_BITS, TOKEN_SHARE_BITS
+    lifted = (lift(array, b, secure=secure) for array, b in zip(inputs, bits, strict=False))
+    return lower(module.apply({**variables, "correlations": correlations}, *lifted), HIDDEN_BITS)
+
+
+def _share_tokens(features: int, padding_mask: Array) -> Any:
+    """`token_shares` for a layer."""
+    return lower(token_shares(padding_mask, features), TOKEN_SHARE_BITS)
 
 
 def _run_head(module: nn.Module, secure: bool, params: Tree, hidden: Array, readout: Array, *labels: Array) -> Any:

@@ -54,7 +54,7 @@ def sequence_bytes(config: EncoderConfig, tokens: int) -> int:
     width = WIDTH_BYTES * config.width
     harmonics = config.series.terms if config.series else 0
     inner = PAIR_BYTES * harmonics if config.series else INNER_BYTES[config.activation]
-    pairs = 2 * config.heads * config.features if config.attention == "rfa" else 0
+    pairs = 2 * config.heads * config.features if config.attention != "softmax" else 0
     attention = PAIR_BYTES * pairs if pairs else width + SCORE_BYTES * config.heads * tokens
     kept = KEPT_PAIR_BYTES * (pairs + harmonics * config.intermediate)
     return tokens * (kept + max(width + inner * config.intermediate, attention))
