@@ -10,6 +10,7 @@ from parties import ULP
 
 from secp_spu.model.precision import FACTOR_BITS
 from secp_spu.protocol import cos_error_bound
+from secp_spu.protocol.reciprocal import DROP, FLOOR, INPUT_BITS, PERIOD, START_BITS, TERMS, fit_reciprocal
 
 # Of SPU 0.9.5: in proportion, and in units. Seen: 3.5e-4 of x**-1/2; 6e-5 of 1/x, and 4 units.
 RSQRT_ERROR = 5e-4
@@ -64,6 +65,15 @@ class Arithmetic:
         assert (x > 0).all(), "a denominator may become negative: choose other weights"
         return self.off(self.off(1 / x, RECIPROCAL_ERROR / x), RECIPROCAL_UNITS * ULP)
 
+    def series_reciprocal(self, x: np.ndarray) -> np.ndarray:
+        """`protocol.series_reciprocal` of x, whose fit of 1/x and rounded start Newton's step squares."""
+        assert (x > FLOOR).all(), "a mean kernel is below the floor: choose other weights"
+        constant, *waves = fit_reciprocal()[0]
+        angle = 2 * np.pi / PERIOD * x[..., None] * np.arange(1, TERMS + 1)
+        start = constant + np.cos(angle) @ waves[:TERMS] + np.sin(angle) @ waves[TERMS:]
+        start = self.off(start, 2.0**-START_BITS + 0.01)
+        return start * (2 - self.off(x, 2.0 ** -(INPUT_BITS - DROP)) * start)
+
     def softmax(self, x: np.ndarray) -> np.ndarray:
         """Over the last axis."""
         shifted = x - x.max(-1, keepdims=True)
@@ -72,7 +82,14 @@ class Arithmetic:
 
     def cos_sin(self, x: np.ndarray, frequencies: np.ndarray, mask_error: float) -> np.ndarray:
         """cos and sin of 2 pi x @ frequencies, side by side, off by the protocol's own bound."""
-        angle = 2 * np.pi * (x @ frequencies)
         row, column = np.abs(x).sum(-1, keepdims=True), np.abs(frequencies).sum(0)
         error = cos_error_bound(row, column, factor_bits=FACTOR_BITS, mask_error=mask_error)
+        return self._cos_sin(x @ frequencies, error)
+
+    def cos_sin_of_turns(self, turns: np.ndarray, mask_error: float) -> np.ndarray:
+        """cos and sin of 2 pi turns, side by side, likewise."""
+        return self._cos_sin(turns, cos_error_bound(0, 0, factor_bits=FACTOR_BITS, mask_error=mask_error))
+
+    def _cos_sin(self, turns: np.ndarray, error: np.ndarray | float) -> np.ndarray:
+        angle = 2 * np.pi * turns
         return np.concatenate([self.off(np.cos(angle), error), self.off(np.sin(angle), error)], -1)

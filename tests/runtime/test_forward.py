@@ -18,6 +18,7 @@ from secp_spu.model.precision import (
     SCALE_BITS,
     SUM_BITS,
     SUMMARY_BITS,
+    TOKEN_SHARE_BITS,
     WEIGHT_BITS,
 )
 from secp_spu.protocol import Scheme, joint_error_bound, lift, lower
@@ -53,6 +54,8 @@ def random_variables(module, *inputs, seed):
         name, noise = path[-1].key, rng.normal(size=leaf.shape).astype(np.float32)
         if name == "kernel":
             return noise / np.float32(np.sqrt(leaf.shape[0]))
+        if name == "frequencies":
+            return noise / 30  # angles of a quarter turn at most, so that the mean kernel is far from zero
         return 0.8 + noise / 10 if name in ("scale", "length") else noise / 10
 
     variables = module.init(jax.random.key(seed), *inputs)
@@ -181,7 +184,8 @@ class SecondModel:
         params, heads = variables["params"], self.parts.config.heads
         batch, tokens, width = hidden.shape
         projected = self.dense(hidden, params["query_key_value"]).reshape(batch, tokens, 3, heads, -1)
-        attend = self.random_features if self.parts.config.attention == "rfa" else self.softmax
+        kinds = {"softmax": self.softmax, "rfa": self.random_features, "fourier": self.learned_features}
+        attend = kinds[self.parts.config.attention]
         attended = attend(variables, *projected.transpose(2, 0, 3, 1, 4), padding_mask)
         attended = attended.transpose(0, 2, 1, 3).reshape(batch, tokens, width)
         attended = self.dense(attended, params["attention_output"])
@@ -210,6 +214,17 @@ class SecondModel:
         summary = matmul(phi[1].swapaxes(-1, -2), np.concatenate([times(value, weight), ones], -1))
         attended = matmul(phi[0], self.arithmetic.rounded(summary, SUMMARY_BITS)) / 64
         divisor = self.arithmetic.rounded(self.arithmetic.reciprocal(attended[..., -1:]), DIVISOR_BITS)
+        return times(attended[..., :-1], divisor)
+
+    def learned_features(self, variables, query, key, value, padding_mask):
+        times, matmul, rounded = self.arithmetic.times, self.arithmetic.matmul, self.arithmetic.rounded
+        frequencies = variables["params"]["attention"]["frequencies"].astype(np.float64)
+        phi = [self.arithmetic.cos_sin_of_turns(x @ frequencies, self.mask_error) for x in (query, key)]
+        mask = padding_mask[:, None, :, None]
+        share = 8 / padding_mask.sum(-1)[:, None, None, None] * 64 / CONFIG.features
+        columns = np.concatenate([times(value, mask), np.broadcast_to(mask * share, (*value.shape[:-1], 1))], -1)
+        attended = matmul(phi[0], rounded(matmul(phi[1].swapaxes(-1, -2), columns) / 8, SUMMARY_BITS)) / 64
+        divisor = rounded(share * self.arithmetic.series_reciprocal(attended[..., -1:]), DIVISOR_BITS)
         return times(attended[..., :-1], divisor)
 
     def dense(self, x, params):
@@ -280,7 +295,10 @@ def parts_of(attention, layers=1):
 
 @pytest.mark.parametrize(
     ("which", "attention"),
-    [(ABY3, "softmax"), (ABY3, "rfa"), (SEMI2K_2, "softmax"), (SEMI2K_2, "rfa"), (SEMI2K_3, "softmax")],
+    [
+        *((which, attention) for which in (ABY3, SEMI2K_2) for attention in ("softmax", "rfa", "fourier")),
+        (SEMI2K_3, "softmax"),
+    ],
 )
 def test_a_model_matches_plaintext(runtimes, which, attention):
     runtime, parts = runtimes(which), parts_of(attention)
@@ -363,10 +381,12 @@ def is_kept(runtime, name):
 
 
 # Sums over the parties of (bytes, sends) of one layer on [2, 5, 21], 3 heads, 61 features: the program, and making its
-# 2 * 2 * 3 * 5 * 61 = 3,660 correlations.
+# 2 * 2 * 3 * 5 * 61 = 3,660 correlations; "fourier" has 12 harmonics for each of 2 * 3 * 5 divisors besides.
 LAYER_COSTS = {
     (ABY3, "rfa"): ((1_271_560, 792), (3_660 * 48, 3)),
     (SEMI2K_2, "rfa"): ((673_340, 334), (3_660 * 96, 2)),
+    (ABY3, "fourier"): ((1_194_160, 483), ((3_660 + 12 * 30) * 48, 6)),
+    (SEMI2K_2, "fourier"): ((674_264, 204), ((3_660 + 12 * 30) * 96, 4)),
     (ABY3, "softmax"): ((364_688, 818), (0, 0)),
     (SEMI2K_2, "softmax"): ((243_460, 364), (0, 0)),
 }
@@ -378,13 +398,15 @@ def test_a_layer_costs_what_it_did(runtimes, which, attention):
     runtime, config = runtimes(which), replace(CONFIG, attention=attention)
     hidden, padding_mask = np.ones((2, 5, 21), np.float32), np.ones((2, 5), np.float32)
     layer = EncoderLayer(config, folded=True, opens_operands=which[0] == "semi2k")
-    declared = layer.init(jax.random.key(0), hidden, padding_mask).get("correlations", {})
-    variables = random_variables(layer, hidden, padding_mask, seed=0)
+    masks = (padding_mask, padding_mask) if attention == "fourier" else (padding_mask,)
+    declared = layer.init(jax.random.key(0), hidden, *masks).get("correlations", {})
+    variables = random_variables(layer, hidden, *masks, seed=0)
     handles = {"params": shared(runtime, variables["params"]), "public": runtime.publish(variables["public"])}
-    inputs = shared(runtime, hidden), shared(runtime, padding_mask)
+    inputs = [shared(runtime, values) for values in (hidden, *masks)]
 
-    def run_layer(variables, hidden, padding_mask, correlations):
-        inputs = lift(hidden, HIDDEN_BITS, secure=True), lift(padding_mask, 18, secure=True)
+    def run_layer(variables, correlations, *inputs):
+        bits = HIDDEN_BITS, 18, TOKEN_SHARE_BITS
+        inputs = [lift(values, b, secure=True) for values, b in zip(inputs, bits, strict=False)]
         return lower(layer.apply({**variables, "correlations": correlations}, *inputs), HIDDEN_BITS)
 
     def make():
@@ -392,5 +414,5 @@ def test_a_layer_costs_what_it_did(runtimes, which, attention):
             return runtime.correlations(declared)
 
     correlations, offline = cost_of(runtime, make, "offline")
-    _, online = cost_of(runtime, lambda: runtime.run("layer", run_layer, handles, *inputs, correlations))
+    _, online = cost_of(runtime, lambda: runtime.run("layer", run_layer, handles, correlations, *inputs))
     assert (online, offline) == LAYER_COSTS[which, attention]
