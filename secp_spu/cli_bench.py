@@ -69,7 +69,7 @@ TABLE_WIDTH = 118
 ModelOption = Annotated[str, typer.Option(help=f"A shape: {', '.join(SHAPES)}.")]
 LayersOption = Annotated[int | None, typer.Option(min=1, help="Layers to run; all by default.")]
 ActivationOption = Annotated[str, typer.Option(help="Of the feed-forward layers.")]
-FeaturesOption = Annotated[int, typer.Option(min=1, help="Random frequencies.")]
+FeaturesOption = Annotated[int, typer.Option(min=1, help="Frequencies a head, for cosine and sine.")]
 LengthOption = Annotated[int, typer.Option("--seq-len", help="Tokens of prompt and text together.")]
 LengthsOption = Annotated[str, typer.Option("--seq-len", help="Tokens a sequence; several with commas.")]
 ElementsOption = Annotated[int, typer.Option("--elements", min=1, help="How many at once.")]
@@ -110,11 +110,11 @@ def attention(
     correlations: CorrelationsOption = "joint",
     heads: Annotated[int, typer.Option(min=1)] = 16,
     head_dim: Annotated[int, typer.Option(min=1)] = 64,
-    features: Annotated[str, typer.Option(help="Random frequencies; several with commas.")] = "64",
+    features: Annotated[str, typer.Option(help="Frequencies a head; several with commas.")] = "64",
     json: JsonOption = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Softmax attention and random feature attention by length, for one layer (RoBERTa-large's by default)."""
+    """Softmax attention and attention by features by length, for one layer (RoBERTa-large's by default)."""
     setting, numbers, counts = make_setting(protocol, parties, correlations), _counts(lengths), _counts(features)
     config = replace(SHAPES["roberta-large"], heads=heads, width=heads * head_dim)
     _measure(lambda _: attention_cases(setting, config, numbers, counts), json, quiet, attention_tables)
@@ -137,7 +137,7 @@ def iteration(
     json: JsonOption = None,
     quiet: QuietOption = False,
 ) -> None:
-    """One tuning iteration by method: fine-tuning, gradient prompt tuning, forward-only tuning without and with RFA."""
+    """One tuning iteration by method: fine-tuning, gradient prompt tuning, forward-only tuning by attention."""
     setting = make_setting(protocol, parties, correlations)
     wanted = [
         Iteration(
@@ -208,9 +208,9 @@ def _forward_pass(
     *,
     extrapolate: bool,
 ) -> Iteration:
-    """One evaluation by forward-only tuning with random features."""
+    """One evaluation by forward-only tuning with the cheapest attention."""
     count = layers or (SHAPES[model].layers if model in SHAPES else 1)
-    return Iteration(setting, "fot-rfa", model, length, batch, count, extrapolate, cast(Any, activation), features)
+    return Iteration(setting, "fot-fourier", model, length, batch, count, extrapolate, cast(Any, activation), features)
 
 
 @bench.command()

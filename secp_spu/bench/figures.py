@@ -17,7 +17,14 @@ from secp_spu.config import OptimizerKind
 STAGE_COLOURS = {"offline": "#e0a458", "forward": "#3d6fb4", "backward": "#7fa6d6", "optimizer": "#9aa5b1"}
 PART_COLOURS = ["#3d6fb4", "#e0a458", "#5b9a68", "#9aa5b1"]
 OPTIMIZER_COLOURS = {kind: f"C{number}" for number, kind in enumerate(get_args(OptimizerKind))}
-METHOD_NAMES = {"sft": "fine-tuning", "prompt": "gradient prompt", "fot": "FoT, softmax", "fot-rfa": "FoT, RFA (ours)"}
+METHOD_NAMES = {
+    "sft": "fine-tuning",
+    "prompt": "gradient prompt",
+    "fot": "FoT, softmax",
+    "fot-rfa": "FoT, RFA",
+    "fot-fourier": "FoT, Fourier (ours)",
+}
+FEATURE_NAMES = {"rfa": "random features", "fourier": "learned features"}
 
 
 def draw_iterations(records: Iterable[Record]) -> dict[str, Figure]:
@@ -82,7 +89,7 @@ def _draw_operations(title: str, records: Sequence[Record]) -> Figure:
         axes.set_yticks(range(len(methods)), [METHOD_NAMES[method] for method in methods])
         axes.spines["bottom"].set_visible(False)
     panels[1].set_yticklabels([])
-    names = ["attention (softmax or RFA)", records[1]["operation"], "layer norm", "linear"]
+    names = ["attention", records[1]["operation"], "layer norm", "linear"]
     for colour, name in zip(PART_COLOURS, names, strict=True):
         panels[0].barh(0, 0, color=colour, label=name)
     figure.legend(loc="outside lower center", ncols=4, frameon=False)
@@ -102,7 +109,7 @@ def _draw_attention(setting: str, records: Sequence[Record]) -> Figure:
         for (variant, features), lines in groups(records, lambda r: (r["variant"], r.get("features"))):
             lines = sorted(lines, key=lambda r: r["seq_len"])
             values = [line["online"][figure_name] / scale for line in lines]
-            name = "softmax" if variant == "softmax" else f"random features, {features}"
+            name = "softmax" if variant == "softmax" else f"{FEATURE_NAMES[variant]}, {features}"
             (drawn,) = axes.plot([line["seq_len"] for line in lines], values, marker="o", markersize=4, label=name)
             if variant == "softmax":
                 drawn.set(color="#9aa5b1", linestyle="--")

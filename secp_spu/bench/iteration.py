@@ -28,11 +28,23 @@ from secp_spu.protocol import Scheme, lower
 from secp_spu.runtime import Batch, Owned, PlaintextRuntime, Runtime, SecureModel, Stored, StreamedLayers
 from secp_spu.tuning import Progress
 
-Method = Literal["sft", "prompt", "fot", "fot-rfa"]
-ATTENTION: dict[Method, AttentionKind] = {"sft": "softmax", "prompt": "softmax", "fot": "softmax", "fot-rfa": "rfa"}
-"""The methods: full fine-tuning, gradient prompt tuning, forward-only tuning, and that with random features."""
+Method = Literal["sft", "prompt", "fot", "fot-rfa", "fot-fourier"]
+ATTENTION: dict[Method, AttentionKind] = {
+    "sft": "softmax",
+    "prompt": "softmax",
+    "fot": "softmax",
+    "fot-rfa": "rfa",
+    "fot-fourier": "fourier",
+}
+"""The methods: full fine-tuning, gradient prompt tuning, forward-only tuning, that with random or learned features."""
 
-GRADIENTS: dict[Method, Gradients] = {"sft": "weights", "prompt": "inputs", "fot": None, "fot-rfa": None}
+GRADIENTS: dict[Method, Gradients] = {
+    "sft": "weights",
+    "prompt": "inputs",
+    "fot": None,
+    "fot-rfa": None,
+    "fot-fourier": None,
+}
 """Where they differentiate."""
 
 LEARNING_RATE = 1e-3
@@ -56,7 +68,7 @@ class Iteration:
         layers: how many of the shape's are run.
         extrapolate: scale the layers that were run, and one part of the word embeddings, to the whole shape.
         activation: of the feed-forward layers, and of the head where it may be: else that has "gelu_tanh".
-        features: frequencies of random feature attention.
+        features: frequencies a head of "fot-rfa" and "fot-fourier".
     """
 
     setting: Setting
@@ -109,7 +121,7 @@ class Iteration:
     @property
     def key(self) -> Record:
         """Its record's key."""
-        rfa = {"features": self.features} if ATTENTION[self.method] == "rfa" else {}
+        features = {"features": self.features} if ATTENTION[self.method] != "softmax" else {}
         return {
             "variant": self.method,
             **self.setting.key,
@@ -117,7 +129,7 @@ class Iteration:
             "seq_len": self.seq_len,
             "batch": self.batch,
             "activation": self.activation,
-            **rfa,
+            **features,
         }
 
     def measure(self, progress: Progress) -> Record:

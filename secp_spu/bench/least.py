@@ -27,20 +27,24 @@ def least_bytes(name: str, config: EncoderConfig, batch: int, tokens: int, proto
         "linear": rows * (3 * width + inner) if opens else rows * (7 * width + inner),
         # centred rows and a scale each; or a square's sum and the scaled row
         "layer norm": 2 * rows * (width + 1),
-        "rfa": _random_features(config, rows, batch, opens=opens),
+        "rfa": _scaling(config, rows) + _features(config, rows, batch, opens=opens),
+        "fourier": _features(config, rows, batch, opens=opens),
         "series": rows * inner,
         "quadratic": rows * inner,
     }.get(name)
     return None if elements is None else float(RING_BYTES * elements)
 
 
-def _random_features(config: EncoderConfig, rows: int, batch: int, *, opens: bool) -> int:
+def _scaling(config: EncoderConfig, rows: int) -> int:
+    """Queries and keys for their squared norms, and for their scale: operands, or results."""
+    return 2 * rows * (config.width + config.heads)
+
+
+def _features(config: EncoderConfig, rows: int, batch: int, *, opens: bool) -> int:
     heads, features, values = config.heads, 2 * config.features, config.head_dim + 1
     angles = 2 * rows * heads * config.features
     if opens:
-        scaling = 2 * rows * (config.width + heads)  # queries and keys, for their squares and their scale
         products = rows * heads * (2 * features + values) + batch * heads * features * values
-        return angles + scaling + products + rows * (config.width + heads)
-    scaling = 2 * rows * (config.width + heads)  # a squared norm, and the scaled row
+        return angles + products + rows * (config.width + heads)
     products = batch * heads * features * values + rows * heads * values
-    return angles + scaling + products + rows * config.width
+    return angles + products + rows * config.width

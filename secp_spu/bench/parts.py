@@ -18,7 +18,8 @@ from secp_spu.bench.scaling import stages
 from secp_spu.bench.setting import OWNER, Setting, measure_function
 from secp_spu.model import KINDS, Dense, EncoderConfig, Norm, projected_columns, token_shares
 from secp_spu.model.activation import Activation
-from secp_spu.model.attention import PROJECTION_BITS
+from secp_spu.model.attention import INITIAL_LENGTH, PROJECTION_BITS
+from secp_spu.model.fourier import ANGLE_SCALE
 from secp_spu.model.layers import Residual
 from secp_spu.model.precision import (
     DIVISOR_BITS,
@@ -112,7 +113,7 @@ class _Linear(nn.Module):
     def __call__(self, hidden: Number, attended: Number, inner: Number) -> tuple[Any, ...]:
         config, folded = self.config, self.folded
         return (
-            Dense(3 * config.width, folded)(hidden),
+            Dense(sum(projected_columns(config)) if folded else 3 * config.width, folded)(hidden),
             Dense(config.width, folded)(attended),
             Dense(config.intermediate, folded)(hidden),
             Dense(config.width, folded, OUTPUT_WEIGHT_BITS)(inner),
@@ -179,6 +180,9 @@ def attention_part(config: EncoderConfig, batch: int, tokens: int, *, protocol: 
     mask = np.ones((batch, tokens), np.float32)
     if config.attention != "fourier":
         return _part(config.attention, module, *heads, fixed=((mask, FRACTION_BITS),))
+    if folded:  # as angles, of queries and keys of the length that adaptation starts with
+        turns = INITIAL_LENGTH / (2 * math.pi) * ANGLE_SCALE
+        heads[:2] = [(array * np.float32(turns), bits) for array, bits in heads[:2]]
     shares = np.asarray(token_shares(mask, config.features))
     return _part(config.attention, module, *heads, fixed=((shares, TOKEN_SHARE_BITS),))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from secp_spu.bench.records import Record
-from secp_spu.bench.tables import Table, of_bench, setting_name
+from secp_spu.bench.tables import METHODS, Table, of_bench, setting_name
 
 PAPER: dict[str, tuple[float, float]] = {
     "sft": (651.6, 970.7),
@@ -56,14 +56,14 @@ def _puma_table(records: list[Record]) -> list[Table]:
     note = (
         "PUMA: the same engine and protocol (SPU, ABY3), other machines (32 cores a server, 5 Gbps, 1 ms), softmax and "
         "GELU by its own polynomials, and the embedding under MPC, which here is the data owner's. It does not say "
-        "whether its GB are of one party or of all. `fot-rfa` needs an adapted model, PUMA does not."
+        "whether its GB are of one party or of all. `fot-rfa` and `fot-fourier` need an adapted model, PUMA does not."
     )
     return [_table("BERT, 128 tokens: a forward pass, ours and PUMA's", ours, rows, note)]
 
 
 def _table(title: str, ours: list[Record], published: list[list[str]], note: str) -> Table:
     rows = []
-    for record in sorted(ours, key=lambda r: (setting_name(r), r["model"], list(PAPER).index(r["variant"]))):
+    for record in sorted(ours, key=lambda r: (setting_name(r), r["model"], METHODS.index(r["variant"]))):
         phases = record["offline"], record["online"]
         scaled = f", scaled from {record['measured_layers']} layer(s)" if record["extrapolated"] else ""
         name = f"{record['variant']}, {record['model']}, {record['activation']}{scaled}"

@@ -26,11 +26,13 @@ def run_cost_cases(records: Sequence[Record]) -> Iterator[Case]:
     Raises: ConfigError without CMA-ES' records, or without an iteration of forward-only tuning.
     """
     runs = of_bench(records, "optimizers")
-    evaluations = [r for r in of_bench(records, "iteration") if r["variant"] in ("fot", "fot-rfa")]
+    evaluations = [r for r in of_bench(records, "iteration") if r["variant"].startswith("fot")]
     if not any(run["variant"] == REFERENCE for run in runs):
         raise ConfigError(f"--optimizers: no records of {REFERENCE}, which the others are held against")
     if not evaluations:
-        raise ConfigError("--iteration: no records of the methods fot or fot-rfa, whose evaluations cost something")
+        raise ConfigError(
+            "--iteration: no records of forward-only tuning (fot, fot-rfa, fot-fourier), whose evaluations have a cost"
+        )
     for (task, optimizer), group in groups(runs, lambda r: (r["task"], r["variant"])):
         references = {run["seed"]: run for run in runs if (run["task"], run["variant"]) == (task, REFERENCE)}
         if any(run["seed"] not in references for run in group):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from secp_spu.model import Embeddings, EncoderConfig, EncoderLayer, LabelWordHead, fold_head, fold_layer
+from secp_spu.model.attention import INITIAL_LENGTH
 
 Tree = Any
 
@@ -46,7 +48,7 @@ SHAPES: dict[str, EncoderConfig] = {
 
 @dataclass(frozen=True)
 class RandomModel:
-    """A model owner's weights at random, drawn when they are asked for.
+    """A model owner's weights at random, drawn when asked for; learned features see lengths as adapted ones do.
 
     Attributes:
         config: of the encoder.
@@ -57,8 +59,12 @@ class RandomModel:
     def layer(self, number: int) -> dict[str, Tree]:
         """ "params" and "public" of a layer."""
         inputs = jnp.zeros((1, 1, self.config.width)), jnp.ones((1, 1))
-        variables = EncoderLayer(self.config, number).init(jax.random.key(number), *inputs)
-        return {"params": jax.device_get(variables["params"]), "public": jax.device_get(variables.get("public", {}))}
+        variables = jax.device_get(EncoderLayer(self.config, number).init(jax.random.key(number), *inputs))
+        params = dict(variables["params"])
+        if self.config.attention == "fourier":
+            frequencies = params["attention"]["frequencies"]
+            params["attention"] = {"frequencies": frequencies * INITIAL_LENGTH / math.sqrt(self.config.head_dim)}
+        return {"params": params, "public": variables.get("public", {})}
 
     def folded_layer(self, number: int) -> dict[str, Tree]:
         """The same, folded; all norms have gain one and shift zero."""

@@ -35,7 +35,7 @@ TURN_BITS = PROJECTION_BITS + EXTRA_BITS
 """Of the angles."""
 
 
-def token_shares(padding_mask: Array, features: int) -> Array:
+def token_shares(padding_mask: Any, features: int) -> Any:
     """What a token counts in the mean over keys: zero for padding, and the mean of all others is one.
 
     That mean is taken by `protocol.mean_of`, which divides by powers of two; hence at least 1.

@@ -34,7 +34,7 @@ from secp_spu.runtime import pass_bytes
 from secp_spu.tuning import Progress
 
 ABY3, SEMI2K, DEALT = Setting("aby3", 3), Setting("semi2k", 2), Setting("semi2k", 2, "dealt")
-METHODS = ("sft", "prompt", "fot", "fot-rfa")
+METHODS = ("sft", "prompt", "fot", "fot-rfa", "fot-fourier")
 ELEMENTS = 101
 
 
@@ -120,11 +120,13 @@ def test_activations_cost_less_the_simpler_they_are():
 def test_attention_is_linear_with_features_and_not_with_softmax():
     config = replace(SHAPES["tiny"], heads=2, width=16)
     records = measure(attention_cases(ABY3, config, [16, 64], [64]))
-    softmax, rfa = ([r["online"]["bytes"] for r in records if r["variant"] == v] for v in ("softmax", "rfa"))
+    kinds = "softmax", "rfa", "fourier"
+    softmax, rfa, fourier = ([r["online"]["bytes"] for r in records if r["variant"] == kind] for kind in kinds)
     assert softmax[1] > 12 * softmax[0]
     assert rfa[1] < 4.2 * rfa[0]
+    assert fourier[1] < 0.7 * rfa[1]
     assert all(r["max_abs_error"] < 0.05 for r in records)
-    assert [r.get("features") for r in records] == [None, 64, None, 64]
+    assert [r.get("features") for r in records] == [None, 64, 64, None, 64, 64]
 
 
 @pytest.mark.parametrize("setting", [ABY3, SEMI2K], ids=str)
@@ -174,11 +176,11 @@ def test_iterations_are_right_and_split_by_stage(tiny):
         assert sum(stage["bytes"] for stage in parts.values()) == pytest.approx(record["online"]["bytes"])
         trains = record["variant"] in ("sft", "prompt")
         assert (parts["backward"]["bytes"] > 0) == (parts["optimizer"]["bytes"] > 0) == trains
-        assert (record["offline"]["bytes"] > 0) == (record["variant"] == "fot-rfa")
+        assert (record["offline"]["bytes"] > 0) == (record["variant"] in ("fot-rfa", "fot-fourier"))
 
 
 def test_the_parts_of_a_layer_add_up_to_it(tiny):
-    for method in ("fot", "fot-rfa"):
+    for method in ("fot", "fot-rfa", "fot-fourier"):
         parts = [r for r in tiny[0] if r["bench"] == "operation" and r["variant"] == method]
         assert [part["operation"] for part in parts][1:] == ["gelu_tanh", "layer norm", "linear"]
         whole = next(r for r in tiny[0] if r["bench"] == "iteration" and r["variant"] == method)
