@@ -19,8 +19,9 @@ from secp_spu.protocol.fixed import Fixed
 SEND_BYTES = 2**17
 """What a message less may cost in bytes: less than half of what the paper's LAN, 3 Gbps, carries in its 0.8 ms."""
 
-MOST_TOGETHER = 4
-"""Matrices of one product where bytes set no limit: the local products grow as much."""
+SEND_WORK = 2**22
+"""What a message less may cost in products of ring elements: two cores do them in 6 ms, between a LAN's delay (0.8 ms)
+and a WAN's (40 ms)."""
 
 
 def batched_product(x: Any, y: Any, *, opens_operands: bool) -> Any:
@@ -36,7 +37,7 @@ def batched_product(x: Any, y: Any, *, opens_operands: bool) -> Any:
         return x @ y
     *batch, rows, inner = x.shape
     columns, matrices = y.shape[-1], math.prod(batch)
-    group = together(matrices, rows * columns, opens_operands=opens_operands)
+    group = together(matrices, rows, inner, columns, opens_operands=opens_operands)
     left = x.ring.reshape(matrices // group, group * rows, inner)
     right = y.ring.reshape(matrices // group, group, inner, columns)
     right = right.transpose(0, 2, 1, 3).reshape(matrices // group, inner, group * columns)
@@ -49,15 +50,18 @@ def _diagonal(blocks: Array) -> Array:
     return jnp.stack([blocks[:, i, :, i] for i in range(blocks.shape[1])], axis=1)
 
 
-def together(matrices: int, elements: int, *, opens_operands: bool) -> int:
+def together(matrices: int, rows: int, inner: int, columns: int, *, opens_operands: bool) -> int:
     """How many matrices are multiplied together: a divisor of their number.
 
-    Under ABY3 g together send 8 g `elements` bytes a matrix and 1/g messages: least for g = sqrt(SEND_BYTES / these).
+    g of them take 1/g messages a matrix, and g times the local products; under ABY3 also g times the bytes of the
+    result. What a message costs beyond, c, makes m / g + c g least for g = sqrt(m / c).
 
     Args:
         matrices: in all.
-        elements: of one matrix's result.
+        rows, inner, columns: of one product, [rows, inner] @ [inner, columns].
         opens_operands: see `batched_product`.
     """
-    most = MOST_TOGETHER if opens_operands else math.isqrt(max(1, SEND_BYTES // (8 * elements)))
-    return max(g for g in range(1, min(most, matrices) + 1) if matrices % g == 0)
+    most = math.isqrt(max(1, SEND_WORK // (rows * inner * columns)))
+    if not opens_operands:
+        most = min(most, math.isqrt(max(1, SEND_BYTES // (8 * rows * columns))))
+    return max(g for g in range(1, max(1, min(most, matrices)) + 1) if matrices % g == 0)

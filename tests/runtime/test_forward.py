@@ -384,11 +384,11 @@ def is_kept(runtime, name):
 # 2 * 2 * 3 * 5 * 61 = 3,660 correlations; "fourier" has 12 harmonics for each of 2 * 3 * 5 divisors besides.
 LAYER_COSTS = {
     (ABY3, "rfa"): ((1_271_560, 792), (3_660 * 48, 3)),
-    (SEMI2K_2, "rfa"): ((673_340, 334), (3_660 * 96, 2)),
+    (SEMI2K_2, "rfa"): ((673_340, 330), (3_660 * 96, 2)),
     (ABY3, "fourier"): ((1_194_160, 483), ((3_660 + 12 * 30) * 48, 6)),
-    (SEMI2K_2, "fourier"): ((674_264, 204), ((3_660 + 12 * 30) * 96, 4)),
+    (SEMI2K_2, "fourier"): ((674_264, 200), ((3_660 + 12 * 30) * 96, 4)),
     (ABY3, "softmax"): ((364_688, 818), (0, 0)),
-    (SEMI2K_2, "softmax"): ((243_460, 364), (0, 0)),
+    (SEMI2K_2, "softmax"): ((243_460, 360), (0, 0)),
 }
 
 
