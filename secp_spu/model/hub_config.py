@@ -75,7 +75,7 @@ def read_config(folder: Path) -> tuple[Tree, EncoderConfig]:
 
 def _read_extras(extras: Any, path: Path) -> Tree:
     """Fields of EncoderConfig under the key "secp_spu"."""
-    allowed = ["attention", *_EXTRAS, "activation", "activation_range", "activation_terms"]
+    allowed = ["attention", *_EXTRAS, "activation", "activation_range", "activation_terms", "adapted"]
     if not isinstance(extras, dict) or not extras.keys() <= set(allowed):
         raise CheckpointError(f"{path}: secp_spu is {extras!r}, allowed are the keys {', '.join(allowed)}")
     fields = {"attention": _choice(extras, "attention", get_args(AttentionKind), path)}
