@@ -17,11 +17,18 @@ OUTPUT_WEIGHT_BITS = 13
 SUM_BITS = 17
 """Of the residual stream in front of a layer norm."""
 
+STREAM_BITS = 16
+"""Of a decoder's residual stream, between its layers too. No norm keeps it small: it begins with a deviation of 0.15 in
+GPT-2, and grows to some ten, and to a hundred in the first token's row. Squares of rows fit up to 2**27."""
+
 VARIANCE_BITS = 22
 """Of variances and squared norms, whose inverse roots SPU then gives with two bits fewer than its own 18."""
 
 SCALE_BITS = 12
 """Of a layer norm's 1/deviation: with SUM_BITS and SPU's own truncation by 18 they make HIDDEN_BITS."""
+
+STREAM_SCALE_BITS = 13
+"""The same with STREAM_BITS: a deviation of ten is good to 6e-4 of itself, as rows are of HIDDEN_BITS."""
 
 VALUE_BITS = 18
 """Of values in front of the sum over all tokens."""
@@ -31,6 +38,12 @@ FACTOR_BITS = 16
 
 SUMMARY_BITS = 10
 """Of the sums over keys."""
+
+KERNEL_BITS = 22
+"""Of the kernels of single pairs: up to 32 below features' products with 64 frequencies, two cheap truncations."""
+
+ATTENDED_BITS = 36
+"""Of causal means over keys: of 45 and the logarithm of the tokens one cheap truncation, of values up to 256."""
 
 DIVISOR_BITS = 9
 """Of 1/denominator, which is one or more for a kernel of at most one."""
