@@ -16,6 +16,7 @@ from secp_spu.model.precision import (
     SCALE_BITS,
     STREAM_BITS,
     STREAM_SCALE_BITS,
+    STREAM_VARIANCE_BITS,
     SUM_BITS,
     VARIANCE_BITS,
     WEIGHT_BITS,
@@ -24,6 +25,10 @@ from secp_spu.protocol import Fixed, Number, constant, inverse_sqrt, lift, mean_
 
 SHARE_BITS, ROOT_BITS = 20, 14
 """Of the public factors that a norm takes from the width: 1/width, and a root between 0.7 and 1."""
+
+SUMS = SUM_BITS, VARIANCE_BITS, SCALE_BITS
+STREAM = STREAM_BITS, STREAM_VARIANCE_BITS, STREAM_SCALE_BITS
+"""Of what a norm takes, of its variance and of 1/deviation: for encoders, and for a decoder's residual stream."""
 
 
 class Dense(nn.Module):
@@ -76,11 +81,11 @@ class Norm(nn.Module):
         Returns: [..., width], of HIDDEN_BITS fraction bits under SPU.
         """
         width = x.shape[-1]
-        bits, scale_bits = (STREAM_BITS, STREAM_SCALE_BITS) if self.stream else (SUM_BITS, SCALE_BITS)
+        bits, variance_bits, scale_bits = STREAM if self.stream else SUMS
         mean = rounded(x.sum(-1, keepdims=True) * constant(1 / width, SHARE_BITS, x), bits, small=not self.stream)
         centred = x - mean
         halvings = math.ceil(math.log2(width))
-        variance = rounded(mean_of((centred * centred).sum(-1, keepdims=True), width), VARIANCE_BITS)
+        variance = rounded(mean_of((centred * centred).sum(-1, keepdims=True), width), variance_bits)
         surplus = 2**halvings / width
         scale = inverse_sqrt(variance, self.epsilon / surplus) * constant(1 / math.sqrt(surplus), ROOT_BITS, x)
         if keep is not None:

@@ -6,13 +6,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from parties import ABY3, SEMI2K_2, cost_of, opened, shared
+from fixed_point import RECIPROCAL_UNITS, RSQRT_ERROR
+from parties import ABY3, SEMI2K_2, ULP, cost_of, opened, shared
 from test_forward import random_variables
 
-from secp_spu.model import DecoderLayer, EncoderConfig, LabelWordHead, fold_head, fold_layer, hidden_bits
-from secp_spu.model.causal import causal_blocks
-from secp_spu.model.precision import STREAM_BITS
-from secp_spu.protocol import lift, lower
+from secp_spu.model import DecoderLayer, EncoderConfig, LabelWordHead, Norm, fold_head, fold_layer, hidden_bits
+from secp_spu.model.causal import causal_blocks, summarise_causal
+from secp_spu.model.layers import SHARE_BITS
+from secp_spu.model.precision import (
+    FACTOR_BITS,
+    HIDDEN_BITS,
+    STREAM_BITS,
+    STREAM_SCALE_BITS,
+    STREAM_VARIANCE_BITS,
+    SUMMARY_BITS,
+    VALUE_BITS,
+)
+from secp_spu.protocol import lift, lower, to_float
+from secp_spu.protocol.cosine import public_factor_bits
 from secp_spu.runtime import Batch, PlaintextRuntime, SecureModel
 
 CONFIG = EncoderConfig(
@@ -33,6 +44,7 @@ CONFIG = EncoderConfig(
 CANDIDATES, PROMPT_TOKENS, TEXT_TOKENS, LABELS = 2, 2, 39, 2
 TOKENS = PROMPT_TOKENS + TEXT_TOKENS
 TEXT_LENGTHS = (39, 4, 23)
+PHI_BITS = FACTOR_BITS + public_factor_bits(FACTOR_BITS)
 GROWTH = 30
 """Of the first prompt token's row in proportion to the others: in GPT-2 it is by far the largest."""
 
@@ -119,14 +131,68 @@ def test_the_driver_runs_in_plaintext_too(attention):
     np.testing.assert_allclose(found, flax_logits(*model, inputs), rtol=0, atol=allowed)
 
 
+def test_the_norm_of_a_stream_is_good_for_rows_of_any_size(runtime):
+    """From GPT-2's embeddings to its late layers, and the row of a first token, which has elements in the thousands.
+
+    Bound: an element is off by 3 units of STREAM_BITS with the mean, and by 1 of HIDDEN_BITS at the end; the scale by
+    RSQRT_ERROR and the public root in proportion, by RECIPROCAL_UNITS of a result with one bit less than SPU's own, and
+    by one unit of STREAM_SCALE_BITS; the variance by 4 units of STREAM_VARIANCE_BITS; 1/768 by half a unit.
+    """
+    deviations = np.array([0.15, 1, 10, 30])
+    x = np.random.default_rng(3).normal(size=(5, 768)) * np.append(deviations, 10)[:, None] + 0.5
+    x[4, [138, 447]] = 900, -3000
+    x = x.astype(np.float32)
+
+    def norm(x):
+        return to_float(Norm(1e-5, folded=True, stream=True).apply({}, lift(x, STREAM_BITS, secure=True)))
+
+    found = opened(runtime, runtime.run("norm", norm, shared(runtime, lower(x, STREAM_BITS))))
+    centred = x - x.mean(-1, keepdims=True, dtype=np.float64)
+    deviation = np.sqrt(np.square(centred).mean(-1, keepdims=True) + 1e-5)
+    exact = centred / deviation
+    scale = RSQRT_ERROR + 2.0**-14 + deviation * (RECIPROCAL_UNITS * 2 * ULP + 2.0**-STREAM_SCALE_BITS)
+    scale = scale + 2 * 2.0**-STREAM_VARIANCE_BITS / deviation**2
+    shift = 3 * 2.0**-STREAM_BITS + np.abs(x.mean(-1, keepdims=True)) * 768 * 2.0 ** -(SHARE_BITS + 1)
+    allowed = np.abs(exact) * scale + shift / deviation + 2.0**-HIDDEN_BITS
+    assert (np.abs(found - exact) <= allowed).all()
+    assert deviation[4] > 110
+    assert scale[:3].max() < 3e-3, "a bound so wide would mean nothing"
+    assert (np.abs(found - exact) > allowed / 10).any()
+
+
+def test_sums_over_many_blocks_match_plaintext(runtimes):
+    """As long as GPT-2's texts get, with values of many deviations, and columns that mostly cancel.
+
+    Bound: summaries of 64 blocks' 2 r features are off by a unit of SUMMARY_BITS each, which random signs add up to the
+    root of their number over r, within six deviations; kernels and the result by less.
+    """
+    tokens, frequencies, columns = 1024, 16, 9
+    angles = np.random.default_rng(8).normal(size=(2, 1, 1, tokens, frequencies)) / 3
+    phi = np.concatenate([np.cos(angles), np.sin(angles)], -1).astype(np.float32)
+    values = np.random.default_rng(9).normal(size=(1, 1, tokens, columns)).astype(np.float32) * 4
+    blocks, _ = causal_blocks(tokens, 2 * frequencies, columns)
+    assert blocks > 50
+    exact = np.asarray(summarise_causal(*phi, values, opens_operands=False))
+
+    def secure(phi, values):
+        query, key = (lift(x, PHI_BITS, secure=True) for x in phi)
+        return to_float(summarise_causal(query, key, lift(values, VALUE_BITS, secure=True), opens_operands=False))
+
+    runtime = runtimes(ABY3)
+    found = opened(runtime, runtime.run("sums", secure, shared(runtime, lower(phi, PHI_BITS)), shared(runtime, values)))
+    allowed = 6 * np.sqrt(2 * frequencies) / frequencies * 2.0**-SUMMARY_BITS
+    assert np.abs(found - exact).max() <= allowed
+    assert np.abs(exact[0, 0, -100:]).mean() > 10 * allowed
+
+
 # Sums over the parties of (bytes, sends) of one layer on [1, 42, 21], 3 heads, 29 features: two blocks of 21 tokens.
 LAYER_COSTS = {
-    (ABY3, "softmax"): (4_956_384, 927),
-    (ABY3, "rfa"): (2_446_800, 802),
-    (ABY3, "fourier"): (1_928_208, 496),
-    (SEMI2K_2, "softmax"): (2_747_220, 414),
-    (SEMI2K_2, "rfa"): (1_553_484, 332),
-    (SEMI2K_2, "fourier"): (1_144_488, 202),
+    (ABY3, "softmax"): (4_958_736, 937),
+    (ABY3, "rfa"): (2_449_152, 812),
+    (ABY3, "fourier"): (1_930_560, 506),
+    (SEMI2K_2, "softmax"): (2_747_892, 418),
+    (SEMI2K_2, "rfa"): (1_554_156, 336),
+    (SEMI2K_2, "fourier"): (1_145_160, 206),
 }
 
 
