@@ -15,13 +15,14 @@ from rich.console import Console
 from rich.table import Table
 
 from secp_spu.audit_config import audit_config
+from secp_spu.cli_adapt import adapt
 from secp_spu.cli_bench import bench
 from secp_spu.config import Config, ConfigError, load_config
 from secp_spu.model import CheckpointError, save_embeddings
 from secp_spu.protocol import AuditError
 from secp_spu.runtime import RuntimeFailure
 from secp_spu.runtime.ray_processes import end_ray_processes, ray_was_started
-from secp_spu.terminal import QuietOption, TerminalProgress
+from secp_spu.terminal import Interrupted, QuietOption, TerminalProgress
 from secp_spu.tuning import (
     DATA_OWNER,
     DataOwner,
@@ -46,6 +47,7 @@ app = typer.Typer(
 )
 
 app.add_typer(bench, name="bench")
+app.command()(adapt)
 
 ConfigOption = Annotated[Path, typer.Option("--config", help="YAML file; see configs/.", show_default=False)]
 SetOption = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Overrides a key; can be repeated.")]
@@ -150,10 +152,6 @@ def _how_to_go_on(out: Path) -> str:
     if not (out / CHECKPOINT).exists():
         return "interrupted before the run began"
     return f"interrupted after generation {len(RunRecord.load(out).generations)}; go on with --resume --out {out}"
-
-
-class Interrupted(Exception):
-    """Ctrl-C; the checkpoint is usable."""
 
 
 def _summarise(console: Console, report: dict[str, Any], out: Path) -> None:

@@ -14,6 +14,10 @@ from secp_spu.tuning import Progress
 QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress and no summary, only errors.")]
 
 
+class Interrupted(Exception):
+    """Ctrl-C; what was written can be gone on with."""
+
+
 class TerminalProgress(Progress):
     """Bars while standard output is a terminal; the lines always."""
 

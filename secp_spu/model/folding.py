@@ -128,10 +128,25 @@ def _projection_scale(kernel: np.ndarray, bias: np.ndarray, config: EncoderConfi
     if config.attention == "softmax":
         queries /= math.sqrt(config.head_dim)
     else:
-        squares = (np.square(kernel).sum(0) + np.square(bias)).reshape(3, config.heads, config.head_dim).sum(-1)
+        squares = _squares(kernel, bias, config)
         scale = np.minimum(1, np.sqrt(LONGEST / np.maximum(squares, 1e-12)))
         queries, keys = np.repeat(scale[:2], config.head_dim, axis=-1)
     return np.concatenate([queries, keys, values]).astype(np.float32)
+
+
+def expected_squares(projection: Tree, before: Tree, config: EncoderConfig) -> np.ndarray:
+    """Expected |q|^2, |k|^2 and |v|^2 of every head, for rows of a norm [3, heads].
+
+    Args:
+        projection: "kernel" and "bias" of queries, keys and values.
+        before: "scale" and "bias" of the norm whose rows come in.
+        config: of the encoder.
+    """
+    return _squares(*_absorb(projection, *_gain_shift(before)), config)
+
+
+def _squares(kernel: np.ndarray, bias: np.ndarray, config: EncoderConfig) -> np.ndarray:
+    return (np.square(kernel).sum(0) + np.square(bias)).reshape(3, config.heads, config.head_dim).sum(-1)
 
 
 def fold_head(params: Tree, before: Tree | None) -> Tree:

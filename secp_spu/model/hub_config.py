@@ -73,7 +73,7 @@ def _read_sizes(hub: Tree, family: Family, path: Path) -> Tree:
 
 def _read_extras(extras: Any, path: Path) -> Tree:
     """Fields of EncoderConfig under the key "secp_spu"."""
-    allowed = ["attention", *_EXTRAS, "activation", "activation_range", "activation_terms"]
+    allowed = ["attention", *_EXTRAS, "activation", "activation_range", "activation_terms", "adapted"]
     if not isinstance(extras, dict) or not extras.keys() <= set(allowed):
         raise CheckpointError(f"{path}: secp_spu is {extras!r}, allowed are the keys {', '.join(allowed)}")
     fields = {"attention": _choice(extras, "attention", get_args(AttentionKind), path)}

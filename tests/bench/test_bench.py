@@ -24,7 +24,7 @@ from secp_spu.bench import (
     write_report,
 )
 from secp_spu.bench.optimizers import Comparison
-from secp_spu.bench.published import published_tables
+from secp_spu.bench.published import PAPER, published_tables
 from secp_spu.bench.run_cost import run_cost_tables
 from secp_spu.bench.scaling import extrapolate, stages
 from secp_spu.cli import app
@@ -279,7 +279,7 @@ def test_published_figures_stand_beside_ours_of_the_same_shape_alone(tiny):
     assert published_tables(tiny[0]) == []
     ours = {**tiny[0][3], "model": "roberta-large", "seq_len": 512}
     (table,) = published_tables([ours])
-    assert [row[0] for row in table.rows[1:]] == [f"paper: {method}" for method in METHODS]
+    assert [row[0] for row in table.rows[1:]] == [f"paper: {method}" for method in PAPER]
     puma = published_tables([{**tiny[0][2], "model": "bert-large", "seq_len": 128}])[0]
     assert puma.rows[-1][:1] == ["PUMA: bert-large"]
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 from random_weights import CONFIG, encoder_variables, head_params, random_like
@@ -322,24 +321,3 @@ def test_attention_by_features_is_that_of_its_kernel(kind):
         expected = kernel @ value[b, h, : i + 1] / kernel.sum()
         # A length is off by NORM_EPSILON / (2 |q|**2), and a divisor of "fourier" by 1e-3 of itself.
         np.testing.assert_allclose(found[b, h, i], expected, rtol=1e-3, atol=1e-3)
-
-
-def test_features_can_be_adapted_to_softmax():
-    """Gradients reach the frequencies, and the mean kernel is there to be kept above the divisor's floor."""
-    student, teacher = replace(DECODER, **KINDS["fourier"]), DECODER
-    hidden = np.random.default_rng(6).normal(size=(BATCH, 24, DECODER.width)).astype(np.float32)
-    params = variables_of(student)["params"]["layers_0"]
-    wanted = DecoderLayer(teacher).apply({"params": {k: v for k, v in params.items() if k != "attention"}}, hidden)
-
-    def loss(params):
-        found, seen = DecoderLayer(student).apply({"params": params}, hidden, mutable=["intermediates"])
-        (kernel,) = seen["intermediates"]["attention"]["mean_kernel"]
-        return jnp.square(found - wanted).mean() + jnp.square(jnp.minimum(kernel - 3 * FLOOR, 0)).mean()
-
-    optimizer = optax.adam(0.01)
-    step = jax.jit(lambda params, state: optimizer.update(jax.grad(loss)(params), state, params))
-    before, state = loss(params), optimizer.init(params)
-    for _ in range(100):
-        updates, state = step(params, state)
-        params = optax.apply_updates(params, updates)
-    assert loss(params) < before / 4

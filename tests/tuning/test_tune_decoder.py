@@ -8,8 +8,10 @@ import pytest
 
 from secp_spu.cli import DEMO_CONFIG
 from secp_spu.config import ConfigError, load_config
-from secp_spu.model import Encoder, EncoderConfig, LabelWordHead, save_checkpoint
+from secp_spu.model import Encoder, EncoderConfig, LabelWordHead, load_checkpoint, save_checkpoint
+from secp_spu.protocol.reciprocal import FLOOR
 from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, Progress, RunRecord, make_runtime, set_up, tune
+from secp_spu.tuning.adaptation import HELD_OUT, Recipe, adapt
 from secp_spu.tuning.task import Example, TaskTokenizer
 
 DEMO = load_config(DEMO_CONFIG)
@@ -25,10 +27,8 @@ MPC_ERROR = 0.01
 """Between losses under MPC and in plaintext: half of what test_secure_decoder.py allows two logits. Seen: 2e-3."""
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def write_decoder(folder, attention):
     """Random weights; a tokenizer that, as GPT-2's, has no other special token than the one that ends a text."""
-    folder = tmp_path_factory.mktemp("decoder")
     content = json.loads((DEMO.model.folder / "tokenizer.json").read_text()) | {"post_processor": None}
     text = json.dumps(content).replace('"<pad>"', '"<|endoftext|>"').replace('"<mask>"', '"<|none|>"')
     (folder / "trained.json").write_text(text)
@@ -44,21 +44,25 @@ def folder(tmp_path_factory):
         layer_norm_epsilon=1e-5,
         activation="relu",
         head_activation="relu",
-        attention="fourier",
-        features=8,
+        **({"attention": "fourier", "features": 8} if attention == "fourier" else {}),
         causal=True,
     )
     key, ids, ones = jax.random.key(0), np.zeros((1, 19), int), np.ones((1, 19))
     variables = jax.device_get(Encoder(config).init(key, ids, ones))
-    for layer in range(config.layers):
-        attention = variables["params"][f"layers_{layer}"]["attention"]
-        attention["frequencies"] = attention["frequencies"] / 8  # so that the mean kernel is far from zero
+    for layer in range(config.layers if attention == "fourier" else 0):
+        params = variables["params"][f"layers_{layer}"]["attention"]
+        params["frequencies"] = params["frequencies"] / 8  # so that the mean kernel is far from zero
     hidden = np.zeros((1, 19, config.width), np.float32)
     head = jax.device_get(LabelWordHead(config, config.vocab_size).init(key, hidden, ones))["params"]
     save_checkpoint(
         folder / "model", config, variables, head, model_type="gpt2", tokenizer_json=folder / "trained.json"
     )
     return folder / "model"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_decoder(tmp_path_factory.mktemp("decoder"), "fourier")
 
 
 def run(folder, model, *settings):
@@ -114,3 +118,39 @@ def test_a_template_that_leaves_nothing_to_go_on_from_is_refused(folder, templat
     tokenizer = TaskTokenizer(folder / "tokenizer.json", causal=True)
     with pytest.raises(ConfigError, match=message):
         tokenizer.encode([Example({"text": ""}, 0)], DEMO.task.model_copy(update={"template": template}))
+
+
+def test_a_decoder_is_adapted_as_encoders_are(tmp_path):
+    """Nearer to its teacher than it began, with kernels that the divisor is good for, and loaded like any checkpoint."""
+    (tmp_path / "teacher").mkdir()
+    teacher = write_decoder(tmp_path / "teacher", "softmax")
+    rng, corpus = np.random.default_rng(1), tmp_path / "lines.txt"
+    words = [
+        "the",
+        "a",
+        "soup",
+        "waiter",
+        "was",
+        "were",
+        "not",
+        "very",
+        "good",
+        "bad",
+        "cold",
+        "warm",
+        "and",
+        "but",
+        "we",
+        "they",
+        "came",
+        "left",
+    ]
+    corpus.write_text("\n".join(" ".join(rng.choice(words, rng.integers(4, 12))) for _ in range(HELD_OUT + 300)))
+    recipe = Recipe(teacher, corpus, features=16, steps=60, rate=3e-3, batch=8, max_tokens=12, every=60)
+    measured = adapt(recipe, tmp_path / "out", resume=False, progress=Progress())
+    first, *_, last = map(json.loads, (tmp_path / "out" / "adaptation.jsonl").read_text().splitlines())
+    assert last["similarity"] == measured["similarity"] > first["similarity"] + 0.3 * (1 - first["similarity"])
+    assert last["least_kernel"] > FLOOR
+    loaded, before = load_checkpoint(tmp_path / "out", attention="fourier"), load_checkpoint(teacher)
+    assert loaded.model_type == "gpt2"
+    jax.tree.map(np.testing.assert_array_equal, loaded.head, before.head)

@@ -1,0 +1,59 @@
+"""`secp-spu adapt`: parses and prints."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from secp_spu.terminal import Interrupted, QuietOption, TerminalProgress
+from secp_spu.tuning import Progress
+from secp_spu.tuning.adaptation import Recipe
+from secp_spu.tuning.adaptation import adapt as run_adaptation
+
+
+class Activation(str, Enum):
+    """What may stand for GELU."""
+
+    series = "series"
+    quadratic = "quadratic"
+
+
+def adapt(
+    model: Annotated[Path, typer.Option(help="Folder of a checkpoint with softmax attention.", show_default=False)],
+    corpus: Annotated[Path, typer.Option(help="Text file, one text a line.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder for the adapted checkpoint.", show_default=False)],
+    activation: Annotated[Activation | None, typer.Option(help="Instead of GELU; the model's own without.")] = None,
+    features: Annotated[int, typer.Option(min=1, help="Frequencies a head, for cosine and sine.")] = Recipe.features,
+    steps: Annotated[int, typer.Option(min=1)] = Recipe.steps,
+    rate: Annotated[float, typer.Option(min=1e-9, help="Peak learning rate.")] = Recipe.rate,
+    batch: Annotated[int, typer.Option(min=1, help="Texts of a gradient.")] = Recipe.batch,
+    accumulate: Annotated[int, typer.Option(min=1, help="Gradients of a step.")] = Recipe.accumulate,
+    max_tokens: Annotated[int, typer.Option(min=2, help="Of a text; what is longer is cut.")] = Recipe.max_tokens,
+    seed: Annotated[int, typer.Option(min=0)] = Recipe.seed,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16.")] = False,
+    every: Annotated[int, typer.Option(min=1, help="Steps between measurements.")] = Recipe.every,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Give a pre-trained model attention by features, by distillation in plaintext: the model owner's own step."""
+    kind: Any = activation.value if activation else None
+    recipe = Recipe(
+        model, corpus, features, kind, steps, rate, batch, accumulate, max_tokens, seed, half=bf16, every=every
+    )
+    console = Console(quiet=quiet)
+    progress: Progress = Progress() if quiet else TerminalProgress(console)
+    try:
+        measured = run_adaptation(recipe, out, resume=resume, progress=progress)
+    except KeyboardInterrupt:
+        progress.close()
+        raise Interrupted(f"interrupted; go on with --resume --out {out}") from None
+    finally:
+        progress.close()
+    console.print(
+        f"similarity to the teacher on held-out lines: {measured['similarity']:.4f}; checkpoint in {out}",
+        soft_wrap=True,
+    )
