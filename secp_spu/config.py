@@ -79,8 +79,8 @@ class ModelSection(_Section):
 
     Attributes:
         folder: a Hugging Face folder, or `package:NAME/FOLDER` inside an installed Python package.
-        head: "label_words": the masked-LM head's logits of a word for each label; "label_embeddings": similarity to a
-            text that describes each label, for encoders without such a head.
+        head: "label_words": the language-model head's logits of a word for each label; "label_embeddings": similarity
+            to a text that describes each label, for encoders without such a head.
         activation: of the feed-forward layers. "checkpoint": what it was made for; or "gelu", "gelu_tanh" (off by 5e-4
             at most and five times cheaper), "relu", "series" (GELU up to `activation_range`, much cheaper still) or
             "quadratic", which the checkpoint must have been adapted to.
@@ -124,7 +124,8 @@ class TaskSection(_Section):
     Attributes:
         pool: JSON lines with `label` and the template's fields; training and validation examples are drawn from it.
         test: the same, for accuracy only.
-        template: what the model reads: fields of the examples in braces, and {mask} for the label-word head.
+        template: what the model reads: fields of the examples in braces, and {mask} for the label-word head; the end of
+            a decoder's.
         labels: label -> label word, or text that describes it.
         shots: training examples a class.
         validation_shots: others a class, to select the prompt on.

@@ -1,4 +1,4 @@
-"""Transformer encoders: the same code in plaintext and under MPC."""
+"""Transformers, encoders and decoders: the same code in plaintext and under MPC."""
 
 from secp_spu.model.activation import Activation, activation, fold_quadratic
 from secp_spu.model.attention import RandomFeatureAttention, SoftmaxAttention, orthogonal_frequencies
@@ -11,7 +11,7 @@ from secp_spu.model.checkpoint import (
     save_embeddings,
 )
 from secp_spu.model.config import ActivationKind, AttentionKind, EncoderConfig, FunctionKind, is_function
-from secp_spu.model.encoder import KINDS, Embeddings, Encoder, EncoderLayer
+from secp_spu.model.encoder import KINDS, DecoderLayer, Embeddings, Encoder, EncoderLayer, hidden_bits, layer_class
 from secp_spu.model.folding import fold_head, fold_layer
 from secp_spu.model.fourier import FourierAttention, projected_columns, token_shares
 from secp_spu.model.head import LabelEmbeddingHead, LabelWordHead, PooledEmbedding, read_out
@@ -28,6 +28,7 @@ __all__ = [
     "AttentionKind",
     "Checkpoint",
     "CheckpointError",
+    "DecoderLayer",
     "Dense",
     "Embeddings",
     "Encoder",
@@ -45,7 +46,9 @@ __all__ = [
     "fold_head",
     "fold_layer",
     "fold_quadratic",
+    "hidden_bits",
     "is_function",
+    "layer_class",
     "load_checkpoint",
     "load_embeddings",
     "load_encoder_config",

@@ -25,6 +25,7 @@ from secp_spu.model.config import EncoderConfig
 from secp_spu.model.encoder import Encoder, EncoderLayer
 from secp_spu.model.folding import expected_squares
 from secp_spu.model.head import LabelWordHead, PooledEmbedding
+from secp_spu.model.layers import Norm
 from secp_spu.protocol import fit_gelu
 from secp_spu.protocol.series import LIMITS
 
@@ -147,7 +148,7 @@ def make_student(
     params = {**teacher.variables["params"]}
     for number in range(own.layers):
         name = f"layers_{number}"
-        norm = params["embeddings"]["norm"] if number == 0 else params[f"layers_{number - 1}"]["output_norm"]
+        norm = _norm_before(params, number, own)
         layer = {**params[name], "attention": fresh["params"][name]["attention"]}
         layer["query_key_value"] = _shortened(layer["query_key_value"], norm, config)
         if activation == "quadratic":
@@ -156,6 +157,13 @@ def make_student(
             layer["activation"] = {key: np.full(own.intermediate, value, np.float32) for key, value in values.items()}
         params[name] = layer
     return Student(config, {"params": params}, limit)
+
+
+def _norm_before(params: Tree, number: int, config: EncoderConfig) -> Tree:
+    """The norm whose rows a layer projects."""
+    if config.causal:
+        return params[f"layers_{number}"]["attention_norm"]
+    return params[f"layers_{number - 1}"]["output_norm"] if number else params["embeddings"]["norm"]
 
 
 def _range(inner: Sequence[Array], mask: Array) -> float:
@@ -203,16 +211,17 @@ class Distillation:
         Args:
             layers: params of the student without "embeddings".
             texts: a batch.
-        Returns: the sum of: the mean square difference of hidden states, over all layers; of masked-LM logits
-            KL(teacher, student), or without a head 1 - cosine of the pooled embeddings; penalties for mean kernels
-            below LEAST_KERNEL, in terms of it, and for inputs of an activation beyond its range.
+        Returns: the sum of: the mean square difference of hidden states, over all layers, of a decoder in terms of the
+            teacher's mean square; of masked-LM logits KL(teacher, student), or without a head 1 - cosine of the pooled
+            embeddings; penalties for mean kernels below LEAST_KERNEL, in terms of it, and for inputs of an activation
+            beyond its range.
         """
         given = self.teacher.variables
         params = {**layers, "embeddings": given["params"]["embeddings"]}
         wanted = run(self.teacher.config, self._cast(given), texts)
         found = run(self.student.config, self._cast({**self.student.variables, "params": params}), texts)
         differences = [
-            _mean(jnp.square((a - b).astype(jnp.float32)).mean(-1), texts.mask)
+            _mean(self._difference(a.astype(jnp.float32), b.astype(jnp.float32)), texts.mask)
             for a, b in zip(wanted.hidden, found.hidden, strict=True)
         ]
         lacking = [jax.nn.relu(1 - kernel[..., 0].astype(jnp.float32) / LEAST_KERNEL) ** 2 for kernel in found.kernels]
@@ -226,12 +235,17 @@ class Distillation:
             losses["range"] = jnp.mean(jnp.stack([_mean(x.mean(-1), texts.mask) for x in beyond]))
         return sum(losses.values(), jnp.zeros(())), losses
 
+    def _difference(self, wanted: Array, found: Array) -> Array:
+        """Mean square of every token [batch, tokens]; a decoder's stream has rows of very different sizes."""
+        difference = jnp.square(wanted - found).mean(-1)
+        return difference / jnp.square(wanted).mean(-1) if self.teacher.config.causal else difference
+
     def _cast(self, variables: Tree) -> Tree:
         return jax.tree.map(lambda a: jnp.asarray(a, jnp.bfloat16), variables) if self.half else variables
 
     def _output_loss(self, wanted: Array, found: Array, texts: Texts) -> Array:
         if self.teacher.head is None:
-            return 1 - similarities(wanted, found, texts.mask).mean()
+            return 1 - self._similarities(wanted, found, texts.mask).mean()
         config = self.teacher.config
         head = LabelWordHead(config, config.vocab_size)
         variables = self._cast({"params": self.teacher.head})
@@ -267,14 +281,17 @@ class Distillation:
         found = run(self.student.config, {**self.student.variables, "params": params}, texts)
         kernels = jnp.stack([kernel[..., 0] for kernel in found.kernels])
         least = jnp.where(texts.mask[None, :, None, :] == 1, kernels, jnp.inf).min()
-        return similarities(wanted.hidden[-1], found.hidden[-1], texts.mask), least
+        return self._similarities(wanted.hidden[-1], found.hidden[-1], texts.mask), least
 
-
-def similarities(wanted: Array, found: Array, mask: Array) -> Array:
-    """Cosines of the pooled embeddings [batch] of hidden states [batch, tokens, width]."""
-    readout = mask / mask.sum(-1, keepdims=True)
-    pooled = [jnp.asarray(PooledEmbedding().apply({}, x.astype(jnp.float32), readout)) for x in (wanted, found)]
-    return (pooled[0] * pooled[1]).sum(-1)
+    def _similarities(self, wanted: Array, found: Array, mask: Array) -> Array:
+        """Cosines of the pooled embeddings [batch] of hidden states [batch, tokens, width], a decoder's normalised."""
+        both = jnp.stack([wanted, found]).astype(jnp.float32)
+        config, head = self.teacher.config, self.teacher.head
+        if config.causal and head is not None:
+            both = jnp.asarray(Norm(config.layer_norm_epsilon).apply({"params": head["norm"]}, both))
+        readout = mask / mask.sum(-1, keepdims=True)
+        pooled = [jnp.asarray(PooledEmbedding().apply({}, x, readout)) for x in both]
+        return (pooled[0] * pooled[1]).sum(-1)
 
 
 def _is_new(params: Tree) -> Tree:

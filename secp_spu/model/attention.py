@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from secp_spu.model.causal import summarise_causal
 from secp_spu.model.config import EncoderConfig
 from secp_spu.model.precision import (
     DIVISOR_BITS,
@@ -26,6 +27,7 @@ from secp_spu.protocol import (
     Fixed,
     Number,
     batched_product,
+    constant,
     cos_sin,
     declare_correlation,
     inverse_sqrt,
@@ -57,7 +59,7 @@ TURN_BITS = PROJECTION_BITS + (FRACTION_BITS - (VARIANCE_BITS - FRACTION_BITS) /
 
 
 class SoftmaxAttention(nn.Module):
-    """softmax(q k^T / sqrt(d)) v for every head, padded keys left out.
+    """softmax(q k^T / sqrt(d)) v for every head; without padded keys, or of a decoder without keys after the query.
 
     Attributes:
         config: of the encoder.
@@ -77,16 +79,22 @@ class SoftmaxAttention(nn.Module):
 
         Args:
             query, key, value: [batch, heads, tokens, head_dim].
-            padding_mask: 1 for tokens, 0 for padding [batch, tokens].
+            padding_mask: 1 for tokens, 0 for padding [batch, tokens]; a decoder, whose padding comes last, needs none.
         Returns: [batch, heads, tokens, head_dim].
         """
         scale = 1.0 if self.folded else 1 / math.sqrt(query.shape[-1])
         product = partial(batched_product, opens_operands=self.opens_operands)
         keys = moved(_transpose, rounded(key, FRACTION_BITS - 2))  # two bits fewer: one cheap truncation of the product
         scores = to_float(product(rounded(query, FRACTION_BITS), keys)) * scale
-        scores = scores + ((1 - to_float(padding_mask)) * PADDING_SCORE)[:, None, None, :]
+        scores = scores + self._left_out(padding_mask, scores.shape[-1]) * PADDING_SCORE
         weights = to_fixed(jax.nn.softmax(scores, axis=-1), value)
         return rounded(product(weights, rounded(value, FRACTION_BITS - 2)), FRACTION_BITS)
+
+    def _left_out(self, padding_mask: Number, tokens: int) -> Array:
+        """1 for pairs that are to have no weight, of a shape that broadcasts to that of scores."""
+        if self.config.causal:
+            return jnp.asarray(1 - np.tri(tokens), jnp.float32)
+        return (1 - to_float(padding_mask))[:, None, None, :]
 
 
 def _transpose(matrices: Array) -> Array:
@@ -152,10 +160,13 @@ class RandomFeatureAttention(nn.Module):
         scale = multiply(inverse_sqrt(norm, NORM_EPSILON), to_fixed(length, both)[:, None, None])
         phi = moved(lambda *a: jnp.concatenate(a, -1), *cos_sin(both * scale, frequencies, correlation))
 
-        weight = padding_mask[:, None, :, None]
-        value = rounded(value if self.folded else value * weight, VALUE_BITS)
-        columns = moved(append_column, value, weight)
-        attended = summarise(phi[0], phi[1], columns, opens_operands=self.opens_operands)
+        if self.config.causal:
+            attended = summarise_causal(phi[0], phi[1], append_ones(value), opens_operands=self.opens_operands)
+        else:
+            weight = padding_mask[:, None, :, None]
+            value = rounded(value if self.folded else value * weight, VALUE_BITS)
+            columns = moved(append_column, value, weight)
+            attended = summarise(phi[0], phi[1], columns, opens_operands=self.opens_operands)
         divisor = to_fixed(1 / to_float(attended[..., -1:]), attended)
         return multiply(attended[..., :-1], rounded(divisor, DIVISOR_BITS))
 
@@ -172,6 +183,12 @@ class RandomFeatureAttention(nn.Module):
 def append_column(values: Array, column: Array) -> Array:
     """Values [..., tokens, head_dim] and, as one more column, a number for every token [batch, 1, tokens, 1]."""
     return jnp.concatenate([values, jnp.broadcast_to(column, (*values.shape[:-1], 1))], axis=-1)
+
+
+def append_ones(values: Number) -> Any:
+    """Values [..., tokens, head_dim] and a public one for every token, of VALUE_BITS under SPU."""
+    values = rounded(values, VALUE_BITS)
+    return moved(append_column, values, constant(1.0, VALUE_BITS, values))
 
 
 def summarise(phi_query: Number, phi_key: Number, columns: Number, *, opens_operands: bool) -> Any:

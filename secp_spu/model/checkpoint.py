@@ -1,4 +1,4 @@
-"""Hugging Face folders in, an encoder's variables out, and back: BERT and RoBERTa, with or without masked-LM head.
+"""Hugging Face folders in, a model's variables out, and back: BERT and RoBERTa with or without head, and GPT-2.
 
 A folder holds config.json, model.safetensors (or shards and their index) and tokenizer.json. What Hugging Face has no
 word for lies beside its own: the key "secp_spu" of config.json, and tensors of each layer for the lengths of random
@@ -22,7 +22,7 @@ from safetensors.numpy import save_file
 from secp_spu.model.attention import orthogonal_frequencies
 from secp_spu.model.config import ActivationKind, AttentionKind, EncoderConfig, FunctionKind
 from secp_spu.model.hub_config import CheckpointError, Tree, read_config, write_config
-from secp_spu.model.hub_names import EMBEDDINGS, FAMILIES, WORDS, encoder_leaves, module_leaves
+from secp_spu.model.hub_names import FAMILIES, encoder_leaves, module_leaves
 from secp_spu.model.hub_tensors import Tensors, scatter
 from secp_spu.protocol import GeluSeries, fit_gelu
 
@@ -43,8 +43,8 @@ class Checkpoint:
     Attributes:
         config: the encoder's.
         variables: collections "params" and "public" of `Encoder(config)`, float32 in numpy.
-        head: "params" of `LabelWordHead` over the whole vocabulary; None if the folder has no masked-LM head.
-        model_type: "bert" or "roberta".
+        head: "params" of `LabelWordHead` over the whole vocabulary; None if the folder has no language-model head.
+        model_type: "bert", "roberta" or "gpt2".
         folder: where it came from.
     """
 
@@ -128,7 +128,7 @@ def load_checkpoint(folder: str | Path, *, attention: AttentionKind | None = Non
         mend = "take the checkpoint it was adapted from" if attention == "softmax" else "adapt it first"
         raise CheckpointError(f"{folder} has {config.attention} attention, asked for is {attention}: {mend}")
     tensors = Tensors(folder, hub)
-    leaves = encoder_leaves(config, tensors.prefix)
+    leaves = encoder_leaves(config, tensors.family, tensors.prefix)
     head_leaves = module_leaves(config, tensors.family.head) if tensors.has_head else {}
     tensors.refuse_unknown([*leaves.values(), *head_leaves.values()])
     return Checkpoint(
@@ -152,7 +152,7 @@ def load_embeddings(folder: str | Path) -> tuple[EncoderConfig, Tree]:
     """Config and params of `Embeddings`, the data owner's part; no other tensor of the folder is read."""
     hub, config = read_config(Path(folder))
     tensors = Tensors(Path(folder), hub)
-    return config, tensors.gather(module_leaves(config, EMBEDDINGS, prefix=tensors.prefix))
+    return config, tensors.gather(module_leaves(config, tensors.family.embeddings, prefix=tensors.prefix))
 
 
 def save_embeddings(source: str | Path, folder: str | Path) -> None:
@@ -166,7 +166,7 @@ def save_embeddings(source: str | Path, folder: str | Path) -> None:
     source, folder = Path(source), Path(folder)
     hub, config = read_config(source)
     tensors = Tensors(source, hub)
-    leaves = module_leaves(config, EMBEDDINGS, prefix=tensors.prefix)
+    leaves = module_leaves(config, tensors.family.embeddings, prefix=tensors.prefix)
     params = tensors.gather(leaves)
     if not (source / "tokenizer.json").exists():
         raise CheckpointError(f"{source} has no tokenizer.json, which the data owner needs")
@@ -195,24 +195,28 @@ def save_checkpoint(
         folder: made if it is not there.
         config, variables, head: as in `Checkpoint`; of the variables only "params" is stored. The decoder is tied to
             the word embeddings if it equals them.
-        model_type: "bert" or "roberta".
+        model_type: "bert", "roberta" or "gpt2".
         tokenizer_json: path of the tokenizer.json to copy.
         special_ids: token ids by name: {"pad": 1, "mask": 4} for pad_token_id and mask_token_id.
         float16: store weights in half the bytes, rounded to 11 significant bits.
-    Raises: CheckpointError if config does not fit the model type, or an array the config.
+    Raises: CheckpointError if config does not fit the model type, or an array the config, or a decoder has no head.
     """
     folder = Path(folder)
     hub = write_config(config, model_type, special_ids or {}) | {"torch_dtype": "float16" if float16 else "float32"}
-    family, prefix = FAMILIES[model_type], f"{model_type}." if head else ""
-    tensors = scatter(encoder_leaves(config, prefix), variables["params"], float16=float16)
+    family = FAMILIES[model_type]
+    if family.causal and not head:
+        raise CheckpointError(f"a {model_type} model has its last norm in its head: pass head")
+    prefix = family.prefix if head else ""
+    tensors = scatter(encoder_leaves(config, family, prefix), variables["params"], float16=float16)
     if head:
         tensors |= scatter(module_leaves(config, family.head), head, float16=float16)
-        tensors[family.decoder_bias] = tensors.pop(f"{family.decoder}.bias")
-        decoder, words = tensors[f"{family.decoder}.weight"], tensors[f"{prefix}{WORDS}.weight"]
+        if family.decoder_bias:
+            tensors[family.decoder_bias] = tensors.pop(f"{family.decoder}.bias")
+        decoder, words = tensors[f"{family.decoder}.weight"], tensors[f"{prefix}{family.words}.weight"]
         hub["tie_word_embeddings"] = np.array_equal(decoder, words)
         if hub["tie_word_embeddings"]:
             del tensors[f"{family.decoder}.weight"]
-    hub["architectures"] = [family.classes + ("ForMaskedLM" if head else "Model")]
+    hub["architectures"] = [family.classes + (family.head_class if head else "Model")]
 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(hub, indent=2, sort_keys=True) + "\n")

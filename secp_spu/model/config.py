@@ -1,4 +1,4 @@
-"""The shape of an encoder and the choices that a checkpoint was made for."""
+"""The shape of an encoder or a decoder and the choices that a checkpoint was made for."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def is_function(kind: ActivationKind) -> TypeGuard[FunctionKind]:
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """A transformer encoder of BERT's or RoBERTa's kind; hashable, so that it can be a Flax module's attribute.
+    """An encoder of BERT's or RoBERTa's kind, or a decoder of GPT-2's; hashable, as a Flax module's attribute must be.
 
     Attributes:
         width: of the hidden states.
@@ -35,6 +35,8 @@ class EncoderConfig:
         series: with "series": which.
         features: frequencies r of a head with "rfa" and "fourier"; cos and sin of each make 2 r features.
         feature_seed: of the public frequencies of "rfa", and of the initial ones of "fourier".
+        causal: this is a decoder: a token attends to itself and to those before it, and layer norms stand in front of
+            attention, feed-forward layer and head instead of behind them.
     """
 
     vocab_size: int
@@ -52,6 +54,7 @@ class EncoderConfig:
     attention: AttentionKind = "softmax"
     features: int = 64
     feature_seed: int = 0
+    causal: bool = False
 
     def __post_init__(self):
         if (self.activation == "series") != (self.series is not None):
@@ -63,3 +66,8 @@ class EncoderConfig:
     def head_dim(self) -> int:
         """Width of one attention head."""
         return self.width // self.heads
+
+    @property
+    def projected(self) -> int:
+        """Width of queries, keys and values together."""
+        return 3 * self.width

@@ -1,4 +1,4 @@
-"""Token ids or embeddings in, hidden states out: BERT's and RoBERTa's encoder, in plaintext and under MPC alike.
+"""Token ids or embeddings in, hidden states out: encoder or decoder, in plaintext and under MPC alike.
 
 The same modules serve three uses, with plain arrays and with `Fixed`. `init` (or `jax.eval_shape` of it) declares
 three collections: "params", secret under MPC; "public", what everybody may know; "correlations", what one call spends.
@@ -18,7 +18,7 @@ from secp_spu.model.attention import RandomFeatureAttention, SoftmaxAttention
 from secp_spu.model.config import AttentionKind, EncoderConfig
 from secp_spu.model.fourier import FourierAttention, projected_columns, token_shares
 from secp_spu.model.layers import Dense, Norm, Residual
-from secp_spu.model.precision import OUTPUT_WEIGHT_BITS, SUM_BITS
+from secp_spu.model.precision import HIDDEN_BITS, OUTPUT_WEIGHT_BITS, STREAM_BITS, SUM_BITS
 from secp_spu.protocol import Number, moved, rounded, to_float
 
 KINDS: dict[AttentionKind, type[nn.Module]] = {
@@ -29,7 +29,10 @@ KINDS: dict[AttentionKind, type[nn.Module]] = {
 
 
 class Embeddings(nn.Module):
-    """Word, position and type embeddings and their layer norm: the data owner's part of the model, in plaintext."""
+    """Word, position and type embeddings and their layer norm: the data owner's part of the model, in plaintext.
+
+    A decoder has neither types nor a norm here.
+    """
 
     config: EncoderConfig
 
@@ -38,8 +41,9 @@ class Embeddings(nn.Module):
         config = self.config
         self.word = nn.Embed(config.vocab_size, config.width)
         self.position = nn.Embed(config.max_positions, config.width)
-        self.type = nn.Embed(config.type_vocab_size, config.width)
-        self.norm = Norm(config.layer_norm_epsilon)
+        if not config.causal:
+            self.type = nn.Embed(config.type_vocab_size, config.width)
+            self.norm = Norm(config.layer_norm_epsilon)
 
     def __call__(self, vectors: Array, first_position: int = 0) -> Array:
         """Word vectors as the first layer wants them.
@@ -50,7 +54,8 @@ class Embeddings(nn.Module):
         Returns: [batch, tokens, width].
         """
         positions = jnp.arange(vectors.shape[1]) + first_position + self.config.position_offset
-        return self.norm(vectors + self.position(positions) + self.type(jnp.zeros(1, jnp.int32)))
+        placed = vectors + self.position(positions)
+        return placed if self.config.causal else self.norm(placed + self.type(jnp.zeros(1, jnp.int32)))
 
     def words(self, token_ids: Array) -> Array:
         """Word embeddings of ids [batch, tokens], without position: [batch, tokens, width]."""
@@ -84,23 +89,31 @@ class EncoderLayer(nn.Module):
         Returns: [batch, tokens, width], likewise.
         """
         config, folded = self.config, self.folded
-        query, key, value = self._project(hidden)
-        attention = KINDS[config.attention](config, self.layer, folded, self.opens_operands, name="attention")
         if config.attention == "fourier":
             weights: Any = token_shares(to_float(padding_mask), config.features) if shares is None else shares
         else:
             weights = padding_mask
-        attended = moved(_join_heads, attention(query, key, value, weights))
-        attended = Dense(config.width, folded, name="attention_output")(attended)
-        attended = attended + Residual(folded, name="attention_residual")(hidden)
+        attended = self._attend(hidden, weights) + Residual(folded, name="attention_residual")(hidden)
         hidden = Norm(config.layer_norm_epsilon, folded, name="attention_norm")(rounded(attended, SUM_BITS))
 
-        inner = Dense(config.intermediate, folded, name="intermediate")(hidden)
-        inner = Activation(config, folded, name="activation")(inner)
-        inner = Dense(config.width, folded, OUTPUT_WEIGHT_BITS, name="output")(inner)
-        inner = inner + Residual(folded, name="output_residual")(hidden)
+        inner = self._feed_forward(hidden) + Residual(folded, name="output_residual")(hidden)
         keep = padding_mask if folded else None
         return Norm(config.layer_norm_epsilon, folded, name="output_norm")(rounded(inner, SUM_BITS), keep)
+
+    def _attend(self, rows: Number, weights: Any) -> Any:
+        """Attention and its output [batch, tokens, width] of a norm's rows; weights: as its kind wants them."""
+        config, folded = self.config, self.folded
+        query, key, value = self._project(rows)
+        attention = KINDS[config.attention](config, self.layer, folded, self.opens_operands, name="attention")
+        attended = moved(_join_heads, attention(query, key, value, weights))
+        return Dense(config.width, folded, name="attention_output")(attended)
+
+    def _feed_forward(self, rows: Number) -> Any:
+        """[batch, tokens, width] of a norm's rows."""
+        config, folded = self.config, self.folded
+        inner = Dense(config.intermediate, folded, name="intermediate")(rows)
+        inner = Activation(config, folded, name="activation")(inner)
+        return Dense(config.width, folded, OUTPUT_WEIGHT_BITS, name="output")(inner)
 
     def _project(self, hidden: Number) -> list[Any]:
         """Queries, keys and values [batch, heads, tokens, head_dim]; folded for "fourier": angles, angles, values."""
@@ -124,15 +137,52 @@ def _join_heads(attended: Array) -> Array:
     return attended.transpose(0, 2, 1, 3).reshape(batch, tokens, heads * head_dim)
 
 
+class DecoderLayer(EncoderLayer):
+    """Causal attention and feed-forward, each with a layer norm before it and added to the residual stream.
+
+    Tokens before padding never see it, and what becomes of padding nobody reads, so that no mask is needed.
+
+    Attributes:
+        folded: gains and shifts of the norms are in the dense layers that read them (folding.py).
+    """
+
+    @nn.compact
+    def __call__(self, hidden: Number, padding_mask: Number | None = None, shares: Number | None = None) -> Any:
+        """One layer.
+
+        Args:
+            hidden: the residual stream [batch, tokens, width], of STREAM_BITS fraction bits under SPU.
+            padding_mask, shares: as encoder layers have them; not used.
+        Returns: [batch, tokens, width], likewise.
+        """
+        del padding_mask, shares
+        norm = partial(Norm, self.config.layer_norm_epsilon, self.folded, stream=True)
+        hidden = rounded(hidden + self._attend(norm(name="attention_norm")(hidden), None), STREAM_BITS)
+        return rounded(hidden + self._feed_forward(norm(name="intermediate_norm")(hidden)), STREAM_BITS)
+
+
+def layer_class(config: EncoderConfig) -> type[EncoderLayer]:
+    """What the layers of such a model are."""
+    return DecoderLayer if config.causal else EncoderLayer
+
+
+def hidden_bits(config: EncoderConfig) -> int:
+    """Fraction bits of what goes from layer to layer under SPU."""
+    return STREAM_BITS if config.causal else HIDDEN_BITS
+
+
 class Encoder(nn.Module):
-    """The whole stack in one module: the plaintext model, and what training scripts differentiate."""
+    """The whole stack in one module: the plaintext model, and what training scripts differentiate.
+
+    A decoder's last norm is in its head.
+    """
 
     config: EncoderConfig
 
     def setup(self):
         """Declare embeddings and layers."""
         self.embeddings = Embeddings(self.config)
-        self.layers = [EncoderLayer(self.config, i) for i in range(self.config.layers)]
+        self.layers = [layer_class(self.config)(self.config, i) for i in range(self.config.layers)]
 
     def __call__(self, token_ids: Array, padding_mask: Array) -> Array:
         """Hidden states [batch, tokens, width] of token ids [batch, tokens]."""

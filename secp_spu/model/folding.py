@@ -30,17 +30,46 @@ LONGEST = 32.0
 
 
 def fold_layer(params: Tree, before: Tree | None, config: EncoderConfig) -> Tree:
-    """Parameters for `EncoderLayer(folded=True)`.
+    """Parameters for a layer with `folded=True`.
 
     Args:
         params: a layer's, raw.
         before: "scale" and "bias" of the norm whose rows come in, `output_norm` of the layer before; None for the
-            first layer, which reads the embeddings with gain and shift.
+            first layer, which reads the embeddings with gain and shift, and for a decoder, whose layers begin with one.
         config: of the encoder.
     Returns: numpy arrays; the exact sums may differ from the raw layer's in their last bits.
     """
+    if config.causal:
+        return _fold_decoder_layer(params, config)
     width = config.width
     gain, shift = (np.ones(width, np.float32), np.zeros(width, np.float32)) if before is None else _gain_shift(before)
+    middle_gain, middle_shift = _gain_shift(params["attention_norm"])
+    return {
+        **_fold_attention(params, gain, shift, config, residual_shift=shift),
+        "attention_residual": {"gain": lower(gain, WEIGHT_BITS)},
+        **_fold_feed_forward(params, middle_gain, middle_shift, config, residual_shift=middle_shift),
+        "output_residual": {"gain": lower(middle_gain, WEIGHT_BITS)},
+    }
+
+
+def _fold_decoder_layer(params: Tree, config: EncoderConfig) -> Tree:
+    """The norms are the layer's own, and the residual stream has passed none of them."""
+    return {
+        **_fold_attention(params, *_gain_shift(params["attention_norm"]), config),
+        **_fold_feed_forward(params, *_gain_shift(params["intermediate_norm"]), config),
+    }
+
+
+def _fold_attention(
+    params: Tree, gain: np.ndarray, shift: np.ndarray, config: EncoderConfig, *, residual_shift: np.ndarray | float = 0
+) -> Tree:
+    """Projections and attention's output that read a norm's rows.
+
+    Args:
+        gain, shift: of that norm.
+        residual_shift: what the residual lacks.
+    """
+    width = config.width
     kernel, bias = _absorb(params["query_key_value"], gain, shift)
     value_bias = bias[2 * width :]
     bias = np.concatenate([bias[: 2 * width], np.zeros(width, np.float32)])
@@ -49,28 +78,27 @@ def fold_layer(params: Tree, before: Tree | None, config: EncoderConfig) -> Tree
     else:
         scale = _projection_scale(kernel, bias, config)
         kernel, bias = kernel * scale, bias * scale
-
-    attention_output = params["attention_output"]
-    middle_gain, middle_shift = _gain_shift(params["attention_norm"])
-    inner_kernel, inner_bias = _absorb(params["intermediate"], middle_gain, middle_shift)
-    output_kernel, output_bias = (np.asarray(params["output"][name]) for name in ("kernel", "bias"))
-    if config.activation == "quadratic":
-        inner_kernel, inner_bias, output_bias = fold_quadratic(
-            params["activation"], inner_kernel, inner_bias, output_kernel, output_bias
-        )
+    output = params["attention_output"]
+    output_bias = output["bias"] + value_bias @ output["kernel"] + residual_shift
     folded = {
         "query_key_value": _dense(kernel, bias, WEIGHT_BITS),
-        "attention_residual": {"gain": lower(gain, WEIGHT_BITS)},
-        "attention_output": _dense(
-            np.asarray(attention_output["kernel"]),
-            attention_output["bias"] + value_bias @ attention_output["kernel"] + shift,
-            WEIGHT_BITS,
-        ),
-        "intermediate": _dense(inner_kernel, inner_bias, WEIGHT_BITS),
-        "output_residual": {"gain": lower(middle_gain, WEIGHT_BITS)},
-        "output": _dense(output_kernel, output_bias + middle_shift, OUTPUT_WEIGHT_BITS),
+        "attention_output": _dense(np.asarray(output["kernel"]), output_bias, WEIGHT_BITS),
     }
     return folded | ({"attention": params["attention"]} if config.attention == "rfa" else {})
+
+
+def _fold_feed_forward(
+    params: Tree, gain: np.ndarray, shift: np.ndarray, config: EncoderConfig, *, residual_shift: np.ndarray | float = 0
+) -> Tree:
+    """The two dense layers around the activation; arguments as in `_fold_attention`."""
+    kernel, bias = _absorb(params["intermediate"], gain, shift)
+    output_kernel, output_bias = (np.asarray(params["output"][name]) for name in ("kernel", "bias"))
+    if config.activation == "quadratic":
+        kernel, bias, output_bias = fold_quadratic(params["activation"], kernel, bias, output_kernel, output_bias)
+    return {
+        "intermediate": _dense(kernel, bias, WEIGHT_BITS),
+        "output": _dense(output_kernel, output_bias + residual_shift, OUTPUT_WEIGHT_BITS),
+    }
 
 
 def _into_angles(projection: np.ndarray, frequencies: np.ndarray) -> np.ndarray:
@@ -121,13 +149,15 @@ def _squares(kernel: np.ndarray, bias: np.ndarray, config: EncoderConfig) -> np.
     return (np.square(kernel).sum(0) + np.square(bias)).reshape(3, config.heads, config.head_dim).sum(-1)
 
 
-def fold_head(params: Tree, before: Tree) -> Tree:
+def fold_head(params: Tree, before: Tree | None) -> Tree:
     """Parameters of `LabelWordHead` that read the rows of the last norm: its read-out row adds up to one.
 
     Args:
         params: raw.
-        before: "scale" and "bias" of the last layer's `output_norm`.
+        before: "scale" and "bias" of the last layer's `output_norm`; None for a decoder, whose head begins with one.
     """
+    if before is None:
+        return params
     kernel, bias = _absorb(params["dense"], *_gain_shift(before))
     return {**params, "dense": {"kernel": np.float32(kernel), "bias": np.float32(bias)}}
 

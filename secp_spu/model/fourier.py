@@ -10,12 +10,14 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from secp_spu.model.attention import PROJECTION_BITS, append_column, orthogonal_frequencies, summarise
+from secp_spu.model.attention import PROJECTION_BITS, append_column, append_ones, orthogonal_frequencies, summarise
+from secp_spu.model.causal import summarise_causal
 from secp_spu.model.config import EncoderConfig
 from secp_spu.model.precision import DIVISOR_BITS, FACTOR_BITS, VALUE_BITS
 from secp_spu.protocol import (
     CosineCorrelation,
     Fixed,
+    constant,
     cos_sin_of_turns,
     declare_correlation,
     declare_reciprocal,
@@ -90,7 +92,7 @@ class FourierAttention(nn.Module):
         Args:
             query, key: [batch, heads, tokens, head_dim]; or folded [batch, heads, tokens, features].
             value: [batch, heads, tokens, head_dim]; folded, zero for padding.
-            shares: `token_shares` [batch, tokens]; under SPU of TOKEN_SHARE_BITS.
+            shares: `token_shares` [batch, tokens]; under SPU of TOKEN_SHARE_BITS. A decoder needs none.
         Returns: [batch, heads, tokens, head_dim].
         Raises: ValueError for secrets that are not folded.
         """
@@ -100,14 +102,18 @@ class FourierAttention(nn.Module):
         declare = partial(declare_correlation, both.shape, factor_bits=FACTOR_BITS, turn_bits=TURN_BITS)
         phi = moved(lambda *a: jnp.concatenate(a, -1), *cos_sin_of_turns(both, self._correlation("features", declare)))
 
-        column = shares[:, None, :, None]
-        value = rounded(value if self.folded else value * column, VALUE_BITS)
-        columns = moved(append_column, value, rounded(column, VALUE_BITS))
-        attended = summarise(phi[0], phi[1], columns, opens_operands=self.opens_operands)
+        if self.config.causal:
+            attended = summarise_causal(phi[0], phi[1], append_ones(value), opens_operands=self.opens_operands)
+            share = constant(1.0, 0, attended)
+        else:
+            column = shares[:, None, :, None]
+            value = rounded(value if self.folded else value * column, VALUE_BITS)
+            columns = moved(append_column, value, rounded(column, VALUE_BITS))
+            attended = summarise(phi[0], phi[1], columns, opens_operands=self.opens_operands)
+            # Folded values are not weighted; the first token, which is never padding, has the share of all that count.
+            share = column[:, :, :1] if self.folded else 1.0
         kernel = attended[..., -1:]
         self.sow("intermediates", "mean_kernel", kernel)
-        # Folded values are not weighted; the first token, which is never padding, has the share of all that count.
-        share = column[:, :, :1] if self.folded else 1.0
         correlation = self._correlation("divisor", partial(declare_reciprocal, kernel.shape))
         divisor = series_reciprocal(kernel, share, correlation)
         return multiply(attended[..., :-1], rounded(divisor, DIVISOR_BITS))

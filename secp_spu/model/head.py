@@ -24,7 +24,7 @@ def read_out(hidden: Number, readout: Number) -> Array:
 
 
 class LabelWordHead(nn.Module):
-    """The masked-LM head for the label words' columns alone."""
+    """The language-model head for the label words' columns alone: at the mask, or of a decoder at the last token."""
 
     config: EncoderConfig
     labels: int
@@ -35,10 +35,13 @@ class LabelWordHead(nn.Module):
 
         Args:
             hidden: [batch, tokens, width].
-            readout: one at the mask position, zero elsewhere [batch, tokens].
+            readout: one at the mask position or the last token, zero elsewhere [batch, tokens].
         Returns: [batch, labels].
         """
         at_mask = read_out(hidden, readout)
+        if self.config.causal:
+            normed = Norm(self.config.layer_norm_epsilon, name="norm")(at_mask)
+            return nn.Dense(self.labels, use_bias=False, name="decoder")(normed)
         dense = nn.Dense(self.config.width, name="dense")(at_mask)
         normed = Norm(self.config.layer_norm_epsilon, name="norm")(activation(self.config.head_activation)(dense))
         return nn.Dense(self.labels, name="decoder")(normed)

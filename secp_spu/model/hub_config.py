@@ -1,4 +1,4 @@
-"""Hugging Face's config.json in, an encoder's config out, and back."""
+"""Hugging Face's config.json in, a model's config out, and back."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from secp_spu.model.config import AttentionKind, EncoderConfig, FunctionKind, is_function
-from secp_spu.model.hub_names import FAMILIES
+from secp_spu.model.hub_names import FAMILIES, Family
 from secp_spu.protocol import GeluSeries, fit_gelu
 from secp_spu.protocol.series import LIMITS, TERMS
 
@@ -18,17 +18,6 @@ class CheckpointError(ValueError):
     """A folder that cannot be read as an encoder, or variables that cannot be written as one."""
 
 
-_SIZES = {
-    "vocab_size": "vocab_size",
-    "width": "hidden_size",
-    "layers": "num_hidden_layers",
-    "heads": "num_attention_heads",
-    "intermediate": "intermediate_size",
-    "max_positions": "max_position_embeddings",
-    "type_vocab_size": "type_vocab_size",
-}
-"""Fields of EncoderConfig, and their keys."""
-
 _FUNCTIONS: dict[str, FunctionKind] = {
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",
@@ -36,9 +25,6 @@ _FUNCTIONS: dict[str, FunctionKind] = {
     "relu": "relu",
 }
 """Values of hidden_act, and ours; the first of several is what we write."""
-
-_FIXED = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
-"""Keys that must have these values, which are their defaults."""
 
 _EXTRAS = {"features": (1, 2**16), "feature_seed": (0, 2**63 - 1)}
 """Fields of EncoderConfig under the key "secp_spu": the smallest and the largest value."""
@@ -52,25 +38,37 @@ def read_config(folder: Path) -> tuple[Tree, EncoderConfig]:
     path = folder / "config.json"
     hub = read_json(path)
     family = FAMILIES[_choice(hub, "model_type", FAMILIES, path)]
-    for key, value in _FIXED.items():
+    for key, value in family.fixed.items():
         _choice(hub, key, [value], path, default=value)
     _choice(hub, "tie_word_embeddings", [True, False], path, default=True)
-    sizes: Tree = {field: _integer(hub, key, (1, 2**31), path) for field, key in _SIZES.items()}
-    if sizes["width"] % sizes["heads"]:
-        raise CheckpointError(
-            f"{path}: hidden_size is {sizes['width']}, allowed are multiples of num_attention_heads {sizes['heads']}"
-        )
-    padding_id = _integer(hub, "pad_token_id", (0, sizes["vocab_size"] - 1), path, default=family.padding_id)
-    hidden_act = _FUNCTIONS[_choice(hub, "hidden_act", _FUNCTIONS, path, default="gelu")]
-    epsilon = hub.get("layer_norm_eps", 1e-12)
+    sizes = _read_sizes(hub, family, path)
+    padding_id = family.padding_id
+    if padding_id is not None:
+        padding_id = _integer(hub, "pad_token_id", (0, sizes["vocab_size"] - 1), path, default=padding_id)
+    act_key, default_act = family.activation
+    hidden_act = _FUNCTIONS[_choice(hub, act_key, _FUNCTIONS, path, default=default_act)]
+    epsilon_key, default_epsilon = family.epsilon
+    epsilon = hub.get(epsilon_key, default_epsilon)
     if not isinstance(epsilon, float) or not 0 < epsilon < 1:
-        raise CheckpointError(f"{path}: layer_norm_eps is {epsilon!r}, allowed are numbers between 0 and 1")
+        raise CheckpointError(f"{path}: {epsilon_key} is {epsilon!r}, allowed are numbers between 0 and 1")
     return hub, EncoderConfig(
         **sizes,
         **family.fixed_fields(padding_id, hidden_act),
         **{"activation": hidden_act, **_read_extras(hub.get("secp_spu", {"attention": "softmax"}), path)},
         layer_norm_epsilon=epsilon,
     )
+
+
+def _read_sizes(hub: Tree, family: Family, path: Path) -> Tree:
+    """Fields of EncoderConfig that are sizes; a decoder's feed-forward layer is four times as wide unless it says."""
+    sizes: Tree = {}
+    for field, key in family.sizes.items():
+        default = 4 * sizes["width"] if family.causal and field == "intermediate" else None
+        sizes[field] = _integer(hub, key, (1, 2**31), path, default=default)
+    if sizes["width"] % sizes["heads"]:
+        width, heads = family.sizes["width"], family.sizes["heads"]
+        raise CheckpointError(f"{path}: {width} is {sizes['width']}, allowed are multiples of {heads} {sizes['heads']}")
+    return sizes
 
 
 def _read_extras(extras: Any, path: Path) -> Tree:
@@ -116,22 +114,24 @@ def write_config(config: EncoderConfig, model_type: str, special_ids: Mapping[st
     if model_type not in FAMILIES:
         raise CheckpointError(f"model_type is {model_type!r}, allowed: {', '.join(map(repr, FAMILIES))}")
     family = FAMILIES[model_type]
-    special_ids = {"pad": family.padding_id, **special_ids}
+    if family.padding_id is not None:
+        special_ids = {"pad": family.padding_id, **special_ids}
+    padding_id = special_ids.get("pad")
     fields = asdict(config)
     function = config.activation if is_function(config.activation) else config.head_activation
-    for field, value in family.fixed_fields(special_ids["pad"], function).items():
+    for field, value in family.fixed_fields(padding_id, function).items():
         if fields[field] != value:
             raise CheckpointError(
                 f"config.{field} is {fields[field]!r}, a {model_type} model with activation {function} and "
-                f"padding id {special_ids['pad']} has {value!r}: choose another model_type or config"
+                f"padding id {padding_id} has {value!r}: choose another model_type or config"
             )
     extras = _write_extras(config)
     return {
         "model_type": model_type,
-        **{key: fields[field] for field, key in _SIZES.items()},
-        **_FIXED,
-        "hidden_act": next(name for name, kind in _FUNCTIONS.items() if kind == function),
-        "layer_norm_eps": config.layer_norm_epsilon,
+        **{key: fields[field] for field, key in family.sizes.items()},
+        **family.fixed,
+        family.activation[0]: next(name for name, kind in _FUNCTIONS.items() if kind == function),
+        family.epsilon[0]: config.layer_norm_epsilon,
         **{f"{name}_token_id": token for name, token in special_ids.items()},
         **({"secp_spu": extras} if extras else {}),
     }

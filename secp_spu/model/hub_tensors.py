@@ -10,14 +10,14 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, safe_open
 
 from secp_spu.model.hub_config import CheckpointError, Tree, read_json
-from secp_spu.model.hub_names import FAMILIES, IGNORED, WORDS, Leaf, Leaves
+from secp_spu.model.hub_names import FAMILIES, IGNORED, Leaf, Leaves
 
 
 class Tensors:
     """The tensors of a folder by name, read one at a time as float32.
 
     Names are brought to one form: `gamma` and `beta` of old layer norms are weight and bias, the decoder's bias is that
-    of its module, and a tied decoder is the table of word embeddings.
+    of its module, a tied decoder is the table of word embeddings, and GPT-2's names have their prefix.
     """
 
     def __init__(self, folder: Path, hub: Tree):
@@ -29,28 +29,33 @@ class Tensors:
                 for name in file.keys():  # noqa: SIM118 (it is not a mapping)
                     modern = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("Norm.beta", "Norm.bias")
                     self._places[modern] = (path, name)
-        prefix = f"{hub['model_type']}."
-        self.prefix: str = prefix if any(name.startswith(prefix) for name in self._places) else ""
-
-        decoder = self.family.decoder
+        prefix, decoder = self.family.prefix, self.family.decoder
         top_level = decoder.split(".")[0] + "."
-        self.has_head: bool = any(name.startswith(top_level) and name not in IGNORED for name in self._places)
-        words = self._places.get(f"{self.prefix}{WORDS}.weight")
+        prefixed = any(name.startswith(prefix) for name in self._places)
+        if self.family.causal and not prefixed:
+            added = {name if name.startswith(top_level) else prefix + name: at for name, at in self._places.items()}
+            self._places, prefixed = added, True
+        self.prefix: str = prefix if prefixed else ""
+
+        self.has_head: bool = self.family.causal or any(
+            name.startswith(top_level) and not IGNORED.fullmatch(name) for name in self._places
+        )
+        words = self._places.get(f"{self.prefix}{self.family.words}.weight")
         if self.has_head and words and hub.get("tie_word_embeddings", True):
             self._places[f"{decoder}.weight"] = words
-        if self.family.decoder_bias in self._places:
+        if self.family.decoder_bias and self.family.decoder_bias in self._places:
             self._places[f"{decoder}.bias"] = self._places.pop(self.family.decoder_bias)
 
     def refuse_unknown(self, leaves: Sequence[Leaf]) -> None:
         """Raise if the folder holds a tensor that is neither in these leaves nor known to be needless."""
         known = {name for leaf in leaves for name in leaf.tensors}
-        known |= {prefix + name for name in IGNORED for prefix in ("", self.prefix)}
-        unknown = sorted(self._places.keys() - known)
+        unknown = sorted(name for name in self._places.keys() - known if not IGNORED.fullmatch(name))
         if unknown:
             path, name = self._places[unknown[0]]
+            classes = self.family.classes
             raise CheckpointError(
-                f"{path} holds {name} and {len(unknown) - 1} more tensors that a {self.family.classes}Model or "
-                f"{self.family.classes}ForMaskedLM of this config.json has not: remove them or mend config.json"
+                f"{path} holds {name} and {len(unknown) - 1} more tensors that a {classes}Model or "
+                f"{classes}{self.family.head_class} of this config.json has not: remove them or mend config.json"
             )
 
     def gather(self, leaves: Leaves) -> Tree:

@@ -12,11 +12,23 @@ from typing import Any
 import flax.linen as nn
 from jax import Array
 
-from secp_spu.model.precision import SCALE_BITS, SUM_BITS, VARIANCE_BITS, WEIGHT_BITS
+from secp_spu.model.precision import (
+    SCALE_BITS,
+    STREAM_BITS,
+    STREAM_SCALE_BITS,
+    STREAM_VARIANCE_BITS,
+    SUM_BITS,
+    VARIANCE_BITS,
+    WEIGHT_BITS,
+)
 from secp_spu.protocol import Fixed, Number, constant, inverse_sqrt, lift, mean_of, multiply, rounded, to_fixed
 
 SHARE_BITS, ROOT_BITS = 20, 14
 """Of the public factors that a norm takes from the width: 1/width, and a root between 0.7 and 1."""
+
+SUMS = SUM_BITS, VARIANCE_BITS, SCALE_BITS
+STREAM = STREAM_BITS, STREAM_VARIANCE_BITS, STREAM_SCALE_BITS
+"""Of what a norm takes, of its variance and of 1/deviation: for encoders, and for a decoder's residual stream."""
 
 
 class Dense(nn.Module):
@@ -48,29 +60,37 @@ class Norm(nn.Module):
 
     The variance is taken after the mean: the one-pass formula cancels in fixed point. Under MPC a row takes one inverse
     square root, an element two products and no division.
+
+    Attributes:
+        epsilon: added to the variance.
+        folded: gain and shift are in what reads the result.
+        stream: x is a decoder's residual stream, of any size, and of STREAM_BITS under SPU.
     """
 
     epsilon: float
     folded: bool = False
+    stream: bool = False
 
     @nn.compact
     def __call__(self, x: Number, keep: Number | None = None) -> Any:
         """Normalise.
 
         Args:
-            x: [..., width], of SUM_BITS fraction bits under SPU.
+            x: [..., width], of SUM_BITS fraction bits under SPU, or STREAM_BITS.
             keep: rows times this number, 1 or 0 [...]; only folded, where a zero row stays zero.
         Returns: [..., width], of HIDDEN_BITS fraction bits under SPU.
         """
         width = x.shape[-1]
-        centred = x - rounded(x.sum(-1, keepdims=True) * constant(1 / width, SHARE_BITS, x), SUM_BITS, small=True)
+        bits, variance_bits, scale_bits = STREAM if self.stream else SUMS
+        mean = rounded(x.sum(-1, keepdims=True) * constant(1 / width, SHARE_BITS, x), bits, small=not self.stream)
+        centred = x - mean
         halvings = math.ceil(math.log2(width))
-        variance = rounded(mean_of((centred * centred).sum(-1, keepdims=True), width), VARIANCE_BITS)
+        variance = rounded(mean_of((centred * centred).sum(-1, keepdims=True), width), variance_bits)
         surplus = 2**halvings / width
         scale = inverse_sqrt(variance, self.epsilon / surplus) * constant(1 / math.sqrt(surplus), ROOT_BITS, x)
         if keep is not None:
             scale = scale * keep[..., None]
-        normed = multiply(centred, rounded(scale, SCALE_BITS, small=keep is None))
+        normed = multiply(centred, rounded(scale, scale_bits, small=keep is None))
         if self.folded:
             return normed
         gain = self.param("scale", nn.initializers.ones, (width,))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from secp_spu.model import HIDDEN_BITS, SUM_BITS, EncoderConfig, Norm
+from secp_spu.model import SUM_BITS, EncoderConfig, Norm, hidden_bits
 from secp_spu.protocol import FRACTION_BITS, Fixed, lift, lower, rounded
 from secp_spu.runtime.base import Runtime, Stored
 from secp_spu.runtime.program import Tree
@@ -68,7 +68,7 @@ def other_tables(params: Tree) -> dict[str, np.ndarray]:
     Returns: `places`, embeddings of positions and of the first type added up, of SUM_BITS fraction bits
         [positions, width]; `deviation`, the standard deviation of the word embeddings [1].
     """
-    places = params["position"]["embedding"] + params["type"]["embedding"][0]
+    places = params["position"]["embedding"] + (params["type"]["embedding"][0] if "type" in params else 0)
     return {
         "places": lower(places, SUM_BITS),
         "deviation": np.array([params["word"]["embedding"].std()], np.float32),
@@ -79,7 +79,8 @@ class PrivateEmbedding:
     """A model owner's embedding tables at the compute parties, and what they do with a data owner's secret tokens.
 
     What it gives are the rows of the embeddings' norm without gain and shift, encoded with HIDDEN_BITS: the first layer
-    takes them in (`fold_layer`), as every layer those of the layer before.
+    takes them in (`fold_layer`), as every layer those of the layer before. Of a decoder, which has no norm there, it is
+    the sum, encoded with STREAM_BITS.
 
     Args:
         runtime: where it runs.
@@ -112,7 +113,7 @@ class PrivateEmbedding:
         return total[0]
 
     def embed(self, words: Sequence[Stored], keep: Stored, first_position: int) -> Stored:
-        """Texts for the first layer [texts, tokens, width], zero on padding.
+        """Texts for the first layer [texts, tokens, width], zero on padding but for a decoder, which does not look.
 
         Args:
             words: what `look_up` gave for all their tokens, which this frees.
@@ -144,7 +145,7 @@ def _embed(
 ) -> Array:
     vectors = lift(jnp.concatenate(words).reshape(*keep.shape, config.width), SUM_BITS, secure=secure)
     placed = vectors + _places(config, first_position, keep.shape[1], rest, secure=secure)
-    return _normed(config, placed, Fixed(keep, 0) if secure else keep)
+    return _for_layers(config, placed, Fixed(keep, 0) if secure else keep)
 
 
 def _embed_prompts(config: EncoderConfig, initial: Sequence[Array], shifts: Array, rest: Tree, *, secure: bool) -> Any:
@@ -152,7 +153,7 @@ def _embed_prompts(config: EncoderConfig, initial: Sequence[Array], shifts: Arra
     moved = lift(shifts, SHIFT_BITS, secure=secure) * deviation
     vectors = lift(jnp.concatenate(initial), SUM_BITS, secure=secure)
     placed = vectors + _places(config, 0, shifts.shape[1], rest, secure=secure)
-    return _normed(config, moved + placed, None)
+    return _for_layers(config, moved + placed, None)
 
 
 def _places(config: EncoderConfig, first_position: int, tokens: int, rest: Tree, *, secure: bool) -> Any:
@@ -160,7 +161,10 @@ def _places(config: EncoderConfig, first_position: int, tokens: int, rest: Tree,
     return lift(rest["places"][first : first + tokens], SUM_BITS, secure=secure)
 
 
-def _normed(config: EncoderConfig, placed: Any, keep: Any) -> Any:
-    """As the first layer takes it; rows of padding become zero."""
+def _for_layers(config: EncoderConfig, placed: Any, keep: Any) -> Any:
+    """As the first layer takes it; rows of padding become zero, but for a decoder's."""
+    bits = hidden_bits(config)
+    if config.causal:
+        return lower(rounded(placed, bits), bits)
     norm = Norm(config.layer_norm_epsilon, folded=True)
-    return lower(norm.apply({}, rounded(placed, SUM_BITS), keep), HIDDEN_BITS)
+    return lower(norm.apply({}, rounded(placed, SUM_BITS), keep), bits)

@@ -18,12 +18,13 @@ from jax import Array
 from spu.experimental import make_cached_var
 
 from secp_spu.model import (
-    HIDDEN_BITS,
     EncoderConfig,
     EncoderLayer,
     LabelEmbeddingHead,
     LabelWordHead,
     PooledEmbedding,
+    hidden_bits,
+    layer_class,
     token_shares,
 )
 from secp_spu.model.precision import TOKEN_SHARE_BITS
@@ -38,7 +39,7 @@ class Batch:
     """Shared inputs of a set of texts.
 
     Attributes:
-        hidden: the texts' embeddings, ready for the first layer, zero on padding, encoded with HIDDEN_BITS fraction
+        hidden: the texts' embeddings, ready for the first layer, zero on padding, encoded with `hidden_bits` fraction
             bits (`protocol.lower`) [texts, text_tokens, width].
         padding_mask: of prompt and text [texts, tokens].
         readout: what the head reads, of prompt and text [texts, tokens].
@@ -100,17 +101,19 @@ class SecureModel:
     ):
         self._runtime, self._layers, self._head, self._on_layer = runtime, layers, head, on_layer
         self._labels: tuple[Stored, ...] = ()
-        self._layer_module = EncoderLayer(config, folded=True, opens_operands=runtime.protocol == "semi2k")
+        self._layer_module = layer_class(config)(config, folded=True, opens_operands=runtime.protocol == "semi2k")
         secure = runtime.secure
         self.keeps_openings = secure and runtime.protocol == "semi2k" and not isinstance(layers, StreamedLayers)
         if self.keeps_openings:
             self._layers = [{**v, "params": static_kernels(runtime, v["params"])} for v in layers]
         self._run_layer = partial(_run_layer, self._layer_module, secure, self.keeps_openings)
-        self._share_tokens = partial(_share_tokens, config.features) if config.attention == "fourier" else None
-        self._pool = partial(_run_head, PooledEmbedding(folded=True), secure)
+        shares = config.attention == "fourier" and not config.causal
+        self._share_tokens = partial(_share_tokens, config.features) if shares else None
+        bits = hidden_bits(config)
+        self._pool = partial(_run_head, PooledEmbedding(folded=True), bits, secure)
         by_words = "decoder" in head
         module = LabelWordHead(config, labels) if by_words else LabelEmbeddingHead(folded=True)
-        self._run_head = partial(_run_head, module, secure)
+        self._run_head = partial(_run_head, module, bits, secure)
 
     @property
     def layers(self) -> int:
@@ -193,9 +196,10 @@ def _run_layer(
 ) -> Any:
     if cached:
         variables = {**variables, "params": keep_openings(variables["params"])}
-    bits = HIDDEN_BITS, FRACTION_BITS, TOKEN_SHARE_BITS
+    hidden = hidden_bits(module.config)
+    bits = hidden, FRACTION_BITS, TOKEN_SHARE_BITS
     lifted = (lift(array, b, secure=secure) for array, b in zip(inputs, bits, strict=False))
-    return lower(module.apply({**variables, "correlations": correlations}, *lifted), HIDDEN_BITS)
+    return lower(module.apply({**variables, "correlations": correlations}, *lifted), hidden)
 
 
 def _share_tokens(features: int, padding_mask: Array) -> Any:
@@ -203,8 +207,10 @@ def _share_tokens(features: int, padding_mask: Array) -> Any:
     return lower(token_shares(padding_mask, features), TOKEN_SHARE_BITS)
 
 
-def _run_head(module: nn.Module, secure: bool, params: Tree, hidden: Array, readout: Array, *labels: Array) -> Any:
-    inputs = lift(hidden, HIDDEN_BITS, secure=secure), lift(readout, FRACTION_BITS, secure=secure)
+def _run_head(
+    module: nn.Module, bits: int, secure: bool, params: Tree, hidden: Array, readout: Array, *labels: Array
+) -> Any:
+    inputs = lift(hidden, bits, secure=secure), lift(readout, FRACTION_BITS, secure=secure)
     return module.apply({"params": params}, *inputs, *labels)
 
 

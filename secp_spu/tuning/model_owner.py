@@ -18,14 +18,18 @@ class ModelOwner:
     Args:
         config: of the run.
     Raises: CheckpointError for a folder that cannot be read, or that was adapted to another activation; ConfigError if
-        it has no masked-LM head but needs one.
+        it has no language-model head but needs one, or is a decoder and is to embed labels.
     """
 
     def __init__(self, config: Config):
         self._checkpoint = _load(config.model)
+        causal, by_words = self._checkpoint.config.causal, config.model.head == "label_words"
         # Embeddings made under MPC come without gain and shift, which a data owner with tables applies itself.
-        self._embedding_norm = self._embeddings["norm"] if config.model.embedding == "private" else None
-        if config.model.head == "label_words" and self._checkpoint.head is None:
+        private = config.model.embedding == "private"
+        self._embedding_norm = self._embeddings["norm"] if private and not causal else None
+        if causal and not by_words:
+            raise ConfigError(f"{config.model.folder} is a decoder: set model.head: label_words")
+        if by_words and self._checkpoint.head is None:
             raise ConfigError(f"{config.model.folder} has no masked-LM head: set model.head: label_embeddings")
 
     def encoder_config(self) -> EncoderConfig:
@@ -38,8 +42,8 @@ class ModelOwner:
         return fold_layer(self._checkpoint.layer(number)["params"], before, self._checkpoint.config)
 
     def _norm(self, number: int) -> Any:
-        """Gain and shift of the norm that a layer ends with."""
-        return self._checkpoint.layer(number)["params"]["output_norm"]
+        """Gain and shift of the norm that a layer ends with; a decoder's ends with none."""
+        return self._checkpoint.layer(number)["params"].get("output_norm")
 
     def layer_public(self, number: int) -> Any:
         """What everybody may know of a layer: its random frequencies."""

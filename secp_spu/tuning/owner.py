@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from secp_spu.config import Config, ConfigError
-from secp_spu.model import HIDDEN_BITS, Embeddings, load_embeddings, load_encoder_config
+from secp_spu.model import Embeddings, hidden_bits, load_embeddings, load_encoder_config
 from secp_spu.protocol import lower
 from secp_spu.runtime import SHIFT_BITS, one_hot
 from secp_spu.tuning.loss import accuracy, losses
@@ -74,7 +74,8 @@ class DataOwner:
         self._by_words = config.model.head == "label_words"
         encoder = load_encoder_config(config.model.folder)
         self._tables = Tables(config.model.folder) if config.model.embedding == "data_owner" else None
-        self._tokenizer = TaskTokenizer(config.model.folder / "tokenizer.json")
+        self._tokenizer = TaskTokenizer(config.model.folder / "tokenizer.json", causal=encoder.causal)
+        self._hidden_bits = hidden_bits(encoder)
         self._descriptions = None if self._by_words else self._tokenizer.encode_descriptions(config.task)
         self._check_length(encoder.max_positions - encoder.position_offset)
         self._texts = self._read_texts()
@@ -176,7 +177,7 @@ class DataOwner:
         if self._tables is None:
             return {"keep": tokens.padding_mask.astype(np.int32), **rows}
         hidden = self._tables.embed(self._tables.words[tokens.token_ids], prompt_tokens)
-        return {"hidden": _for_layers(hidden * tokens.padding_mask[..., None]), **rows}
+        return {"hidden": self._for_layers(hidden * tokens.padding_mask[..., None]), **rows}
 
     def one_hot(self, which: TokenSet, tokens: range, rows: range) -> np.ndarray:
         """Tokens of a set, counted through its texts with their padding, among rows of the vocabulary.
@@ -202,7 +203,11 @@ class DataOwner:
         }[which][first:last]
         if self._tables is None:
             return lower(self._space.shifts(points).astype(np.float32), SHIFT_BITS)
-        return _for_layers(self._tables.embed(self._space.prompts(points, self._tables.words)))
+        return self._for_layers(self._tables.embed(self._space.prompts(points, self._tables.words)))
+
+    def _for_layers(self, embedded: np.ndarray) -> np.ndarray:
+        """Embeddings, encoded as the layers take hidden states."""
+        return lower(embedded, self._hidden_bits)
 
     def ask(self) -> None:
         """Propose the next generation's candidates."""
@@ -282,8 +287,3 @@ class DataOwner:
             save_unembedded_prompt(path, self._space.initial_tokens, self._space.shifts(point)[0])
         else:
             save_prompt(path, self._space.prompts(point, self._tables.words)[0])
-
-
-def _for_layers(embedded: np.ndarray) -> np.ndarray:
-    """Embeddings, encoded as the layers take hidden states."""
-    return lower(embedded, HIDDEN_BITS)

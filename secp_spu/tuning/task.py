@@ -14,7 +14,8 @@ from tokenizers import Tokenizer
 from secp_spu.config import ConfigError, TaskSection
 
 MASK_TOKENS = ("<mask>", "[MASK]")
-PADDING_TOKENS = ("<pad>", "[PAD]")
+PADDING_TOKENS = ("<pad>", "[PAD]", "<|endoftext|>")
+"""GPT-2 has none of its own, and sees none of what stands behind a text."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class TokenBatch:
     Attributes:
         token_ids: [texts, tokens] int32.
         padding_mask: 1 for tokens, 0 for padding [texts, tokens] float32.
-        mask_row: 1 at the mask token, 0 elsewhere [texts, tokens] float32; all zero where a template has none.
+        mask_row: 1 at the mask token, or for a decoder at the last token, 0 elsewhere [texts, tokens] float32; all zero
+            where a template has no mask.
     """
 
     token_ids: np.ndarray
@@ -129,10 +131,12 @@ class TaskTokenizer:
 
     Args:
         path: of tokenizer.json.
+        causal: a decoder reads the texts: the mask, with which its template ends, is what comes next.
     Raises: ConfigError if the file is missing, is no tokenizer, or has no padding token.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, *, causal: bool = False):
+        self._causal = causal
         try:
             self._tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # tokenizers raises bare exceptions
@@ -186,7 +190,9 @@ class TaskTokenizer:
                 break
             fields = {**fields, longest: shorter}
             ids = self._fill(fields, section)
-        if "{mask}" in section.template and (self._mask_token is None or ids.count(self._mask_id) != 1):
+        if self._causal:
+            self._check_next_word(ids, section)
+        elif "{mask}" in section.template and (self._mask_token is None or ids.count(self._mask_id) != 1):
             raise ConfigError(
                 f"a text reads {ids.count(self._mask_id)} mask tokens, but the template's must be the only one: "
                 f"take {self._mask_token} out of the texts, or a tokenizer that has it"
@@ -196,8 +202,20 @@ class TaskTokenizer:
             raise ConfigError(f"a text of {len(ids)} tokens exceeds task.max_tokens ({section.max_tokens}): {mend}")
         return ids
 
+    @staticmethod
+    def _check_next_word(ids: Sequence[int], section: TaskSection) -> None:
+        if not section.template.endswith("{mask}"):
+            raise ConfigError(
+                f"task.template is {section.template!r}, but a decoder says what comes next: end it with {{mask}}"
+            )
+        if not ids:
+            raise ConfigError("a text has no token that a decoder could go on from: put words into task.template")
+
     def _fill(self, fields: Mapping[str, str], section: TaskSection) -> list[int]:
-        return self._tokenizer.encode(section.template.format(**fields, mask=self._mask_token)).ids
+        template = section.template
+        if self._causal:  # the space before a word is the word's own
+            template = template.removesuffix("{mask}").rstrip()
+        return self._tokenizer.encode(template.format(**fields, mask=self._mask_token)).ids
 
     def _without_last_tokens(self, text: str, count: int) -> str:
         offsets = self._tokenizer.encode(text, add_special_tokens=False).offsets
@@ -208,4 +226,6 @@ class TaskTokenizer:
         mask = np.zeros((len(rows), length), np.float32)
         for i, row in enumerate(rows):
             ids[i, : len(row)], mask[i, : len(row)] = row, 1
+        if self._causal:
+            return TokenBatch(ids, mask, mask - np.pad(mask[:, 1:], ((0, 0), (0, 1))))
         return TokenBatch(ids, mask, (ids == self._mask_id).astype(np.float32))

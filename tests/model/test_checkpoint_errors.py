@@ -59,7 +59,7 @@ def assert_refused(folder, message, **arguments):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("model_type", "gpt2", r"config.json: model_type is 'gpt2', allowed: 'bert', 'roberta'"),
+        ("model_type", "t5", r"config.json: model_type is 't5', allowed: 'bert', 'roberta', 'gpt2'"),
         ("model_type", None, "model_type is None"),
         ("hidden_act", "silu", r"hidden_act is 'silu', allowed: 'gelu', 'gelu_new', 'gelu_pytorch_tanh', 'relu'"),
         ("hidden_act", ["gelu"], r"hidden_act is \['gelu'\]"),
@@ -206,7 +206,7 @@ def test_embeddings_are_checked_alone(folder):
 @pytest.mark.parametrize(
     ("config", "arguments", "message"),
     [
-        (CONFIG, {"model_type": "gpt2"}, "model_type is 'gpt2', allowed: 'bert', 'roberta'"),
+        (CONFIG, {"model_type": "t5"}, "model_type is 't5', allowed: 'bert', 'roberta', 'gpt2'"),
         (CONFIG, {"model_type": "bert"}, "config.position_offset is 2, a bert model .* has 0"),
         (CONFIG, {"special_ids": {"pad": 3}}, "config.position_offset is 2, a roberta model .* padding id 3 has 4"),
         (

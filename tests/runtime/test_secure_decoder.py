@@ -1,0 +1,227 @@
+"""A decoder under MPC against the same weights in plaintext, through the same driver as encoders."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from fixed_point import RECIPROCAL_UNITS, RSQRT_ERROR
+from parties import ABY3, SEMI2K_2, ULP, cost_of, opened, shared
+from test_forward import random_variables
+
+from secp_spu.model import DecoderLayer, EncoderConfig, LabelWordHead, Norm, fold_head, fold_layer, hidden_bits
+from secp_spu.model.causal import causal_blocks, summarise_causal
+from secp_spu.model.layers import SHARE_BITS
+from secp_spu.model.precision import (
+    FACTOR_BITS,
+    HIDDEN_BITS,
+    STREAM_BITS,
+    STREAM_SCALE_BITS,
+    STREAM_VARIANCE_BITS,
+    SUMMARY_BITS,
+    VALUE_BITS,
+)
+from secp_spu.protocol import lift, lower, to_float
+from secp_spu.protocol.cosine import public_factor_bits
+from secp_spu.runtime import Batch, PlaintextRuntime, SecureModel
+
+CONFIG = EncoderConfig(
+    vocab_size=2,
+    width=21,
+    layers=2,
+    heads=3,
+    intermediate=13,
+    max_positions=41,
+    position_offset=0,
+    type_vocab_size=0,
+    layer_norm_epsilon=1e-5,
+    activation="relu",
+    head_activation="relu",
+    features=29,
+    causal=True,
+)
+CANDIDATES, PROMPT_TOKENS, TEXT_TOKENS, LABELS = 2, 2, 39, 2
+TOKENS = PROMPT_TOKENS + TEXT_TOKENS
+TEXT_LENGTHS = (39, 4, 23)
+PHI_BITS = FACTOR_BITS + public_factor_bits(FACTOR_BITS)
+GROWTH = 30
+"""Of the first prompt token's row in proportion to the others: in GPT-2 it is by far the largest."""
+
+
+def make_model(attention):
+    """Variables of two layers, and params of the head."""
+    config, inputs = replace(CONFIG, attention=attention), jnp.zeros((1, TOKENS, CONFIG.width))
+    layers = [random_variables(DecoderLayer(config, i), inputs, seed=i) for i in range(config.layers)]
+    head = random_variables(LabelWordHead(config, LABELS), inputs, jnp.ones((1, TOKENS)), seed=7)["params"]
+    return config, layers, head
+
+
+def make_inputs():
+    """Prompts, texts, and the rows of the last tokens. What stands on padding must not matter."""
+    rng = np.random.default_rng(2)
+    prompts = rng.normal(size=(CANDIDATES, PROMPT_TOKENS, CONFIG.width)).astype(np.float32) / 3
+    prompts[:, 0] *= GROWTH
+    hidden = rng.normal(size=(len(TEXT_LENGTHS), TEXT_TOKENS, CONFIG.width)).astype(np.float32) / 3
+    mask = np.float32([[i < PROMPT_TOKENS + length for i in range(TOKENS)] for length in TEXT_LENGTHS])
+    readout = np.float32([[i == PROMPT_TOKENS + length - 1 for i in range(TOKENS)] for length in TEXT_LENGTHS])
+    return prompts, hidden, mask, readout
+
+
+def run_model(runtime, config, layers, head, inputs):
+    prompts, hidden, mask, readout = inputs
+    bits = hidden_bits(config)
+    stored = [
+        {
+            "params": shared(runtime, fold_layer(layer["params"], None, config)),
+            "public": runtime.publish(layer["public"]),
+        }
+        for layer in layers
+    ]
+    model = SecureModel(runtime, config, stored, shared(runtime, fold_head(head, None)), LABELS)
+    texts = lower(hidden * mask[:, PROMPT_TOKENS:, None], bits)
+    batch = Batch(*(shared(runtime, values) for values in (texts, mask, readout)))
+    return opened(runtime, model.logits(shared(runtime, lower(prompts, bits)), batch))
+
+
+def flax_logits(config, layers, head, inputs):
+    """The plaintext modules with raw weights on one text after another, without padding or folding."""
+    prompts, hidden, _, _ = inputs
+    rows = []
+    for prompt in prompts:
+        for text, length in zip(hidden, TEXT_LENGTHS, strict=True):
+            stream = np.concatenate([prompt, text[:length]])[None]
+            for i, layer in enumerate(layers):
+                stream = DecoderLayer(config, i).apply(layer, stream)
+            last = np.eye(PROMPT_TOKENS + length, dtype=np.float32)[-1:]
+            rows.append(LabelWordHead(config, LABELS).apply({"params": head}, stream, last)[0])
+    return np.stack(rows)
+
+
+LOGIT_ERROR = 0.01
+"""Rows of a norm are good to 2**-12 and, by their scale, to 6e-4 of themselves; so a layer adds a few 1e-3 of the
+stream's size to it, softmax also the error of SPU's exp, 2e-3 of a score's weight; the head's norm divides by that size
+again, and its decoder has weights of one column length. Seen: 1.4e-3 with features, 2.9e-3 with softmax."""
+
+
+@pytest.mark.parametrize(
+    ("which", "attention"),
+    [(ABY3, "fourier"), (ABY3, "rfa"), (ABY3, "softmax"), (SEMI2K_2, "fourier")],
+)
+def test_a_decoder_matches_plaintext(runtimes, which, attention):
+    """With texts of several lengths, read at their last tokens, and keys in more than one block."""
+    (config, layers, head), inputs = make_model(attention), make_inputs()
+    assert causal_blocks(TOKENS, 2 * CONFIG.features, CONFIG.head_dim + 1) == (2, 21)
+    exact = flax_logits(config, layers, head, inputs)
+    assert np.ptp(exact, axis=0).min() / 10 > LOGIT_ERROR, "the tolerance cannot tell texts from each other"
+    swapped = flax_logits(config, layers[::-1], head, inputs)
+    assert np.abs(swapped - exact).min(0).max() > 2 * LOGIT_ERROR, "the tolerance cannot tell the layers' order"
+
+    logits = run_model(runtimes(which), config, layers, head, inputs)
+    assert logits.shape == (CANDIDATES * len(TEXT_LENGTHS), LABELS)
+    assert np.abs(logits - exact).max() <= LOGIT_ERROR
+
+
+@pytest.mark.parametrize("attention", ["softmax", "rfa", "fourier"])
+def test_the_driver_runs_in_plaintext_too(attention):
+    """Folded, where a value's bias passes a divisor of "fourier" that is good to 1e-3."""
+    model, inputs = make_model(attention), make_inputs()
+    allowed = 2e-3 if attention == "fourier" else 1e-4
+    found = run_model(PlaintextRuntime(), *model, inputs)
+    np.testing.assert_allclose(found, flax_logits(*model, inputs), rtol=0, atol=allowed)
+
+
+def test_the_norm_of_a_stream_is_good_for_rows_of_any_size(runtime):
+    """From GPT-2's embeddings to its late layers, and the row of a first token, which has elements in the thousands.
+
+    Bound: an element is off by 3 units of STREAM_BITS with the mean, and by 1 of HIDDEN_BITS at the end; the scale by
+    RSQRT_ERROR and the public root in proportion, by RECIPROCAL_UNITS of a result with one bit less than SPU's own, and
+    by one unit of STREAM_SCALE_BITS; the variance by 4 units of STREAM_VARIANCE_BITS; 1/768 by half a unit.
+    """
+    deviations = np.array([0.15, 1, 10, 30])
+    x = np.random.default_rng(3).normal(size=(5, 768)) * np.append(deviations, 10)[:, None] + 0.5
+    x[4, [138, 447]] = 900, -3000
+    x = x.astype(np.float32)
+
+    def norm(x):
+        return to_float(Norm(1e-5, folded=True, stream=True).apply({}, lift(x, STREAM_BITS, secure=True)))
+
+    found = opened(runtime, runtime.run("norm", norm, shared(runtime, lower(x, STREAM_BITS))))
+    centred = x - x.mean(-1, keepdims=True, dtype=np.float64)
+    deviation = np.sqrt(np.square(centred).mean(-1, keepdims=True) + 1e-5)
+    exact = centred / deviation
+    scale = RSQRT_ERROR + 2.0**-14 + deviation * (RECIPROCAL_UNITS * 2 * ULP + 2.0**-STREAM_SCALE_BITS)
+    scale = scale + 2 * 2.0**-STREAM_VARIANCE_BITS / deviation**2
+    shift = 3 * 2.0**-STREAM_BITS + np.abs(x.mean(-1, keepdims=True)) * 768 * 2.0 ** -(SHARE_BITS + 1)
+    allowed = np.abs(exact) * scale + shift / deviation + 2.0**-HIDDEN_BITS
+    assert (np.abs(found - exact) <= allowed).all()
+    assert deviation[4] > 110
+    assert scale[:3].max() < 3e-3, "a bound so wide would mean nothing"
+    assert (np.abs(found - exact) > allowed / 10).any()
+
+
+def test_sums_over_many_blocks_match_plaintext(runtimes):
+    """As long as GPT-2's texts get, with values of many deviations, and columns that mostly cancel.
+
+    Bound: summaries of 64 blocks' 2 r features are off by a unit of SUMMARY_BITS each, which random signs add up to the
+    root of their number over r, within six deviations; kernels and the result by less.
+    """
+    tokens, frequencies, columns = 1024, 16, 9
+    angles = np.random.default_rng(8).normal(size=(2, 1, 1, tokens, frequencies)) / 3
+    phi = np.concatenate([np.cos(angles), np.sin(angles)], -1).astype(np.float32)
+    values = np.random.default_rng(9).normal(size=(1, 1, tokens, columns)).astype(np.float32) * 4
+    blocks, _ = causal_blocks(tokens, 2 * frequencies, columns)
+    assert blocks > 50
+    exact = np.asarray(summarise_causal(*phi, values, opens_operands=False))
+
+    def secure(phi, values):
+        query, key = (lift(x, PHI_BITS, secure=True) for x in phi)
+        return to_float(summarise_causal(query, key, lift(values, VALUE_BITS, secure=True), opens_operands=False))
+
+    runtime = runtimes(ABY3)
+    found = opened(runtime, runtime.run("sums", secure, shared(runtime, lower(phi, PHI_BITS)), shared(runtime, values)))
+    allowed = 6 * np.sqrt(2 * frequencies) / frequencies * 2.0**-SUMMARY_BITS
+    assert np.abs(found - exact).max() <= allowed
+    assert np.abs(exact[0, 0, -100:]).mean() > 10 * allowed
+
+
+# Sums over the parties of (bytes, sends) of one layer on [1, 42, 21], 3 heads, 29 features: two blocks of 21 tokens.
+LAYER_COSTS = {
+    (ABY3, "softmax"): (4_958_736, 937),
+    (ABY3, "rfa"): (2_449_152, 812),
+    (ABY3, "fourier"): (1_930_560, 506),
+    (SEMI2K_2, "softmax"): (2_747_892, 418),
+    (SEMI2K_2, "rfa"): (1_554_156, 336),
+    (SEMI2K_2, "fourier"): (1_145_160, 206),
+}
+
+
+def layer_cost(runtime, attention, tokens):
+    config, hidden = replace(CONFIG, attention=attention), np.ones((1, tokens, CONFIG.width), np.float32)
+    layer = DecoderLayer(config, folded=True, opens_operands=runtime.protocol == "semi2k")
+    declared = layer.init(jax.random.key(0), hidden).get("correlations", {})
+    variables = random_variables(layer, hidden, seed=0)
+    handles = {"params": shared(runtime, variables["params"]), "public": runtime.publish(variables["public"])}
+
+    def run_layer(variables, correlations, hidden):
+        lifted = lift(hidden, STREAM_BITS, secure=True)
+        return lower(layer.apply({**variables, "correlations": correlations}, lifted), STREAM_BITS)
+
+    with runtime.ledger.phase("offline"):
+        correlations = runtime.correlations(declared)
+    stream = shared(runtime, hidden)
+    return cost_of(runtime, lambda: runtime.run("layer", run_layer, handles, correlations, stream))[1]
+
+
+@pytest.mark.parametrize(("which", "attention"), LAYER_COSTS)
+def test_a_layer_costs_what_it_did(runtimes, which, attention):
+    """Pinned, as for encoders."""
+    assert layer_cost(runtimes(which), attention, 42) == LAYER_COSTS[which, attention]
+
+
+def test_features_cost_in_proportion_to_the_tokens(runtimes):
+    """Two and four blocks, and softmax beside them, where scores outweigh all else."""
+    half, whole = (layer_cost(runtimes(SEMI2K_2), "fourier", tokens)[0] for tokens in (42, 84))
+    assert 2 < whole / half < 2.1
+    half, whole = (layer_cost(runtimes(SEMI2K_2), "softmax", tokens)[0] for tokens in (42, 84))
+    assert whole / half > 3.5
