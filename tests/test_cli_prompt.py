@@ -92,7 +92,7 @@ CLUSTER = (
         (["--texts", "absent"], "absent cannot be read: No such file or directory"),
         (["--set=task.max_tokens=5"], "exceeds task.max_tokens (5)"),
         (["--set=tuning.populaton=5"], "tuning.populaton is no key: did you mean population?"),
-        (["--out", "/dev/null/out"], "/dev/null/out cannot be written: Not a directory"),
+        (["--out", "/dev/null/out"], "/dev/null/out cannot be written"),
         (["--set=protocol=aby3", CLUSTER], "predict runs on one machine"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",

@@ -57,10 +57,9 @@ def test_another_kind_of_adapter_is_refused(tmp_path, changes, message):
 
 def test_a_damaged_adapter_is_refused_by_its_file(tmp_path):
     folder = adapter(tmp_path / "adapter")
-    for content in (b"no", None):
-        (folder / "adapter_model.safetensors").write_bytes(content) if content else (
-            folder / "adapter_model.safetensors"
-        ).unlink()
+    weights = folder / "adapter_model.safetensors"
+    for damage in (lambda: weights.write_bytes(b"no"), weights.unlink):
+        damage()
         with pytest.raises(ConfigError, match=r"adapter_model.safetensors holds no tensor prompt_embeddings"):
             load_peft(folder)
     (folder / "adapter_config.json").write_text("{")
@@ -129,9 +128,18 @@ def test_peft_computes_the_same_logits(softmax_model, tmp_path, head):
     assert np.abs(theirs(softmax_model, None, texts, section) - ours).max() > 100 * ROUNDING
 
 
+def _real():
+    """PyTorch, transformers and PEFT; a build of PyTorch for GPUs cannot be imported without their libraries."""
+    try:
+        import torch
+    except (ImportError, OSError, ValueError) as error:
+        pytest.skip(f"PyTorch is not installed, or not for CPUs: {error}")
+    return torch, pytest.importorskip("transformers"), pytest.importorskip("peft")
+
+
 def peft_logits(model, folder, texts, section):
     """Logits of the label words at the mask, by transformers and PEFT; folder: of an adapter, None for no prompt."""
-    torch, transformers, _ = (pytest.importorskip(name) for name in ("torch", "transformers", "peft"))
+    torch, transformers, _ = _real()
     tokenizer = TaskTokenizer(model / "tokenizer.json")
     tokens = tokenizer.encode(read_texts(texts, section), section)
     outputs = _outputs(transformers.AutoModelForMaskedLM, model, folder, tokens).logits
@@ -142,7 +150,7 @@ def peft_logits(model, folder, texts, section):
 
 def peft_similarities(model, folder, texts, section):
     """Similarities of pooled embeddings to those of the labels, which have no prompt before them."""
-    torch, transformers, _ = (pytest.importorskip(name) for name in ("torch", "transformers", "peft"))
+    torch, transformers, _ = _real()
     tokenizer = TaskTokenizer(model / "tokenizer.json")
 
     def pooled(folder, tokens):
@@ -168,8 +176,7 @@ def _outputs(kind, model, folder, tokens):
 
 
 def test_an_adapter_that_peft_wrote_is_read(softmax_model, tmp_path):
-    transformers, peft = (pytest.importorskip(name) for name in ("transformers", "peft"))
-    pytest.importorskip("torch")
+    _, transformers, peft = _real()
     model = transformers.AutoModelForMaskedLM.from_pretrained(softmax_model)
     config = peft.PromptTuningConfig(task_type="FEATURE_EXTRACTION", num_virtual_tokens=3)
     wrapped = peft.get_peft_model(model, config)
