@@ -67,7 +67,9 @@ def export(
     del format  # there is one
     encoder = export_peft(run, out)
     console = Console()
-    console.print(f"{out}: adapter_config.json and adapter_model.safetensors, for peft.PeftModel.from_pretrained")
+    console.print(
+        f"{out}: adapter_config.json and adapter_model.safetensors, for peft.PeftModel.from_pretrained", soft_wrap=True
+    )
     if encoder.attention != "softmax":
         console.print(
             f"note: the prompt was tuned with attention {encoder.attention}, which transformers does not know: "
