@@ -17,12 +17,13 @@ from rich.table import Table
 from secp_spu.audit_config import audit_config
 from secp_spu.cli_adapt import adapt
 from secp_spu.cli_bench import bench
+from secp_spu.cli_prompt import export, predict
 from secp_spu.config import Config, ConfigError, load_config
 from secp_spu.model import CheckpointError, save_embeddings
 from secp_spu.protocol import AuditError
 from secp_spu.runtime import RuntimeFailure
 from secp_spu.runtime.ray_processes import end_ray_processes, ray_was_started
-from secp_spu.terminal import Interrupted, QuietOption, TerminalProgress
+from secp_spu.terminal import Interrupted, QuietOption, SetOption, TerminalProgress, costs_table
 from secp_spu.tuning import (
     DATA_OWNER,
     DataOwner,
@@ -48,9 +49,10 @@ app = typer.Typer(
 
 app.add_typer(bench, name="bench")
 app.command()(adapt)
+app.command()(predict)
+app.command()(export)
 
 ConfigOption = Annotated[Path, typer.Option("--config", help="YAML file; see configs/.", show_default=False)]
-SetOption = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Overrides a key; can be repeated.")]
 
 
 @app.command()
@@ -155,14 +157,7 @@ def _how_to_go_on(out: Path) -> str:
 
 
 def _summarise(console: Console, report: dict[str, Any], out: Path) -> None:
-    table = Table("phase", "MB a party", "MB in all", "sends a party", "seconds", title="What it cost")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for name in ("setup", "offline", "online"):
-        cost = report["ledger"][name]
-        row = cost["bytes"] / 1e6, cost["bytes_total"] / 1e6, cost["sends"], cost["seconds"]
-        table.add_row(name, *(f"{value:,.1f}" for value in row[:2]), f"{row[2]:,.0f}", f"{row[3]:.1f}")
-    console.print(table)
+    console.print(costs_table(report["ledger"]))
     console.print(
         f"accuracy on unseen texts: {report['accuracy_before']:.3f} untuned, "
         f"[bold]{report['accuracy_after']:.3f}[/bold] tuned, after {len(report['loss'])} generations "
@@ -171,7 +166,8 @@ def _summarise(console: Console, report: dict[str, Any], out: Path) -> None:
         soft_wrap=True,
     )
     console.print(
-        f"outputs in {out}: report.json, prompt.safetensors, loss.png, costs.png, checkpoint.json", soft_wrap=True
+        f"outputs in {out}: report.json, prompt.safetensors, config.yaml, loss.png, costs.png, checkpoint.json",
+        soft_wrap=True,
     )
 
 

@@ -7,7 +7,7 @@ import importlib.util
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -150,6 +150,31 @@ class TaskSection(_Section):
         return _locate(value, info, "data_owner")
 
 
+class InitialPromptSection(_Section):
+    """Where tuning starts: p0 in p = A z + p0. One of the keys, or none for the embeddings of randomly drawn words.
+
+    Attributes:
+        words: a text, whose tokens are repeated until there are enough.
+        run: the folder of an earlier run on the same model, whose tuned prompt it is.
+        peft: the folder of a PEFT adapter for prompt tuning on the same model.
+    """
+
+    words: str | None = None
+    run: Located | None = None
+    peft: Located | None = None
+
+    @field_validator("run", "peft", mode="before")
+    @classmethod
+    def _find(cls, value: str | None, info: ValidationInfo) -> Path | None:
+        return None if value is None else _locate(value, info, "data_owner")
+
+    @model_validator(mode="after")
+    def _check(self) -> InitialPromptSection:
+        if len(named := [key for key, value in self if value is not None]) > 1:
+            raise ValueError(f"tuning.initial_prompt: names {' and '.join(named)}: write one of them alone")
+        return self
+
+
 class TuningSection(_Section):
     """Forward-only tuning.
 
@@ -157,6 +182,7 @@ class TuningSection(_Section):
         optimizer: "cma" (CMA-ES); "sep-cma" (its separable kind); "xnes" (natural evolution strategies); "de"
             (differential evolution); "spsa"; "random" (search); "gauss-newton": steps on all logits, not on losses.
         prompt_tokens: vectors of the soft prompt.
+        initial_prompt: `random`, or a section that says where p0 comes from. It is the data owner's secret.
         intrinsic_dim: length of z in p = A z + p0.
         population: candidates a generation.
         generations: how many; a run can be resumed with more.
@@ -172,6 +198,7 @@ class TuningSection(_Section):
 
     optimizer: OptimizerKind = "cma"
     prompt_tokens: Count
+    initial_prompt: InitialPromptSection = InitialPromptSection()
     intrinsic_dim: Annotated[int, Field(ge=2, le=10_000)]
     population: Annotated[int, Field(ge=4, le=10_000)]
     generations: Count
@@ -180,6 +207,13 @@ class TuningSection(_Section):
     alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     candidates_per_call: Count | None = None
     seed: Annotated[int, Field(ge=0)] | None = None
+
+    @field_validator("initial_prompt", mode="before")
+    @classmethod
+    def _read_initial_prompt(cls, value: object) -> object:
+        if isinstance(value, str) and value != "random":
+            raise ValueError(f"is {value!r}, but must be random, {{words: TEXT}}, {{run: FOLDER}} or {{peft: FOLDER}}")
+        return {} if value == "random" else value
 
     @model_validator(mode="after")
     def _check_population(self) -> TuningSection:
@@ -383,10 +417,10 @@ class Config(_Section):
     def agreed(self) -> dict[str, Any]:
         """What the configurations of all parties of a cluster must have in common, by dotted key.
 
-        Not among it: paths, which each party has of its own, and the seed, which is the data owner's secret.
+        Not among it: paths, which each party has of its own, and the data owner's secrets, its seed and initial prompt.
         """
         content = self.model_dump(mode="json")
-        own = {"model": {"folder"}, "task": {"pool", "test"}, "tuning": {"seed"}, "cluster": {"tls"}}
+        own = {"model": {"folder"}, "task": {"pool", "test"}, "tuning": {"seed", "initial_prompt"}, "cluster": {"tls"}}
         flat: dict[str, Any] = {"cluster.tls": self.cluster is not None and self.cluster.tls is not None}
         for key, value in content.items():
             if isinstance(value, dict):
@@ -405,13 +439,22 @@ class Config(_Section):
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def load_config(path: Path, settings: Sequence[str] = (), *, party: str | None = None) -> Config:
+def save_config(config: Config, path: Path) -> None:
+    """Write what `load_config` reads, with all defaults, and paths as they were found."""
+    content = config.model_dump(mode="json")
+    path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def load_config(
+    path: Path, settings: Sequence[str] = (), *, party: str | None = None, needs: Set[Role] | None = None
+) -> Config:
     """Read a configuration.
 
     Args:
         path: of a YAML file.
         settings: `KEY=VALUE` with dotted keys, such as `tuning.population=8`; they win over the file.
         party: of a cluster, the one that reads; only files that it needs have to be there. None: all parties.
+        needs: whose files have to be there, instead of the party's.
     Raises: ConfigError naming the file and key.
     """
     try:
@@ -424,14 +467,16 @@ def load_config(path: Path, settings: Sequence[str] = (), *, party: str | None =
         raise ConfigError(f"configuration {path} holds no keys: it must be a YAML mapping")
     for setting in settings:
         _set(content, setting)
-    roles = OWNERS if party is None else _roles(content, party, path)
+    if needs is None:
+        needs = OWNERS if party is None else _roles(content, party, path)
+    context = {"folder": path.resolve().parent, "roles": needs, "party": party}
     try:
-        return Config.model_validate(content, context={"folder": path.resolve().parent, "roles": roles, "party": party})
+        return Config.model_validate(content, context=context)
     except ValidationError as error:
         raise ConfigError(f"configuration {path}: {_explain(error.errors()[0])}") from error
 
 
-def _roles(content: dict[str, Any], party: str, path: Path) -> set[str]:
+def _roles(content: dict[str, Any], party: str, path: Path) -> Set[Role]:
     """What a party owns, read before validation: it decides which files have to be there."""
     cluster = content.get("cluster")
     if not isinstance(cluster, dict):
@@ -485,6 +530,8 @@ def _section_of(place: tuple) -> type[_Section]:
     """The section that a key stands in."""
     if place[:2] == ("cluster", "tls") and len(place) > 2:
         return TlsSection
+    if place[:2] == ("tuning", "initial_prompt") and len(place) > 2:
+        return InitialPromptSection
     if place[:2] == ("cluster", "addresses") and len(place) > 3:
         return AddressSection
     sections: dict[str, type[_Section]]

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
+from rich.table import Table
 
 from secp_spu.tuning import Progress
 
+SetOption = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Overrides a key; can be repeated.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress and no summary, only errors.")]
 
 
 class Interrupted(Exception):
-    """Ctrl-C; what was written can be gone on with."""
+    """Ctrl-C; the message says what is left."""
+
+
+def costs_table(ledger: Mapping[str, Any]) -> Table:
+    """What `Ledger.report` says, by phase."""
+    table = Table("phase", "MB a party", "MB in all", "sends a party", "seconds", title="What it cost")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name in ("setup", "offline", "online"):
+        cost = ledger[name]
+        row = cost["bytes"] / 1e6, cost["bytes_total"] / 1e6, cost["sends"], cost["seconds"]
+        table.add_row(name, *(f"{value:,.1f}" for value in row[:2]), f"{row[2]:,.0f}", f"{row[3]:.1f}")
+    return table
 
 
 class TerminalProgress(Progress):

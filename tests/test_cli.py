@@ -44,7 +44,7 @@ def test_tune_writes_its_outputs_and_says_where(tmp_path):
     assert "untuned prompt: accuracy" in done.stdout
     assert "generation   2:" in done.stdout
     assert f"outputs in {tmp_path / 'run'}" in done.stdout
-    names = {"checkpoint.json", "costs.png", "loss.png", "prompt.safetensors", "report.json"}
+    names = {"checkpoint.json", "config.yaml", "costs.png", "loss.png", "prompt.safetensors", "report.json"}
     assert {path.name for path in (tmp_path / "run").iterdir()} == names
 
 
@@ -265,5 +265,5 @@ def test_audit_names_every_program_and_what_masks_it():
 def test_help_is_there():
     done = _call("--help")
     assert done.returncode == 0
-    for command in ("demo", "tune", "audit", "party", "embeddings"):
+    for command in ("demo", "tune", "predict", "export", "audit", "party", "embeddings"):
         assert command in done.stdout

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from secp_spu.cli import DEMO_CONFIG
-from secp_spu.config import ConfigError, load_config
+from secp_spu.config import ConfigError, load_config, save_config
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 ABY3 = CONFIGS / "cluster-aby3.yaml"
@@ -56,6 +56,17 @@ def test_every_shipped_configuration_is_valid(path, monkeypatch, tmp_path):
         ({"tuning__populaton": 8}, "tuning.populaton is no key: did you mean population?"),
         ({"shade": "red"}, "shade is no key: allowed are protocol, parties"),
         ({"tuning__population": "many"}, "tuning.population is 'many': input should be a valid integer"),
+        (
+            {"tuning__initial_prompt": "best"},
+            "tuning.initial_prompt: is 'best', but must be random, {words: TEXT}, {run: FOLDER} or {peft: FOLDER}",
+        ),
+        ({"tuning__initial_prompt": {"word": "good"}}, "tuning.initial_prompt.word is no key: did you mean words?"),
+        ({"tuning__initial_prompt": {"words": True}}, "tuning.initial_prompt.words is True: input should be a valid"),
+        ({"tuning__initial_prompt": {"run": "absent"}}, "absent does not exist"),
+        (
+            {"tuning__initial_prompt": {"words": "good", "run": "/"}},
+            "tuning.initial_prompt: names words and run: write one of them alone",
+        ),
         ({"tuning__population": 1}, "tuning.population is 1: input should be greater than or equal to 4"),
         ({"model__embedding": "both"}, "model.embedding is 'both': input should be 'data_owner' or 'private'"),
         ({"tuning__sigma": 0.0}, "tuning.sigma is 0.0: input should be greater than 0"),
@@ -507,3 +518,32 @@ def test_a_run_may_go_on_elsewhere(tmp_path):
         assert load_config(ABY3, settings).digest() == digest
     assert load_config(ABY3, party="alice").digest() == digest
     assert load_config(ABY3, ["tuning.alpha=3.5"]).digest() != digest
+
+
+def test_a_saved_configuration_is_the_same_one(write, tmp_path):
+    config = load_config(write(tuning__initial_prompt={"words": "a good visit"}, tuning__alpha=1e-5))
+    (tmp_path / "elsewhere").mkdir()
+    save_config(config, tmp_path / "elsewhere" / "config.yaml")
+    assert load_config(tmp_path / "elsewhere" / "config.yaml") == config
+
+
+def test_random_is_the_initial_prompt_by_default(write):
+    assert load_config(write(tuning__initial_prompt="random")) == load_config(write())
+
+
+def test_the_initial_prompt_is_the_data_owners_alone(write):
+    """The parties need not agree on it, and another party has no such folder."""
+    with_words, without = load_config(write(tuning__initial_prompt={"words": "good"})), load_config(write())
+    assert with_words.agreed() == without.agreed()
+    assert with_words.digest() != without.digest()
+    elsewhere = load_config(ABY3, ["tuning.initial_prompt={run: absent}"], party="bob")
+    assert elsewhere.tuning.initial_prompt.run == Path("absent")
+    with pytest.raises(ConfigError, match="absent does not exist"):
+        load_config(ABY3, ["tuning.initial_prompt={run: absent}"], party="alice")
+
+
+def test_whose_files_are_needed_can_be_said(write):
+    path = write(task__pool="absent.jsonl")
+    assert load_config(path, needs={"model_owner"}).task.pool == Path("absent.jsonl")
+    with pytest.raises(ConfigError, match="absent.jsonl does not exist"):
+        load_config(path)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from secp_spu.config import TuningSection
 from secp_spu.model import EncoderConfig
 from secp_spu.runtime import Runtime, sequences_within
-from secp_spu.tuning.owner import Split
+from secp_spu.tuning.inputs import Split
 
 FINALISTS = 2
 """Prompts that each generation sends to the validation texts: its best candidate, and the optimizer's mean."""
@@ -44,12 +44,17 @@ def choose_batching(tuning: TuningSection, sizes: Mapping[Split, int], most: int
     """
     candidates = min(tuning.candidates_per_call or max(1, most // sizes["training"]), tuning.population)
     prompts: dict[Split, int] = {"training": candidates, "validation": FINALISTS, "test": 1}
-    texts = {split: _even(size, max(1, most // prompts[split])) for split, size in sizes.items()}
-    return Batching(_even(tuning.population, candidates), texts)
+    texts = {split: even(size, max(1, most // prompts[split])) for split, size in sizes.items()}
+    return Batching(even(tuning.population, candidates), texts)
 
 
-def _even(count: int, most: int) -> int:
-    """The largest of parts that are as many as with `most` each, but of the same size."""
+def even(count: int, most: int) -> int:
+    """The size of parts that are as many as with `most` each, but of one size as far as they can be.
+
+    Args:
+        count: of all together.
+        most: of one part.
+    """
     return math.ceil(count / math.ceil(count / most))
 
 

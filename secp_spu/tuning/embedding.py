@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from secp_spu.model import EncoderConfig
 from secp_spu.runtime import Batch, Owned, PrivateEmbedding, Runtime, Stored
-from secp_spu.tuning.owner import PromptSet, Split, TokenSet
+from secp_spu.tuning.inputs import PromptSet, Split, TokenSet
 
 
 class Embedding(Protocol):

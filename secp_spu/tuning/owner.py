@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import jax
 import numpy as np
 
-from secp_spu.config import Config, ConfigError
-from secp_spu.model import Embeddings, hidden_bits, load_embeddings, load_encoder_config
-from secp_spu.protocol import lower
-from secp_spu.runtime import SHIFT_BITS, one_hot
+from secp_spu.config import Config, ConfigError, save_config
+from secp_spu.tuning.finished_run import CONFIG_NAME
+from secp_spu.tuning.initial_prompt import make_initial_prompt
+from secp_spu.tuning.inputs import InputOwner, PromptSet, Split
 from secp_spu.tuning.loss import accuracy, losses
 from secp_spu.tuning.optimizer import fingerprint, make_optimizer
-from secp_spu.tuning.prompt import PromptSpace, save_prompt, save_unembedded_prompt
+from secp_spu.tuning.prompt import FILE_NAME, PromptSpace, SoftPrompt, save_prompt
 from secp_spu.tuning.record import Generation, Usage, open_run
 from secp_spu.tuning.report import describe_generation, write_report
-from secp_spu.tuning.task import Example, TaskTokenizer, TokenBatch, draw_few_shot, read_examples
-
-Split = Literal["training", "validation", "test"]
-TokenSet = Literal["training", "validation", "test", "labels", "prompt"]
-PromptSet = Literal["untuned", "candidates", "finalists", "best"]
+from secp_spu.tuning.task import Example, TokenBatch, draw_few_shot, read_examples
 
 
 @dataclass(frozen=True)
@@ -34,32 +28,7 @@ class Texts:
     labels: np.ndarray
 
 
-class Tables:
-    """The embedding tables, at a data owner that has them.
-
-    Args:
-        folder: that holds them.
-    Raises: CheckpointError.
-    """
-
-    def __init__(self, folder: Path):
-        encoder, params = load_embeddings(folder)
-        self._embed = jax.jit(
-            partial(Embeddings(encoder).apply, {"params": params}), static_argnames=("first_position",)
-        )
-        self.words: np.ndarray = params["word"]["embedding"]
-
-    def embed(self, vectors: np.ndarray, first_position: int = 0) -> np.ndarray:
-        """Word embeddings or soft prompts with their positions, normalised [batch, tokens, width].
-
-        Args:
-            vectors: [batch, tokens, width].
-            first_position: how many tokens stand before them.
-        """
-        return np.asarray(self._embed(vectors, first_position=first_position))
-
-
-class DataOwner:
+class DataOwner(InputOwner):
     """What only the data owner may see, with the methods that the driver calls by name.
 
     Args:
@@ -70,24 +39,14 @@ class DataOwner:
     """
 
     def __init__(self, config: Config, folder: Path, *, resume: bool):
-        self._config, self._record, self._folder = config, open_run(folder, config, resume=resume), folder
-        self._by_words = config.model.head == "label_words"
-        encoder = load_encoder_config(config.model.folder)
-        self._tables = Tables(config.model.folder) if config.model.embedding == "data_owner" else None
-        self._tokenizer = TaskTokenizer(config.model.folder / "tokenizer.json", causal=encoder.causal)
-        self._hidden_bits = hidden_bits(encoder)
-        self._descriptions = None if self._by_words else self._tokenizer.encode_descriptions(config.task)
-        self._check_length(encoder.max_positions - encoder.position_offset)
+        self._record, self._folder = open_run(folder, config, resume=resume), folder
+        super().__init__(config)
         self._texts = self._read_texts()
-        self._word_ids = self._tokenizer.label_word_ids(config.task.labels) if self._by_words else []
-        tuning = config.tuning
+        self._tokens = {split: texts.tokens for split, texts in self._texts.items()}
+        tuning, rng = config.tuning, np.random.default_rng([self._record.seed, 1])
+        self._initial = make_initial_prompt(config, self._encoder, self._tokenizer, rng=rng)
         self._space = PromptSpace.random(
-            (encoder.vocab_size, encoder.width),
-            tuning.prompt_tokens,
-            tuning.intrinsic_dim,
-            rng=np.random.default_rng([self._record.seed, 1]),
-            alpha=tuning.alpha,
-            sigma=tuning.sigma,
+            self._initial, tuning.intrinsic_dim, rng=rng, alpha=tuning.alpha, sigma=tuning.sigma
         )
         self._optimizer = make_optimizer(
             tuning.optimizer,
@@ -100,17 +59,6 @@ class DataOwner:
         self._replay()
         self._candidates = np.zeros((0, tuning.intrinsic_dim))
         self._finalists = self._candidates
-
-    def _check_length(self, positions: int) -> None:
-        if self._descriptions:
-            longest = self._descriptions.token_ids.shape[1]
-            if longest > positions:
-                raise ConfigError(f"a text of task.labels has {longest} tokens, the model only {positions} positions")
-        wanted = self._config.task.max_tokens + self._config.tuning.prompt_tokens
-        if wanted > positions:
-            raise ConfigError(
-                f"task.max_tokens + tuning.prompt_tokens is {wanted}, but the model has {positions} positions"
-            )
 
     def _read_texts(self) -> dict[Split, Texts]:
         section = self._config.task
@@ -137,63 +85,14 @@ class DataOwner:
             self._optimizer.tell(np.array(done.losses), np.array(done.logits))
 
     def begin(self) -> None:
-        """Claim the folder for this run."""
+        """Claim the folder for this run, and leave its configuration there."""
         self._record.save(self._folder)
-
-    def label_word_ids(self) -> list[int]:
-        """The label words' tokens, none for the label-embedding head; everybody may know them."""
-        return self._word_ids
-
-    def sizes(self) -> dict[Split, int]:
-        """How many texts each split has; everybody may know."""
-        return {name: len(texts.labels) for name, texts in self._texts.items()}
-
-    def inputs(self, split: Split, first: int, last: int) -> dict[str, np.ndarray]:
-        """Texts first..last - 1 of a split, for sharing: fields of `runtime.Batch`.
-
-        Without embedding tables `keep`, 1 for tokens and 0 for padding [texts, tokens], instead of `hidden`.
-        """
-        tokens = self._texts[split].tokens
-        part = TokenBatch(*(a[first:last] for a in (tokens.token_ids, tokens.padding_mask, tokens.mask_row)))
-        return self._model_inputs(part, self._config.tuning.prompt_tokens)
-
-    def label_inputs(self) -> dict[str, np.ndarray]:
-        """The same of the labels' describing texts, for the label-embedding head; no prompt stands before them."""
-        return self._model_inputs(self._described, 0)
-
-    @property
-    def _described(self) -> TokenBatch:
-        if self._descriptions is None:
-            raise ConfigError("model.head is label_words: its labels have no descriptions")
-        return self._descriptions
-
-    def _model_inputs(self, tokens: TokenBatch, prompt_tokens: int) -> dict[str, np.ndarray]:
-        ones = np.ones((len(tokens.token_ids), prompt_tokens), np.float32)
-        padding_mask = np.concatenate([ones, tokens.padding_mask], 1)
-        readout = np.concatenate([0 * ones, tokens.mask_row], 1)
-        if not self._by_words:
-            readout = padding_mask / padding_mask.sum(1, keepdims=True)
-        rows = {"padding_mask": padding_mask, "readout": readout}
-        if self._tables is None:
-            return {"keep": tokens.padding_mask.astype(np.int32), **rows}
-        hidden = self._tables.embed(self._tables.words[tokens.token_ids], prompt_tokens)
-        return {"hidden": self._for_layers(hidden * tokens.padding_mask[..., None]), **rows}
-
-    def one_hot(self, which: TokenSet, tokens: range, rows: range) -> np.ndarray:
-        """Tokens of a set, counted through its texts with their padding, among rows of the vocabulary.
-
-        Returns: int32 [tokens, rows].
-        """
-        if which == "prompt":
-            ids = self._space.initial_tokens
-        else:
-            ids = (self._described if which == "labels" else self._texts[which].tokens).token_ids
-        return one_hot(ids.reshape(-1)[tokens.start : tokens.stop], rows)
+        save_config(self._config, self._folder / CONFIG_NAME)
 
     def prompts(self, which: PromptSet, first: int, last: int) -> np.ndarray:
         """Prompts first..last - 1 of a set, ready for the first layer [prompts, prompt_tokens, width].
 
-        Without embedding tables what is to be added to p0, in standard deviations of the word embeddings.
+        Without embedding tables what is to be added to p0's words, in standard deviations of the word embeddings.
         """
         points = {
             "untuned": np.zeros((1, self._config.tuning.intrinsic_dim)),
@@ -201,13 +100,7 @@ class DataOwner:
             "finalists": self._finalists,
             "best": np.array([self._record.best]),
         }[which][first:last]
-        if self._tables is None:
-            return lower(self._space.shifts(points).astype(np.float32), SHIFT_BITS)
-        return self._for_layers(self._tables.embed(self._space.prompts(points, self._tables.words)))
-
-    def _for_layers(self, embedded: np.ndarray) -> np.ndarray:
-        """Embeddings, encoded as the layers take hidden states."""
-        return lower(embedded, self._hidden_bits)
+        return self._for_sharing(self._space.shifts(points))
 
     def ask(self) -> None:
         """Propose the next generation's candidates."""
@@ -277,13 +170,11 @@ class DataOwner:
         """Take the selected prompt's logits on the test texts, and write all outputs."""
         record = self._record
         record.accuracy_after, record.usage = self.test_accuracy(logits), usage
-        self._save_prompt(np.array([record.best]))
+        save_prompt(self._folder / FILE_NAME, self._tuned())
         write_report(self._folder, self._config, record, {"batching": batching, "ledger": ledger})
         record.save(self._folder)
 
-    def _save_prompt(self, point: np.ndarray) -> None:
-        path = self._folder / "prompt.safetensors"
-        if self._tables is None:
-            save_unembedded_prompt(path, self._space.initial_tokens, self._space.shifts(point)[0])
-        else:
-            save_prompt(path, self._space.prompts(point, self._tables.words)[0])
+    def _tuned(self) -> SoftPrompt:
+        """The selected prompt; in terms of words where this owner has no table of theirs."""
+        prompt = self._space.at(np.array(self._record.best))
+        return prompt if self._tables is None else SoftPrompt.of_vectors(prompt.vectors(self._tables.words))

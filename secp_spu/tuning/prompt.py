@@ -11,6 +11,53 @@ from safetensors.numpy import save_file
 
 from secp_spu.config import ConfigError
 
+FILE_NAME = "prompt.safetensors"
+
+
+@dataclass(frozen=True)
+class SoftPrompt:
+    """A soft prompt as far as its owner knows it, who need not have the table of word embeddings.
+
+    The prompt is `start + words.std() * shift`, or `words[start] + words.std() * shift` where `start` holds tokens.
+
+    Attributes:
+        start: vectors [prompt_tokens, width], or tokens [prompt_tokens].
+        shift: in standard deviations of the word embeddings [prompt_tokens, width].
+    """
+
+    start: np.ndarray
+    shift: np.ndarray
+
+    @classmethod
+    def of_tokens(cls, tokens: np.ndarray, width: int) -> SoftPrompt:
+        """The word embeddings, of a width, of tokens [prompt_tokens]."""
+        return cls(tokens, np.zeros((len(tokens), width), np.float32))
+
+    @classmethod
+    def of_vectors(cls, vectors: np.ndarray) -> SoftPrompt:
+        """The prompt itself [prompt_tokens, width]."""
+        return cls(vectors, np.zeros_like(vectors))
+
+    @property
+    def of_words(self) -> bool:
+        """It is in terms of tokens: the prompt itself takes the table of word embeddings."""
+        return self.start.ndim == 1
+
+    def moved(self, shifts: np.ndarray, words: np.ndarray) -> np.ndarray:
+        """With other shifts than its own.
+
+        Args:
+            shifts: [..., prompt_tokens, width].
+            words: the table of word embeddings [vocabulary, width].
+        Returns: soft prompts in the space of word embeddings, float32 [..., prompt_tokens, width].
+        """
+        start = words[self.start] if self.of_words else self.start
+        return (start + shifts * float(words.std())).astype(np.float32)
+
+    def vectors(self, words: np.ndarray) -> np.ndarray:
+        """The prompt itself, float32 [prompt_tokens, width]; words: the table of word embeddings."""
+        return self.moved(self.shift, words)
+
 
 @dataclass(frozen=True)
 class PromptSpace:
@@ -19,85 +66,77 @@ class PromptSpace:
     Attributes:
         projection: A in standard deviations of the word embeddings, fixed and random
             [prompt_tokens * width, intrinsic_dim].
-        initial_tokens: whose word embeddings are p0 [prompt_tokens].
+        initial: p0.
     """
 
     projection: np.ndarray
-    initial_tokens: np.ndarray
+    initial: SoftPrompt
 
     @classmethod
     def random(
         cls,
-        vocabulary: tuple[int, int],
-        prompt_tokens: int,
+        initial: SoftPrompt,
         intrinsic_dim: int,
         *,
         rng: np.random.Generator,
         alpha: float = 1.0,
         sigma: float = 1.0,
     ) -> PromptSpace:
-        """A Gaussian A, and randomly drawn words for p0.
-
-        A's entries have the standard deviation alpha * sd(word embeddings) / (sqrt(intrinsic_dim) * sigma), so that
-        A z for z of CMA-ES' first generation has that of the word embeddings, times alpha.
+        """A Gaussian A, whose entries have standard deviation alpha * sd(word embeddings) / (sqrt(d) * sigma).
 
         Args:
-            vocabulary: words, and the width of their embeddings.
-            prompt_tokens: vectors of a prompt.
-            intrinsic_dim: length of z.
-            rng: source of A and p0.
+            initial: p0.
+            intrinsic_dim: d, the length of z.
+            rng: source of A.
             alpha: scale.
             sigma: CMA-ES' first step size.
         Source: black-box tuning, Sun et al. 2022 (arXiv 2201.03514), section 4.
         """
-        words, width = vocabulary
-        initial_tokens = rng.integers(words, size=prompt_tokens)
         deviation = alpha / (np.sqrt(intrinsic_dim) * sigma)
-        return cls(rng.normal(scale=deviation, size=(prompt_tokens * width, intrinsic_dim)), initial_tokens)
+        return cls(rng.normal(scale=deviation, size=(initial.shift.size, intrinsic_dim)), initial)
 
     def shifts(self, points: np.ndarray) -> np.ndarray:
-        """A z in standard deviations of the word embeddings, of points z [candidates, intrinsic_dim].
+        """What is added to `initial.start`, A z and all, in standard deviations of the word embeddings.
 
+        Args:
+            points: z [candidates, intrinsic_dim].
         Returns: [candidates, prompt_tokens, width].
         """
-        return (points @ self.projection.T).reshape(len(points), len(self.initial_tokens), -1)
+        return self.initial.shift + (points @ self.projection.T).reshape(len(points), *self.initial.shift.shape)
 
-    def prompts(self, points: np.ndarray, word_embeddings: np.ndarray) -> np.ndarray:
+    def prompts(self, points: np.ndarray, words: np.ndarray) -> np.ndarray:
         """Soft prompts [candidates, prompt_tokens, width], float32, of points z [candidates, intrinsic_dim]."""
-        shifts = self.shifts(points) * float(word_embeddings.std())
-        return (word_embeddings[self.initial_tokens] + shifts).astype(np.float32)
+        return self.initial.moved(self.shifts(points), words)
+
+    def at(self, point: np.ndarray) -> SoftPrompt:
+        """The soft prompt of one point z [intrinsic_dim], without the table of word embeddings."""
+        return SoftPrompt(self.initial.start, self.shifts(point[None])[0])
 
 
-def save_prompt(path: Path, prompt: np.ndarray) -> None:
-    """Write a soft prompt [prompt_tokens, width], in the space of word embeddings, as safetensors."""
-    save_file({"prompt": np.ascontiguousarray(prompt, np.float32)}, path)
+def save_prompt(path: Path, prompt: SoftPrompt) -> None:
+    """Write a soft prompt as safetensors: `prompt`, or `initial_tokens` and `shift` where it is in terms of tokens.
 
-
-def save_unembedded_prompt(path: Path, initial_tokens: np.ndarray, shift: np.ndarray) -> None:
-    """Write what a data owner without the table of word embeddings knows of its soft prompt.
-
-    With the table, the prompt is `words[initial_tokens] + words.std() * shift`.
-
-    Args:
-        path: of a safetensors file.
-        initial_tokens: [prompt_tokens].
-        shift: [prompt_tokens, width].
+    Raises: ValueError for vectors that are still to be shifted.
     """
-    tensors = {"initial_tokens": initial_tokens.astype(np.int64), "shift": np.ascontiguousarray(shift, np.float32)}
-    save_file(tensors, path)
+    if prompt.of_words:
+        shift = np.ascontiguousarray(prompt.shift, np.float32)
+        save_file({"initial_tokens": prompt.start.astype(np.int64), "shift": shift}, path)
+    elif prompt.shift.any():
+        raise ValueError("prompt holds vectors and a shift: hand over SoftPrompt.of_vectors(prompt.vectors(words))")
+    else:
+        save_file({"prompt": np.ascontiguousarray(prompt.start, np.float32)}, path)
 
 
-def load_prompt(path: Path) -> np.ndarray:
+def load_prompt(path: Path) -> SoftPrompt:
     """Read what `save_prompt` wrote.
 
     Raises: ConfigError if the file is missing or holds something else.
     """
     try:
         with safe_open(path, "np") as file:
-            if "shift" in file.keys():  # noqa: SIM118 (it is not a mapping)
-                raise ConfigError(
-                    f"{path} is of a run with model.embedding: private: the prompt itself takes the model owner's table"
-                )
-            return file.get_tensor("prompt")
-    except (OSError, SafetensorError) as error:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not a mapping)
+        if tensors.keys() == {"initial_tokens", "shift"}:
+            return SoftPrompt(tensors["initial_tokens"], tensors["shift"])
+        return SoftPrompt.of_vectors(tensors["prompt"])
+    except (OSError, SafetensorError, KeyError) as error:
         raise ConfigError(f"{path} holds no soft prompt: {error}") from error

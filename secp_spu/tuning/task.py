@@ -1,12 +1,13 @@
-"""Files of labelled texts and a tokenizer in; token ids, rows for the model, and label ids out."""
+"""Files of texts, labelled or not, and a tokenizer in; token ids, rows for the model, and label ids out."""
 
 from __future__ import annotations
 
 import json
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -19,10 +20,16 @@ PADDING_TOKENS = ("<pad>", "[PAD]", "<|endoftext|>")
 
 
 @dataclass(frozen=True)
-class Example:
-    """One labelled text: the template's fields, and the label's number."""
+class Text:
+    """One text: the template's fields."""
 
     fields: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Example(Text):
+    """One labelled text: the template's fields, and the label's number."""
+
     label: int
 
 
@@ -49,6 +56,26 @@ def read_examples(path: Path, section: TaskSection) -> list[Example]:
     """
     labels = list(section.labels)
     examples = []
+    for where, content in _objects(path):
+        if "label" not in content:
+            raise ConfigError(f"{where} has no `label`: a line holds an object with a label and the template's fields")
+        if content["label"] not in labels:
+            raise ConfigError(f"{where} has label {content['label']!r}, but task.labels has only {', '.join(labels)}")
+        examples.append(Example(_fields(content, section.template, where), labels.index(content["label"])))
+    return examples
+
+
+def read_texts(path: Path, section: TaskSection) -> list[Text]:
+    """The texts of a JSON-lines file; labels in it are not looked at.
+
+    Raises: ConfigError naming the line: not JSON, a missing field.
+    """
+    return [Text(_fields(content, section.template, where)) for where, content in _objects(path)]
+
+
+def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of a JSON-lines file, each with the words for where it stands; at least one."""
+    empty = True
     for number, line in enumerate(_read_text(path).split("\n"), 1):
         where = f"{path}, line {number}"
         if not line.strip():
@@ -57,14 +84,12 @@ def read_examples(path: Path, section: TaskSection) -> list[Example]:
             content = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise ConfigError(f"{where} is not JSON: {error}") from error
-        if not isinstance(content, dict) or "label" not in content:
-            raise ConfigError(f"{where} has no `label`: a line holds an object with a label and the template's fields")
-        if content["label"] not in labels:
-            raise ConfigError(f"{where} has label {content['label']!r}, but task.labels has only {', '.join(labels)}")
-        examples.append(Example(_fields(content, section.template, where), labels.index(content["label"])))
-    if not examples:
+        if not isinstance(content, dict):
+            raise ConfigError(f'{where} is no object: a line holds one, such as {{"text": ...}}')
+        empty = False
+        yield where, content
+    if empty:
         raise ConfigError(f"{path} holds no examples")
-    return examples
 
 
 def _read_text(path: Path) -> str:
@@ -169,12 +194,16 @@ class TaskTokenizer:
             ids[single[0]] = label
         return list(ids)
 
-    def encode(self, examples: Sequence[Example], section: TaskSection) -> TokenBatch:
-        """Examples in the template, padded to `max_tokens`.
+    def word_ids(self, text: str) -> list[int]:
+        """The tokens of a text, without those that mark its beginning and end."""
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def encode(self, texts: Sequence[Text], section: TaskSection) -> TokenBatch:
+        """Texts in the template, padded to `max_tokens`.
 
         Raises: ConfigError for a text that is too long, unless the task says to truncate.
         """
-        return self._pad([self._encode_one(example.fields, section) for example in examples], section.max_tokens)
+        return self._pad([self._encode_one(text.fields, section) for text in texts], section.max_tokens)
 
     def encode_descriptions(self, section: TaskSection) -> TokenBatch:
         """The labels' describing texts, padded to the longest of them."""

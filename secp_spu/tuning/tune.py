@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from secp_spu.config import Config, ConfigError
-from secp_spu.runtime import Batch, LocalRuntime, Owned, PlaintextRuntime, Runtime, SecureModel, parts
-from secp_spu.tuning.batching import FINALISTS, Batching, choose_batching, sequences_that_fit
-from secp_spu.tuning.embedding import Embedding, make_embedding
-from secp_spu.tuning.owner import PromptSet, Split
+from secp_spu.config import Config
+from secp_spu.runtime import Batch, Owned, Runtime, parts
+from secp_spu.tuning.batching import FINALISTS, Batching, choose_batching
+from secp_spu.tuning.inputs import PromptSet, Split
 from secp_spu.tuning.progress import Progress
 from secp_spu.tuning.record import Usage
-
-if TYPE_CHECKING:
-    from secp_spu.runtime.secretflow import SecretFlowRuntime
-
-DATA_OWNER = "data_owner"
-"""The party that alone sees logits."""
+from secp_spu.tuning.shared_model import SharedModel, share_model
 
 
 class Clock:
@@ -41,8 +34,7 @@ class Session:
     runtime: Runtime
     config: Config
     data_owner: Any
-    model: SecureModel
-    embedding: Embedding
+    shared: SharedModel
     batching: Batching
     batches: dict[Split, list[Batch]]
     progress: Progress
@@ -50,14 +42,9 @@ class Session:
 
     def logits(self, prompts: PromptSet, first: int, last: int, split: Split) -> list[Owned]:
         """Logits of prompts on all texts of a split, opened to the data owner, a part for each batch of texts."""
-        runtime = self.runtime
-        shared = self.embedding.prompts(prompts, first, last)
-        opened = []
-        for batch in self.batches[split]:
-            logits = self.model.logits(shared, batch)
-            opened.append(runtime.open_to(DATA_OWNER, logits))
-            runtime.free(logits)
-        runtime.free(shared)
+        stored = self.shared.embedding.prompts(prompts, first, last)
+        opened = [self.shared.answer(stored, batch) for batch in self.batches[split]]
+        self.runtime.free(stored)
         self.clock.forward_calls += last - first
         return opened
 
@@ -70,61 +57,6 @@ class Session:
         """Show a line that only the data owner may read, where it is; there may be none."""
         if text := self.runtime.at_home(line):
             self.progress.line(text)
-
-
-def make_runtime(config: Config) -> Runtime:
-    """The runtime that a configuration asks for, with all parties on this machine.
-
-    Raises: ConfigError for a configuration of several machines, or without SecretFlow where it is needed.
-    """
-    if config.protocol == "plaintext":
-        return PlaintextRuntime()
-    if config.cluster:
-        if config.cluster.addresses:
-            raise ConfigError("cluster.addresses name a machine for each party: start each with secp-spu party")
-        return _secretflow(config, None)
-    return LocalRuntime(config.protocol, config.parties, correlations=config.correlations)
-
-
-def join_cluster(config: Config, party: str) -> Runtime:
-    """One party's runtime of a cluster, when all parties are up and agree on the configuration.
-
-    Raises: ConfigError if they do not agree, or this configuration is none of a cluster with that party.
-    """
-    if config.cluster is None or config.cluster.addresses is None:
-        raise ConfigError("cluster.addresses are missing: they say where each party is")
-    runtime = _secretflow(config, party)
-    try:
-        own = {f"the version of {name}": version(name) for name in ("secp-spu", "spu", "jax")}
-        _agree(runtime.gather(own | config.agreed()), party)
-    except BaseException:
-        runtime.abandon()
-        raise
-    return runtime
-
-
-def _agree(facts: dict[str, dict[str, Any]], party: str) -> None:
-    """Refuse a cluster whose parties have different configurations or versions."""
-    mine = facts[party]
-    for other, theirs in facts.items():
-        for key in sorted(mine.keys() | theirs.keys()):
-            if mine.get(key) != theirs.get(key):
-                raise ConfigError(
-                    f"the parties' configurations differ: {key} is {mine.get(key)!r} at {party}, but "
-                    f"{theirs.get(key)!r} at {other}; give all parties the same"
-                )
-
-
-def _secretflow(config: Config, party: str | None) -> SecretFlowRuntime:
-    if config.cluster is None:
-        raise ConfigError("cluster: is missing")
-    try:
-        from secp_spu.runtime.secretflow import SecretFlowRuntime
-    except ImportError as error:
-        raise ConfigError(
-            f"{error.name or error} cannot be imported, and `cluster:` needs SecretFlow: see 'Installing' in the README"
-        ) from error
-    return SecretFlowRuntime(config.protocol, config.cluster, party)
 
 
 def set_up(runtime: Runtime, config: Config, data_owner: Any, model_owner: Any, progress: Progress) -> Session:
@@ -143,31 +75,17 @@ def set_up(runtime: Runtime, config: Config, data_owner: Any, model_owner: Any, 
     if before["ledger"]:
         runtime.ledger.restore(before["ledger"])
     clock = Clock(runtime, before["seconds"], before["forward_calls"])
-    by_words = config.model.head == "label_words"
-    word_ids = runtime.disclose(data_owner.label_word_ids())
-    encoder = runtime.disclose(model_owner.encoder_config())
     sizes = runtime.disclose(data_owner.sizes())
-    progress.stage("set-up", encoder.layers + len(sizes) + (0 if by_words else encoder.layers))
+    shared = share_model(runtime, config, (data_owner, model_owner), progress, more_steps=len(sizes))
+    batching = choose_batching(config.tuning, sizes, shared.most)
+    batches = {}
     with runtime.ledger.phase("setup"):
-        layers = []
-        for number in range(encoder.layers):
-            public = runtime.publish(runtime.disclose(model_owner.layer_public(number)))
-            layers.append({"params": runtime.share(model_owner.layer(number)), "public": public})
-            progress.step()
-        head = runtime.share(model_owner.label_word_head(word_ids) if by_words else model_owner.last_norm())
-        model = SecureModel(runtime, encoder, layers, head, len(config.task.labels), on_layer=progress.step)
-        tuning, owners = config.tuning, (data_owner, model_owner)
-        most = sequences_that_fit(runtime, encoder, tuning.prompt_tokens + config.task.max_tokens)
-        batching = choose_batching(tuning, sizes, most)
-        embedding = make_embedding(runtime, config.model.embedding, encoder, owners, prompt_tokens=tuning.prompt_tokens)
-        batches = {}
         for split, size in sizes.items():
-            batches[split] = [embedding.texts(split, p.start, p.stop) for p in parts(size, batching.texts[split])]
+            some = parts(size, batching.texts[split])
+            batches[split] = [shared.embedding.texts(split, part.start, part.stop) for part in some]
             progress.step()
-        if not by_words:
-            model.embed_labels(embedding.labels())
-        embedding.end_set_up()
-    return Session(runtime, config, data_owner, model, embedding, batching, batches, progress, clock)
+        shared.embedding.end_set_up()
+    return Session(runtime, config, data_owner, shared, batching, batches, progress, clock)
 
 
 def tune(session: Session) -> None:
@@ -175,7 +93,8 @@ def tune(session: Session) -> None:
 
     Source: forward-only tuning, arXiv 2506.15307, section 3.
     """
-    owner, progress, config, layers = session.data_owner, session.progress, session.config, session.model.layers
+    owner, progress, config = session.data_owner, session.progress, session.config
+    layers = session.shared.model.layers
     state = session.runtime.disclose(owner.public_state())
     if not state["tested"]:
         progress.stage("untuned prompt", layers * len(session.batches["test"]))

@@ -4,13 +4,13 @@ import json
 
 import numpy as np
 import pytest
+from passes import ENCODER, TOKENS, Small, Stages
 
 from secp_spu.cli import DEMO_CONFIG
 from secp_spu.config import load_config
-from secp_spu.model import load_encoder_config
-from secp_spu.runtime import PlaintextRuntime, pass_bytes
-from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, Progress, RunRecord, set_up, tune
-from secp_spu.tuning.batching import MEMORY_SHARE, Batching, choose_batching, sequences_that_fit
+from secp_spu.runtime import PlaintextRuntime
+from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, RunRecord, set_up, tune
+from secp_spu.tuning.batching import Batching, choose_batching, sequences_that_fit
 
 SIZES = {"training": 16, "validation": 16, "test": 64}
 
@@ -40,19 +40,6 @@ def test_as_much_as_fits_and_evenly(settings, most, expected):
         assert prompts * found.texts[split] <= max(most, prompts)
 
 
-class Small(PlaintextRuntime):
-    """With room for so many sequences of the demo."""
-
-    def __init__(self, sequences):
-        super().__init__()
-        self._free = int(pass_bytes(ENCODER, sequences, TOKENS) / MEMORY_SHARE) + 1
-
-    def free_memory_bytes(self):
-        return self._free
-
-
-ENCODER = load_encoder_config(load_config(DEMO_CONFIG).model.folder)
-TOKENS = 4 + 15
 SMALL = (
     "protocol=plaintext",
     "task.shots=2",
@@ -70,19 +57,6 @@ def run(folder, runtime):
         tune(set_up(runtime, config, owner, runtime.actor("model_owner", ModelOwner, config), progress))
     report = json.loads((folder / "report.json").read_text())
     return RunRecord.load(folder), report["batching"], progress
-
-
-class Stages(Progress):
-    """Keeps the stages, and how many of their steps were done."""
-
-    def __init__(self):
-        self.stages = []
-
-    def stage(self, name, steps):
-        self.stages.append([name, steps, 0])
-
-    def step(self):
-        self.stages[-1][2] += 1
 
 
 def test_small_passes_give_the_losses_of_large_ones(tmp_path):

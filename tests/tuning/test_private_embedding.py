@@ -12,8 +12,7 @@ from secp_spu.cli import DEMO_CONFIG
 from secp_spu.config import load_config
 from secp_spu.model import load_embeddings
 from secp_spu.runtime import PlaintextRuntime
-from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, Progress, RunRecord, load_prompt, set_up, tune
-from secp_spu.tuning.tune import make_runtime
+from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, Progress, RunRecord, make_runtime, set_up, tune
 
 SMALL = (
     "task.shots=2",
@@ -74,10 +73,10 @@ def test_the_saved_prompt_is_whole_with_the_model_owners_table(tmp_path, home):
     _run(tmp_path / "public", "protocol=plaintext")
     config = load_config(DEMO_CONFIG, SMALL)
     _run(tmp_path / "private", "protocol=plaintext", PRIVATE, home=home)
-    saved = load_file(tmp_path / "private" / "prompt.safetensors")
+    saved, whole = (load_file(tmp_path / name / "prompt.safetensors") for name in ("private", "public"))
     words = load_embeddings(config.model.folder)[1]["word"]["embedding"]
-    whole = words[saved["initial_tokens"]] + words.std() * saved["shift"]
-    np.testing.assert_allclose(whole, load_prompt(tmp_path / "public" / "prompt.safetensors"), atol=1e-5)
+    combined = words[saved["initial_tokens"]] + words.std() * saved["shift"]
+    np.testing.assert_allclose(combined, whole["prompt"], atol=1e-5)
 
 
 def test_under_mpc_it_is_the_run_of_plaintext(tmp_path, home):

@@ -2,17 +2,17 @@
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 from secp_spu.config import ConfigError
-from secp_spu.tuning import PromptSpace, load_prompt, save_prompt
-from secp_spu.tuning.prompt import save_unembedded_prompt
+from secp_spu.tuning import PromptSpace, SoftPrompt, load_prompt, save_prompt
 
 WORDS = np.random.default_rng(0).normal(scale=0.05, size=(211, 13)).astype(np.float32)
+TOKENS = np.random.default_rng(1).integers(211, size=17)
 
 
-def _space(**options):
-    return PromptSpace.random(WORDS.shape, 17, 101, rng=np.random.default_rng(5), **options)
+def _space(initial=None, **options):
+    initial = initial or SoftPrompt.of_tokens(TOKENS, 13)
+    return PromptSpace.random(initial, 101, rng=np.random.default_rng(5), **options)
 
 
 def test_prompts_are_affine_in_z():
@@ -22,14 +22,34 @@ def test_prompts_are_affine_in_z():
     assert prompts.shape == (3, 17, 13)
     assert prompts.dtype == np.float32
     for point, prompt in zip(points, prompts, strict=True):
-        expected = WORDS[space.initial_tokens] + WORDS.std() * (space.projection @ point).reshape(17, 13)
+        expected = WORDS[TOKENS] + WORDS.std() * (space.projection @ point).reshape(17, 13)
         np.testing.assert_allclose(prompt, expected, atol=1e-6)  # one rounding to float32 of values below 1
 
 
-def test_z_zero_is_the_embeddings_of_words():
-    (untuned,) = _space().prompts(np.zeros((1, 101)), WORDS)
-    for vector in untuned:
-        assert np.abs(WORDS - vector).sum(-1).min() == 0
+@pytest.mark.parametrize(
+    "initial",
+    [
+        SoftPrompt.of_tokens(TOKENS, 13),
+        SoftPrompt.of_vectors(np.random.default_rng(4).normal(size=(17, 13)).astype(np.float32)),
+        SoftPrompt(TOKENS, np.random.default_rng(4).normal(size=(17, 13)).astype(np.float32)),
+    ],
+    ids=["tokens", "vectors", "tokens-and-shift"],
+)
+def test_z_zero_is_the_initial_prompt(initial):
+    (untuned,) = _space(initial).prompts(np.zeros((1, 101)), WORDS)
+    np.testing.assert_allclose(untuned, initial.vectors(WORDS), atol=1e-6)  # roundings to float32 of values below 5
+    if not initial.shift.any():
+        np.testing.assert_array_equal(untuned, initial.vectors(WORDS))
+
+
+def test_tokens_stand_for_their_word_embeddings():
+    np.testing.assert_array_equal(SoftPrompt.of_tokens(TOKENS, 13).vectors(WORDS), WORDS[TOKENS])
+
+
+def test_the_prompt_of_a_point_is_the_same_with_and_without_the_table():
+    initial = SoftPrompt(TOKENS, np.random.default_rng(4).normal(size=(17, 13)))
+    space, point = _space(initial), np.random.default_rng(3).normal(size=101)
+    np.testing.assert_array_equal(space.at(point).vectors(WORDS), space.prompts(point[None], WORDS)[0])
 
 
 @pytest.mark.parametrize(("alpha", "sigma"), [(1.0, 1.0), (0.2, 0.5), (3.0, 2.0)])
@@ -41,21 +61,21 @@ def test_the_first_generation_moves_prompts_by_alpha_standard_deviations(alpha, 
     assert moved == pytest.approx(alpha * WORDS.std(), rel=0.05)
 
 
-def test_a_prompt_survives_a_file(tmp_path):
-    prompt = _space().prompts(np.zeros((1, 101)), WORDS)[0]
+@pytest.mark.parametrize("of_words", [False, True], ids=["vectors", "tokens-and-shift"])
+def test_a_prompt_survives_a_file(tmp_path, of_words):
+    prompt = _space().at(np.random.default_rng(3).normal(size=101))
+    if not of_words:
+        prompt = SoftPrompt.of_vectors(prompt.vectors(WORDS))
     save_prompt(tmp_path / "p.safetensors", prompt)
-    np.testing.assert_array_equal(load_prompt(tmp_path / "p.safetensors"), prompt)
+    loaded = load_prompt(tmp_path / "p.safetensors")
+    assert loaded.of_words == of_words
+    np.testing.assert_array_equal(loaded.start, prompt.start)
+    np.testing.assert_array_equal(loaded.shift, prompt.shift.astype(np.float32))
 
 
-def test_without_the_table_a_prompt_is_tokens_and_a_shift(tmp_path):
-    """The file has all that the table's owner needs to put the prompt together, and is taken for no prompt."""
-    space, point, path = _space(), np.random.default_rng(3).normal(size=(1, 101)), tmp_path / "p.safetensors"
-    save_unembedded_prompt(path, space.initial_tokens, space.shifts(point)[0])
-    saved = load_file(path)
-    whole = WORDS[saved["initial_tokens"]] + WORDS.std() * saved["shift"]
-    np.testing.assert_allclose(whole, space.prompts(point, WORDS)[0], atol=1e-6)
-    with pytest.raises(ConfigError, match="model.embedding: private"):
-        load_prompt(path)
+def test_vectors_with_a_shift_are_not_saved_without_it(tmp_path):
+    with pytest.raises(ValueError, match="holds vectors and a shift"):
+        save_prompt(tmp_path / "p.safetensors", SoftPrompt(WORDS[:17], np.ones((17, 13))))
 
 
 def test_another_file_is_no_prompt(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from secp_spu.cli import DEMO_CONFIG
 from secp_spu.config import ConfigError, load_config
-from secp_spu.tuning.task import Example, TaskTokenizer, draw_few_shot, read_examples, template_fields
+from secp_spu.tuning.task import Example, TaskTokenizer, Text, draw_few_shot, read_examples, read_texts, template_fields
 
 CONFIG = load_config(DEMO_CONFIG)
 SECTION = CONFIG.task
@@ -33,7 +33,7 @@ def test_examples_are_read_in_order(tmp_path):
     ("row", "message"),
     [
         ("{", "line 2 is not JSON"),
-        ("[1]", "line 2 has no `label`"),
+        ("[1]", "line 2 is no object"),
         ({"text": "a"}, "line 2 has no `label`"),
         ({"text": "a", "label": "meh"}, f"line 2 has label 'meh', but task.labels has only {', '.join(LABELS)}"),
         ({"label": LABELS[0]}, "line 2 has no text `text`"),
@@ -44,6 +44,17 @@ def test_a_bad_line_is_named(tmp_path, row, message):
     path = _write(tmp_path / "x", {"text": "a", "label": LABELS[1]}, row)
     with pytest.raises(ConfigError, match=message):
         read_examples(path, SECTION)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [("{", "line 2 is not JSON"), ("[1]", "line 2 is no object"), ({"label": LABELS[0]}, "line 2 has no text `text`")],
+)
+def test_texts_need_no_label_but_all_else(tmp_path, row, message):
+    path = _write(tmp_path / "x", {"text": "a"}, {"text": "b", "label": "none of them"})
+    assert read_texts(path, SECTION) == [Text({"text": "a"}), Text({"text": "b"})]
+    with pytest.raises(ConfigError, match=message):
+        read_texts(_write(tmp_path / "y", {"text": "a"}, row), SECTION)
 
 
 def test_blank_lines_and_a_byte_order_mark_are_no_fault(tmp_path):

@@ -102,7 +102,7 @@ def test_the_outputs_are_there_and_agree(secure_folder):
         assert sum(op["bytes_total"] for op in cost["operations"].values()) == cost["bytes_total"] > 0
         assert cost["sends"] > 0
         assert cost["seconds"] > 0
-    assert load_prompt(secure_folder / "prompt.safetensors").shape[1] == 128
+    assert load_prompt(secure_folder / "prompt.safetensors").start.shape == (4, 128)
     for name in ("loss.png", "costs.png"):
         assert (secure_folder / name).read_bytes().startswith(b"\x89PNG")
 

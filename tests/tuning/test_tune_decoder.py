@@ -121,7 +121,7 @@ def test_a_template_that_leaves_nothing_to_go_on_from_is_refused(folder, templat
 
 
 def test_a_decoder_is_adapted_as_encoders_are(tmp_path):
-    """Nearer to its teacher than it began, with kernels that the divisor is good for, and loaded like any checkpoint."""
+    """Nearer to its teacher than it began, with kernels that suit the divisor, and loaded like any checkpoint."""
     (tmp_path / "teacher").mkdir()
     teacher = write_decoder(tmp_path / "teacher", "softmax")
     rng, corpus = np.random.default_rng(1), tmp_path / "lines.txt"

@@ -1,0 +1,148 @@
+"""A data owner's texts and prompts in, what it shares of them out: embedded at home, or as one-hot rows and shifts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import jax
+import numpy as np
+
+from secp_spu.config import Config, ConfigError
+from secp_spu.model import Embeddings, hidden_bits, load_embeddings, load_encoder_config
+from secp_spu.protocol import lower
+from secp_spu.runtime import SHIFT_BITS, one_hot
+from secp_spu.tuning.prompt import SoftPrompt
+from secp_spu.tuning.task import TaskTokenizer, TokenBatch
+
+Split = Literal["training", "validation", "test", "new"]
+TokenSet = Literal["training", "validation", "test", "new", "labels", "prompt"]
+PromptSet = Literal["untuned", "candidates", "finalists", "best"]
+
+
+class Tables:
+    """The embedding tables, at a data owner that has them.
+
+    Args:
+        folder: that holds them.
+    Raises: CheckpointError.
+    """
+
+    def __init__(self, folder: Path):
+        encoder, params = load_embeddings(folder)
+        self._embed = jax.jit(
+            partial(Embeddings(encoder).apply, {"params": params}), static_argnames=("first_position",)
+        )
+        self.words: np.ndarray = params["word"]["embedding"]
+
+    def embed(self, vectors: np.ndarray, first_position: int = 0) -> np.ndarray:
+        """Word embeddings or soft prompts with their positions, normalised [batch, tokens, width].
+
+        Args:
+            vectors: [batch, tokens, width].
+            first_position: how many tokens stand before them.
+        """
+        return np.asarray(self._embed(vectors, first_position=first_position))
+
+
+class InputOwner:
+    """What a data owner shares, for tuning and for predicting alike; methods are called by name by the driver.
+
+    Args:
+        config: of the run.
+    Raises: ConfigError for a task, tokenizer or prompt length that does not fit; CheckpointError.
+
+    Attributes:
+        _tokens: the texts, by split; a subclass reads them.
+        _initial: what the prompts have in common.
+    """
+
+    _tokens: Mapping[Split, TokenBatch]
+    _initial: SoftPrompt
+
+    def __init__(self, config: Config):
+        self._config = config
+        self._by_words = config.model.head == "label_words"
+        self._encoder = load_encoder_config(config.model.folder)
+        self._tables = Tables(config.model.folder) if config.model.embedding == "data_owner" else None
+        self._tokenizer = TaskTokenizer(config.model.folder / "tokenizer.json", causal=self._encoder.causal)
+        self._descriptions = None if self._by_words else self._tokenizer.encode_descriptions(config.task)
+        self._check_length(self._encoder.max_positions - self._encoder.position_offset)
+        self._word_ids = self._tokenizer.label_word_ids(config.task.labels) if self._by_words else []
+
+    def _check_length(self, positions: int) -> None:
+        if self._descriptions:
+            longest = self._descriptions.token_ids.shape[1]
+            if longest > positions:
+                raise ConfigError(f"a text of task.labels has {longest} tokens, the model only {positions} positions")
+        wanted = self._config.task.max_tokens + self._config.tuning.prompt_tokens
+        if wanted > positions:
+            raise ConfigError(
+                f"task.max_tokens + tuning.prompt_tokens is {wanted}, but the model has {positions} positions"
+            )
+
+    def label_word_ids(self) -> list[int]:
+        """The label words' tokens, none for the label-embedding head; everybody may know them."""
+        return self._word_ids
+
+    def sizes(self) -> dict[Split, int]:
+        """How many texts each split has; everybody may know."""
+        return {split: len(tokens.token_ids) for split, tokens in self._tokens.items()}
+
+    def inputs(self, split: Split, first: int, last: int) -> dict[str, np.ndarray]:
+        """Texts first..last - 1 of a split, for sharing: fields of `runtime.Batch`.
+
+        Without embedding tables `keep`, 1 for tokens and 0 for padding [texts, tokens], instead of `hidden`.
+        """
+        tokens = self._tokens[split]
+        part = TokenBatch(*(a[first:last] for a in (tokens.token_ids, tokens.padding_mask, tokens.mask_row)))
+        return self._model_inputs(part, self._config.tuning.prompt_tokens)
+
+    def label_inputs(self) -> dict[str, np.ndarray]:
+        """The same of the labels' describing texts, for the label-embedding head; no prompt stands before them."""
+        return self._model_inputs(self._described, 0)
+
+    @property
+    def _described(self) -> TokenBatch:
+        if self._descriptions is None:
+            raise ConfigError("model.head is label_words: its labels have no descriptions")
+        return self._descriptions
+
+    def _model_inputs(self, tokens: TokenBatch, prompt_tokens: int) -> dict[str, np.ndarray]:
+        ones = np.ones((len(tokens.token_ids), prompt_tokens), np.float32)
+        padding_mask = np.concatenate([ones, tokens.padding_mask], 1)
+        readout = np.concatenate([0 * ones, tokens.mask_row], 1)
+        if not self._by_words:
+            readout = padding_mask / padding_mask.sum(1, keepdims=True)
+        rows = {"padding_mask": padding_mask, "readout": readout}
+        if self._tables is None:
+            return {"keep": tokens.padding_mask.astype(np.int32), **rows}
+        hidden = self._tables.embed(self._tables.words[tokens.token_ids], prompt_tokens)
+        return {"hidden": self._for_layers(hidden * tokens.padding_mask[..., None]), **rows}
+
+    def one_hot(self, which: TokenSet, tokens: range, rows: range) -> np.ndarray:
+        """Tokens of a set, counted through its texts with their padding, among rows of the vocabulary.
+
+        Returns: int32 [tokens, rows].
+        """
+        if which == "prompt":
+            ids = self._initial.start
+        else:
+            ids = (self._described if which == "labels" else self._tokens[which]).token_ids
+        return one_hot(ids.reshape(-1)[tokens.start : tokens.stop], rows)
+
+    def _for_sharing(self, shifts: np.ndarray) -> np.ndarray:
+        """Prompts, ready for the first layer; without embedding tables what is to be added to `_initial.start`.
+
+        Args:
+            shifts: of `_initial` [prompts, prompt_tokens, width].
+        """
+        if self._tables is None:
+            return lower(shifts.astype(np.float32), SHIFT_BITS)
+        return self._for_layers(self._tables.embed(self._initial.moved(shifts, self._tables.words)))
+
+    def _for_layers(self, embedded: np.ndarray) -> np.ndarray:
+        """Embeddings, encoded as the layers take hidden states."""
+        return lower(embedded, hidden_bits(self._encoder))

@@ -1,0 +1,115 @@
+"""Private inference: a tuned prompt and new texts in, labels and scores at the data owner alone out."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.special import softmax
+
+from secp_spu.config import Config, ConfigError
+from secp_spu.runtime import Runtime, parts
+from secp_spu.tuning.batching import even
+from secp_spu.tuning.initial_prompt import fitting
+from secp_spu.tuning.inputs import InputOwner, PromptSet
+from secp_spu.tuning.progress import Progress
+from secp_spu.tuning.prompt import FILE_NAME, load_prompt
+from secp_spu.tuning.shared_model import share_model
+from secp_spu.tuning.task import read_texts
+
+SCORE_DECIMALS = 6
+"""More than MPC's error leaves of a score."""
+
+
+class Predictor(InputOwner):
+    """A data owner that has new texts and a tuned prompt; it alone sees what comes out.
+
+    Args:
+        config: of the run that tuned the prompt.
+        run: its folder.
+        texts: JSON lines with the template's fields.
+        out: file for the results, one JSON line a text: the fields, `label` and `scores`, which add up to one.
+    Raises: ConfigError for texts or a prompt that do not fit, and for a file that is there already; CheckpointError.
+    """
+
+    def __init__(self, config: Config, run: Path, texts: Path, out: Path):
+        super().__init__(config)
+        self._initial = fitting(load_prompt(run / FILE_NAME), config, self._encoder, run)
+        self._texts = read_texts(texts, config.task)
+        self._tokens = {"new": self._tokenizer.encode(self._texts, config.task)}
+        self._out, self._part = out, out.with_name(f"{out.name}.part")
+        self._found: Counter[str] = Counter()
+
+    def begin(self) -> None:
+        """Make sure that the results can be written.
+
+        Raises: ConfigError.
+        """
+        refuse_existing(self._out)
+        try:
+            self._part.parent.mkdir(parents=True, exist_ok=True)
+            self._part.write_text("", encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"{self._out} cannot be written: {error.strerror}") from error
+
+    def prompts(self, which: PromptSet, first: int, last: int) -> np.ndarray:
+        """The tuned prompt; see `DataOwner.prompts`."""
+        if (which, first, last) != ("best", 0, 1):
+            raise ValueError(f"which is {which}, {first} to {last}, but there is one prompt, the best")
+        return self._for_sharing(self._initial.shift[None])
+
+    def take(self, logits: np.ndarray) -> None:
+        """Write what the next texts' logits [texts, labels] say."""
+        if not np.isfinite(logits).all():
+            raise ConfigError("logits are not finite: the model overflows on these texts")
+        labels = list(self._config.task.labels)
+        with self._part.open("a", encoding="utf-8") as file:
+            for scores in softmax(logits.astype(np.float64), axis=-1):
+                text, label = self._texts[self._found.total()], labels[scores.argmax()]
+                rounded = dict(zip(labels, scores.round(SCORE_DECIMALS).tolist(), strict=True))
+                file.write(json.dumps({**text.fields, "label": label, "scores": rounded}, ensure_ascii=False) + "\n")
+                self._found[label] += 1
+
+    def finish(self) -> str:
+        """Give the file its name; returns a line for the data owner."""
+        self._part.replace(self._out)
+        counts = ", ".join(f"{self._found[label]} {label}" for label in self._config.task.labels)
+        return f"{self._found.total()} texts: {counts}"
+
+
+def refuse_existing(out: Path) -> None:
+    """Raises: ConfigError for a file that is there: results are never written over."""
+    if out.exists():
+        raise ConfigError(f"{out} exists already: choose another file")
+
+
+def predict(runtime: Runtime, config: Config, predictor: Any, model_owner: Any, progress: Progress) -> None:
+    """Share the model, the prompt and, pass by pass, the texts; open their logits to the data owner alone.
+
+    Shares and correlations are fresh in every call, so that a text may be predicted again: nothing of one call's
+    openings is in another's.
+
+    Args:
+        runtime: where it runs.
+        config: of the run that tuned the prompt.
+        predictor: actor of a Predictor.
+        model_owner: actor of a ModelOwner.
+        progress: told of every step.
+    """
+    predictor.begin()
+    shared = share_model(runtime, config, (predictor, model_owner), progress)
+    texts = runtime.disclose(predictor.sizes())["new"]
+    passes = list(parts(texts, even(texts, shared.most)))
+    progress.stage(f"{texts} texts, {len(passes[0])} a pass", shared.model.layers * len(passes))
+    prompt = shared.embedding.prompts("best", 0, 1)
+    for some in passes:
+        batch = shared.embedding.texts("new", some.start, some.stop)
+        predictor.take(shared.answer(prompt, batch))
+        runtime.free([batch.hidden, batch.padding_mask, batch.readout])
+    found = predictor.finish()
+    runtime.settle()
+    if line := runtime.at_home(found):
+        progress.line(line)
