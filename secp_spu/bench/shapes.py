@@ -17,9 +17,8 @@ Tree = Any
 LABELS = 2
 
 RANDOM_LENGTH = 0.8
-"""Of random queries and keys in front of learned features: their mean kernels stay positive through 24 random layers, as
-adaptation sees to; at a length of 1.3 some fall below zero from the fifth layer on, and small errors grow.
-"""
+"""Of random queries and keys in front of learned features: mean kernels stay positive through 24 random layers, as
+adaptation sees to; at a length of 1.3 some fall below zero from the fifth layer on, and small errors grow."""
 
 PROMPT_TOKENS = 50
 """Of a soft prompt, in sequences of at least four times that length; otherwise a quarter of the sequence (BBT's)."""
@@ -52,7 +51,7 @@ SHAPES: dict[str, EncoderConfig] = {
 
 @dataclass(frozen=True)
 class RandomModel:
-    """A model owner's weights at random, drawn when asked for; learned features see such lengths that their kernels are positive.
+    """A model owner's weights at random, drawn when asked for; queries and keys of learned features are short.
 
     Attributes:
         config: of the encoder.
