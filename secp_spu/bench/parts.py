@@ -113,7 +113,7 @@ class _Linear(nn.Module):
     def __call__(self, hidden: Number, attended: Number, inner: Number) -> tuple[Any, ...]:
         config, folded = self.config, self.folded
         return (
-            Dense(sum(projected_columns(config)) if folded else 3 * config.width, folded)(hidden),
+            Dense(sum(projected_columns(config, folded=folded)), folded)(hidden),
             Dense(config.width, folded)(attended),
             Dense(config.intermediate, folded)(hidden),
             Dense(config.width, folded, OUTPUT_WEIGHT_BITS)(inner),
@@ -173,7 +173,7 @@ def layer_parts(config: EncoderConfig, batch: int, tokens: int, *, protocol: str
 def attention_part(config: EncoderConfig, batch: int, tokens: int, *, protocol: str, folded: bool) -> Part:
     """From queries, keys and values to the heads' output."""
     rng = np.random.default_rng(1)
-    columns = projected_columns(config) if folded else (config.width,) * 3
+    columns = projected_columns(config, folded=folded)
     sizes = [(batch, config.heads, tokens, count // config.heads) for count in columns]
     heads = [(_normal(rng, *size), PROJECTION_BITS) for size in sizes]
     module = KINDS[config.attention](config, 0, folded, protocol == "semi2k")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from secp_spu.config import ConfigError
+from secp_spu.files import write_whole
 from secp_spu.tuning import Progress
 
 Record = dict[str, Any]
@@ -61,11 +62,8 @@ class RecordFile:
             self._save(self._path)
 
     def _save(self, path: Path) -> None:
-        temporary = path.with_name(f"{path.name}.part")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(self.records, indent=1) + "\n", encoding="utf-8")
-            temporary.replace(path)
+            write_whole(path, (json.dumps(self.records, indent=1) + "\n").encode())
         except OSError as error:
             raise ConfigError(f"--json {path} cannot be written: {error.strerror}") from error
 

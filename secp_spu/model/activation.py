@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -13,10 +14,9 @@ import numpy as np
 from jax import Array
 
 from secp_spu.model.config import EncoderConfig, FunctionKind, is_function
+from secp_spu.model.layers import spent_correlation
 from secp_spu.protocol import (
-    CosineCorrelation,
     Fixed,
-    GeluSeries,
     declare_series,
     rounded,
     series_gelu,
@@ -76,17 +76,11 @@ class Activation(nn.Module):
         """
         kind, series = self.config.activation, self.config.series
         if series is not None:
-            return series_gelu(u, series, self._correlation(u.shape, series))
+            correlation = spent_correlation(self, "series", partial(declare_series, u.shape, series))
+            return series_gelu(u, series, correlation)
         if is_function(kind):
             return _apply(kind, u)
         return _square(u) if self.folded else self._quadratic(u)
-
-    def _correlation(self, shape: tuple[int, ...], series: GeluSeries) -> CosineCorrelation | None:
-        """This call's correlation, declared during `init`; None in plaintext."""
-        if self.is_initializing():
-            self.variable("correlations", "series", declare_series, shape, series)
-            return None
-        return self.get_variable("correlations", "series")
 
     def _quadratic(self, u: Array) -> Array:
         if isinstance(u, Fixed):

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from secp_spu.model.causal import summarise_causal
+from secp_spu.model.causal import summarise_causal, transpose
 from secp_spu.model.config import EncoderConfig
+from secp_spu.model.layers import spent_correlation
 from secp_spu.model.precision import (
     DIVISOR_BITS,
     FACTOR_BITS,
@@ -84,7 +85,7 @@ class SoftmaxAttention(nn.Module):
         """
         scale = 1.0 if self.folded else 1 / math.sqrt(query.shape[-1])
         product = partial(batched_product, opens_operands=self.opens_operands)
-        keys = moved(_transpose, rounded(key, FRACTION_BITS - 2))  # two bits fewer: one cheap truncation of the product
+        keys = moved(transpose, rounded(key, FRACTION_BITS - 2))  # two bits fewer: one cheap truncation of the product
         scores = to_float(product(rounded(query, FRACTION_BITS), keys)) * scale
         scores = scores + self._left_out(padding_mask, scores.shape[-1]) * PADDING_SCORE
         weights = to_fixed(jax.nn.softmax(scores, axis=-1), value)
@@ -95,10 +96,6 @@ class SoftmaxAttention(nn.Module):
         if self.config.causal:
             return jnp.asarray(1 - np.tri(tokens), jnp.float32)
         return (1 - to_float(padding_mask))[:, None, None, :]
-
-
-def _transpose(matrices: Array) -> Array:
-    return matrices.swapaxes(-1, -2)
 
 
 class RandomFeatureAttention(nn.Module):
@@ -137,7 +134,9 @@ class RandomFeatureAttention(nn.Module):
         length = self.param("length", nn.initializers.constant(INITIAL_LENGTH), (query.shape[1],))
         seed = (self.config.feature_seed, self.layer)
         frequencies = self.variable("public", "frequencies", orthogonal_frequencies, head_dim, features, seed).value
-        correlation = self._correlation((2, *query.shape[:-1], features))
+        shape = (2, *query.shape[:-1], features)
+        declare = partial(declare_correlation, shape, factor_bits=FACTOR_BITS, turn_bits=TURN_BITS)
+        correlation = spent_correlation(self, "features", declare)
         if correlation is None or isinstance(query, Fixed):
             return self._attend(query, key, value, padding_mask, length, frequencies, correlation)
         secrets = [lift(x, FRACTION_BITS, secure=True) for x in (query, key, value, padding_mask)]
@@ -170,15 +169,6 @@ class RandomFeatureAttention(nn.Module):
         divisor = to_fixed(1 / to_float(attended[..., -1:]), attended)
         return multiply(attended[..., :-1], rounded(divisor, DIVISOR_BITS))
 
-    def _correlation(self, shape: tuple[int, ...]):
-        """This call's correlation, declared during `init`; None in plaintext."""
-        if self.is_initializing():
-            self.variable(
-                "correlations", "features", declare_correlation, shape, factor_bits=FACTOR_BITS, turn_bits=TURN_BITS
-            )
-            return None
-        return self.get_variable("correlations", "features")
-
 
 def append_column(values: Array, column: Array) -> Array:
     """Values [..., tokens, head_dim] and, as one more column, a number for every token [batch, 1, tokens, 1]."""
@@ -202,7 +192,7 @@ def summarise(phi_query: Number, phi_key: Number, columns: Number, *, opens_oper
     """
     tokens, features = phi_key.shape[-2], phi_key.shape[-1] // 2
     product = partial(batched_product, opens_operands=opens_operands)
-    summary = rounded(mean_of(product(moved(_transpose, phi_key), columns), tokens), SUMMARY_BITS)
+    summary = rounded(mean_of(product(moved(transpose, phi_key), columns), tokens), SUMMARY_BITS)
     return mean_of(product(phi_query, summary), features)
 
 

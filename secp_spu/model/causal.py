@@ -57,11 +57,11 @@ def summarise_causal(phi_query: Number, phi_key: Number, columns: Number, *, ope
         moved(partial(_in_blocks, blocks=blocks, size=size), x) for x in (phi_query, phi_key, columns)
     )
 
-    kernels = rounded(mean_of(product(query, moved(_transpose, key)), features // 2), KERNEL_BITS)
+    kernels = rounded(mean_of(product(query, moved(transpose, key)), features // 2), KERNEL_BITS)
     total = product(kernels * _public(np.tri(size), 0, kernels), values)
 
     if blocks > 1:
-        summaries = product(moved(_transpose, key[:, :, :-1]), values[:, :, :-1])
+        summaries = product(moved(transpose, key[:, :, :-1]), values[:, :, :-1])
         before = product(query[:, :, 1:], rounded(_prefix_means(summaries, size, tokens), SUMMARY_BITS))
         before = mean_of(before, features // 2) * _public(_halved(size, blocks)[:, None, None], 0, before)
         total = total + moved(_behind_an_empty_block, before)
@@ -120,5 +120,6 @@ def _behind_an_empty_block(x: Array) -> Array:
     return jnp.concatenate([jnp.zeros_like(x[:, :, :1]), x], axis=2)
 
 
-def _transpose(matrices: Array) -> Array:
+def transpose(matrices: Array) -> Array:
+    """[..., rows, columns] to [..., columns, rows]."""
     return matrices.swapaxes(-1, -2)

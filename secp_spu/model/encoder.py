@@ -118,7 +118,7 @@ class EncoderLayer(nn.Module):
     def _project(self, hidden: Number) -> list[Any]:
         """Queries, keys and values [batch, heads, tokens, head_dim]; folded for "fourier": angles, angles, values."""
         config = self.config
-        columns = projected_columns(config) if self.folded else (config.width,) * 3
+        columns = projected_columns(config, folded=self.folded)
         projected = Dense(sum(columns), self.folded, name="query_key_value")(hidden)
         ends = np.cumsum(columns)
         split = partial(_split_heads, heads=config.heads)

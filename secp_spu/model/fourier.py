@@ -13,9 +13,9 @@ from jax import Array
 from secp_spu.model.attention import PROJECTION_BITS, append_column, append_ones, orthogonal_frequencies, summarise
 from secp_spu.model.causal import summarise_causal
 from secp_spu.model.config import EncoderConfig
+from secp_spu.model.layers import spent_correlation
 from secp_spu.model.precision import DIVISOR_BITS, FACTOR_BITS, VALUE_BITS
 from secp_spu.protocol import (
-    CosineCorrelation,
     Fixed,
     constant,
     cos_sin_of_turns,
@@ -52,9 +52,9 @@ def token_shares(padding_mask: Any, features: int) -> Any:
     return padding_mask * (surplus / tokens / padding_mask.mean(-1, keepdims=True))
 
 
-def projected_columns(config: EncoderConfig) -> tuple[int, int, int]:
-    """Columns of a folded layer's queries, keys and values; with "fourier" angles stand for the first two."""
-    angles = config.heads * config.features if config.attention == "fourier" else config.width
+def projected_columns(config: EncoderConfig, *, folded: bool) -> tuple[int, int, int]:
+    """Columns of a layer's queries, keys and values; folded, with "fourier" angles stand for the first two."""
+    angles = config.heads * config.features if folded and config.attention == "fourier" else config.width
     return angles, angles, config.width
 
 
@@ -100,7 +100,9 @@ class FourierAttention(nn.Module):
             raise ValueError("attention fourier has secret frequencies: fold them with fold_layer")
         both = self._turns(moved(lambda *a: jnp.stack(a), query, key))
         declare = partial(declare_correlation, both.shape, factor_bits=FACTOR_BITS, turn_bits=TURN_BITS)
-        phi = moved(lambda *a: jnp.concatenate(a, -1), *cos_sin_of_turns(both, self._correlation("features", declare)))
+        phi = moved(
+            lambda *a: jnp.concatenate(a, -1), *cos_sin_of_turns(both, spent_correlation(self, "features", declare))
+        )
 
         if self.config.causal:
             attended = summarise_causal(phi[0], phi[1], append_ones(value), opens_operands=self.opens_operands)
@@ -114,7 +116,7 @@ class FourierAttention(nn.Module):
             share = column[:, :, :1] if self.folded else 1.0
         kernel = attended[..., -1:]
         self.sow("intermediates", "mean_kernel", kernel)
-        correlation = self._correlation("divisor", partial(declare_reciprocal, kernel.shape))
+        correlation = spent_correlation(self, "divisor", partial(declare_reciprocal, kernel.shape))
         divisor = series_reciprocal(kernel, share, correlation)
         return multiply(attended[..., :-1], rounded(divisor, DIVISOR_BITS))
 
@@ -130,10 +132,3 @@ class FourierAttention(nn.Module):
         heads, head_dim, features = shape
         seeds = ((self.config.feature_seed, self.layer, head) for head in range(heads))
         return jnp.stack([orthogonal_frequencies(head_dim, features, seed) for seed in seeds])
-
-    def _correlation(self, name: str, declare: Any) -> CosineCorrelation | None:
-        """This call's correlation, declared during `init`; None in plaintext."""
-        if self.is_initializing():
-            self.variable("correlations", name, declare)
-            return None
-        return self.get_variable("correlations", name)

@@ -7,6 +7,7 @@ products, to the same result.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -21,7 +22,18 @@ from secp_spu.model.precision import (
     VARIANCE_BITS,
     WEIGHT_BITS,
 )
-from secp_spu.protocol import Fixed, Number, constant, inverse_sqrt, lift, mean_of, multiply, rounded, to_fixed
+from secp_spu.protocol import (
+    CosineCorrelation,
+    Fixed,
+    Number,
+    constant,
+    inverse_sqrt,
+    lift,
+    mean_of,
+    multiply,
+    rounded,
+    to_fixed,
+)
 
 SHARE_BITS, ROOT_BITS = 20, 14
 """Of the public factors that a norm takes from the width: 1/width, and a root between 0.7 and 1."""
@@ -29,6 +41,22 @@ SHARE_BITS, ROOT_BITS = 20, 14
 SUMS = SUM_BITS, VARIANCE_BITS, SCALE_BITS
 STREAM = STREAM_BITS, STREAM_VARIANCE_BITS, STREAM_SCALE_BITS
 """Of what a norm takes, of its variance and of 1/deviation: for encoders, and for a decoder's residual stream."""
+
+
+def spent_correlation(
+    module: nn.Module, name: str, declare: Callable[[], CosineCorrelation]
+) -> CosineCorrelation | None:
+    """What a call of a module spends of the collection "correlations"; None in plaintext.
+
+    Args:
+        module: that is being called.
+        name: of the correlation.
+        declare: what it is, told during `init`.
+    """
+    if module.is_initializing():
+        module.variable("correlations", name, declare)
+        return None
+    return module.get_variable("correlations", name)
 
 
 class Dense(nn.Module):

@@ -7,10 +7,11 @@ t is uniform over the whole ring Z_2**64. A turn is 2**turn_bits steps: the angl
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import struct
 
@@ -90,6 +91,12 @@ def declare_correlation(
         raise ValueError(f"harmonics is {harmonics}, allowed are increasing positive numbers")
     factors = jnp.zeros((len(multiples), *shape), jnp.int32)
     return CosineCorrelation(jnp.zeros(shape, jnp.int32), factors, factors, factor_bits, turn_bits, multiples)
+
+
+def is_declared_by(declare: Callable[[], CosineCorrelation], correlation: CosineCorrelation) -> bool:
+    """Is it of the shape, the multiples and the bits that this call of `declare_correlation` says?"""
+    found = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.int32), correlation)
+    return found == jax.eval_shape(declare)
 
 
 def joint_plan(scheme: Scheme, factor_bits: int) -> list[int]:

@@ -15,13 +15,12 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from scipy.optimize import linprog
 
-from secp_spu.protocol.correlation import CosineCorrelation, declare_correlation
+from secp_spu.protocol.correlation import CosineCorrelation, declare_correlation, is_declared_by
 from secp_spu.protocol.cosine import POLYNOMIAL_ERROR
 from secp_spu.protocol.fixed import Fixed
 from secp_spu.protocol.ring import FRACTION_BITS, from_ring, open_masked, shift_public, to_ring
@@ -167,9 +166,7 @@ def _integers(coefficients: np.ndarray) -> list[Array]:
 def _check(x: Fixed, correlation: CosineCorrelation) -> None:
     if x.bits > INPUT_BITS:
         raise ValueError(f"x has {x.bits} fraction bits, at most {INPUT_BITS} are allowed: give it others with x.to")
-    wanted = jax.eval_shape(lambda: declare_reciprocal(x.shape))
-    found = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.int32), correlation)
-    if found != wanted:
+    if not is_declared_by(lambda: declare_reciprocal(x.shape), correlation):
         raise ValueError(
             f"correlation is for shape {correlation.mask.shape}, multiples {correlation.multiples} and "
             f"{correlation.turn_bits} turn bits: declare it with declare_reciprocal({x.shape})"

@@ -17,14 +17,13 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 from scipy.optimize import linprog
 from scipy.special import ndtr
 
-from secp_spu.protocol.correlation import CosineCorrelation, declare_correlation
+from secp_spu.protocol.correlation import CosineCorrelation, declare_correlation, is_declared_by
 from secp_spu.protocol.cosine import POLYNOMIAL_ERROR, public_cos_sin
 from secp_spu.protocol.fixed import Fixed
 from secp_spu.protocol.ring import FRACTION_BITS, from_ring, open_masked, shift_public, to_ring
@@ -261,13 +260,11 @@ def _check(x: Fixed, series: GeluSeries, correlation: CosineCorrelation) -> None
         raise ValueError(
             f"x has {x.bits} fraction bits, allowed are {LEAST_INPUT_BITS} to {INPUT_BITS}: give it others with x.to"
         )
-    wanted = jax.eval_shape(lambda: declare_series(x.shape, series))
-    found = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.int32), correlation)
-    if found != wanted:
+    if not is_declared_by(lambda: declare_series(x.shape, series), correlation):
         raise ValueError(
             f"correlation is for shape {correlation.mask.shape}, multiples {correlation.multiples}, "
-            f"{correlation.factor_bits} factor bits and {correlation.turn_bits} turn bits, but {wanted.mask.shape}, "
-            f"{wanted.multiples}, {FACTOR_BITS} and {TURN_BITS} are needed: declare it with declare_series"
+            f"{correlation.factor_bits} factor bits and {correlation.turn_bits} turn bits, but {x.shape}, "
+            f"{series.multiples}, {FACTOR_BITS} and {TURN_BITS} are needed: declare it with declare_series"
         )
 
 

@@ -15,14 +15,14 @@ import numpy as np
 import optax
 from flax import serialization
 from matplotlib.figure import Figure
-from tokenizers import Tokenizer
 
 from secp_spu.config import ConfigError
+from secp_spu.files import write_whole
 from secp_spu.model import load_checkpoint, save_checkpoint
 from secp_spu.model.adapt import Distillation, Texts, make_student
 from secp_spu.model.hub_config import read_config
 from secp_spu.tuning.progress import Progress
-from secp_spu.tuning.task import PADDING_TOKENS
+from secp_spu.tuning.task import open_tokenizer
 
 Tree = Any
 
@@ -31,7 +31,6 @@ HELD_OUT = 256
 """Lines that are never trained on."""
 
 HELD_OUT_BATCH = 32
-TEMPORARY = ".part"
 
 
 @dataclass(frozen=True)
@@ -117,14 +116,7 @@ def _read(path: Path) -> list[str]:
 
 def _tokenized(recipe: Recipe, lines: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Token ids and padding mask [lines, max_tokens]."""
-    path = recipe.model / "tokenizer.json"
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises bare exceptions
-        raise ConfigError(f"{path} is no tokenizer: {error}") from error
-    padding = next((t for t in PADDING_TOKENS if tokenizer.token_to_id(t) is not None), None)
-    if padding is None:
-        raise ConfigError(f"{path} has no padding token: known are {', '.join(PADDING_TOKENS)}")
+    tokenizer, padding = open_tokenizer(recipe.model / "tokenizer.json")
     tokenizer.enable_truncation(recipe.max_tokens)
     tokenizer.enable_padding(length=recipe.max_tokens, pad_id=tokenizer.token_to_id(padding), pad_token=padding)
     encoded = tokenizer.encode_batch(list(lines))
@@ -213,7 +205,7 @@ def _train(
             measured = _measured(measure, state["layers"], held_out)
             values = {name: float(loss) for name, loss in losses.items()}
             seconds = time.perf_counter() - start
-            _replace(out / STATE, serialization.to_bytes(state))
+            write_whole(out / STATE, serialization.to_bytes(state))
             _note(out, {"step": state["step"], **measured, **values, "seconds": round(seconds, 1)}, progress)
     return state["layers"]
 
@@ -224,17 +216,10 @@ def _measured(measure: Any, layers: Tree, held_out: list[Texts]) -> dict[str, fl
     return {"similarity": similarity, "least_kernel": min(float(least) for _, least in found)}
 
 
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file that is there as a whole or not at all."""
-    part = path.with_name(path.name + TEMPORARY)
-    part.write_bytes(content)
-    part.replace(path)
-
-
 def _note(out: Path, line: dict[str, float], progress: Progress) -> None:
     """Add a measurement to the log, after what an interrupted run has left of later ones."""
     kept = [before for before in _log(out) if before["step"] < line["step"]]
-    _replace(out / LOG, "".join(json.dumps(row) + "\n" for row in [*kept, line]).encode())
+    write_whole(out / LOG, "".join(json.dumps(row) + "\n" for row in [*kept, line]).encode())
     losses = ", ".join(f"{name} {line[name]:.4f}" for name in ("hidden", "output") if name in line)
     kernel = f"least mean kernel {line['least_kernel']:.3f}"
     progress.line(f"step {line['step']:5d}: similarity {line['similarity']:.4f}, {losses or 'untrained'}, {kernel}")

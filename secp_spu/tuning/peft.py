@@ -81,4 +81,4 @@ def _check_kind(path: Path) -> None:
     if kind != "PROMPT_TUNING":
         raise ConfigError(f"{path}: peft_type is {kind!r}, but only an adapter of PROMPT_TUNING is a soft prompt")
     if config.get("num_transformer_submodules") not in (None, 1):
-        raise ConfigError(f"{path}: the adapter is for encoder and decoder, but the models here are encoders")
+        raise ConfigError(f"{path}: the adapter is for encoder and decoder, but the models here are one or the other")

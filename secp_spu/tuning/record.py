@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from secp_spu.config import Config, ConfigError
+from secp_spu.files import write_whole
 from secp_spu.runtime import Ledger
 
 FILE_NAME = "checkpoint.json"
@@ -81,11 +82,8 @@ class RunRecord:
 
         Raises: ConfigError if the folder cannot be made or written.
         """
-        temporary = folder / f"{FILE_NAME}.part"
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(asdict(self)), encoding="utf-8")
-            temporary.replace(folder / FILE_NAME)
+            write_whole(folder / FILE_NAME, json.dumps(asdict(self)).encode())
         except OSError as error:
             raise ConfigError(f"{folder} cannot be written: {error.strerror}") from error
 

@@ -151,6 +151,21 @@ def draw_few_shot(pool: Sequence[Example], section: TaskSection, seed: int) -> t
     return training, validation
 
 
+def open_tokenizer(path: Path) -> tuple[Tokenizer, str]:
+    """A Hugging Face tokenizer.json, and its padding token.
+
+    Raises: ConfigError if the file is missing, is no tokenizer, or has no padding token.
+    """
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises bare exceptions
+        raise ConfigError(f"{path} is no tokenizer: {error}") from error
+    padding = next((t for t in PADDING_TOKENS if tokenizer.token_to_id(t) is not None), None)
+    if padding is None:
+        raise ConfigError(f"{path} has no padding token: known are {', '.join(PADDING_TOKENS)}")
+    return tokenizer, padding
+
+
 class TaskTokenizer:
     """A Hugging Face tokenizer.json, used for one task.
 
@@ -162,17 +177,11 @@ class TaskTokenizer:
 
     def __init__(self, path: Path, *, causal: bool = False):
         self._causal = causal
-        try:
-            self._tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # tokenizers raises bare exceptions
-            raise ConfigError(f"{path} is no tokenizer: {error}") from error
+        self._tokenizer, padding = open_tokenizer(path)
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._mask_token = next((t for t in MASK_TOKENS if self._tokenizer.token_to_id(t) is not None), None)
         self._mask_id: int = self._tokenizer.token_to_id(self._mask_token) if self._mask_token else -1
-        padding = next((t for t in PADDING_TOKENS if self._tokenizer.token_to_id(t) is not None), None)
-        if padding is None:
-            raise ConfigError(f"{path} has no padding token: known are {', '.join(PADDING_TOKENS)}")
         self.padding_id: int = self._tokenizer.token_to_id(padding)
 
     def label_word_ids(self, words: Mapping[str, str]) -> list[int]:

@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from runs import LABELS, PRIVATE, SMALL
 from safetensors.numpy import load_file
 
 from secp_spu.audit_config import audit_config
@@ -13,21 +14,6 @@ from secp_spu.config import load_config
 from secp_spu.model import load_embeddings
 from secp_spu.runtime import PlaintextRuntime
 from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, Progress, RunRecord, make_runtime, set_up, tune
-
-SMALL = (
-    "task.shots=2",
-    "task.validation_shots=2",
-    "task.test_examples=6",
-    "tuning.population=4",
-    "tuning.generations=2",
-    "tuning.seed=2",
-)
-PRIVATE = "model.embedding=private"
-LABELS = (
-    "model.head=label_embeddings",
-    "task.template='{text}'",
-    'task.labels={negative: "no", positive: "yes the visit was good"}',
-)
 
 MPC_ERROR = 0.01
 """Between a candidate's loss under MPC and in plaintext, see test_tune; embeddings add 1e-4 at most to inputs that the
