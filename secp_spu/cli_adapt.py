@@ -30,9 +30,12 @@ def adapt(
     features: Annotated[int, typer.Option(min=1, help="Frequencies a head, for cosine and sine.")] = Recipe.features,
     steps: Annotated[int, typer.Option(min=1)] = Recipe.steps,
     rate: Annotated[float, typer.Option(min=1e-9, help="Peak learning rate.")] = Recipe.rate,
-    batch: Annotated[int, typer.Option(min=1, help="Texts of a gradient.")] = Recipe.batch,
+    batch_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a gradient, with padding.")] = Recipe.batch_tokens,
     accumulate: Annotated[int, typer.Option(min=1, help="Gradients of a step.")] = Recipe.accumulate,
     max_tokens: Annotated[int, typer.Option(min=2, help="Of a text; what is longer is cut.")] = Recipe.max_tokens,
+    prompt_tokens: Annotated[
+        int, typer.Option(min=0, help="Random ones before every other text, as a soft prompt will be.")
+    ] = Recipe.prompt_tokens,
     seed: Annotated[int, typer.Option(min=0)] = Recipe.seed,
     bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16.")] = False,
     every: Annotated[int, typer.Option(min=1, help="Steps between measurements.")] = Recipe.every,
@@ -42,18 +45,31 @@ def adapt(
     """Give a pre-trained model attention by features, by distillation in plaintext: the model owner's own step."""
     kind: Any = activation.value if activation else None
     recipe = Recipe(
-        model, corpus, features, kind, steps, rate, batch, accumulate, max_tokens, seed, half=bf16, every=every
+        model,
+        corpus,
+        features,
+        kind,
+        steps,
+        rate,
+        batch_tokens,
+        accumulate,
+        max_tokens,
+        prompt_tokens,
+        seed,
+        half=bf16,
+        every=every,
     )
     console = Console(quiet=quiet)
     progress: Progress = Progress() if quiet else TerminalProgress(console)
     try:
-        measured = run_adaptation(recipe, out, resume=resume, progress=progress)
+        done = run_adaptation(recipe, out, resume=resume, progress=progress)
     except KeyboardInterrupt:
         progress.close()
         raise Interrupted(f"interrupted; go on with --resume --out {out}") from None
     finally:
         progress.close()
     console.print(
-        f"similarity to the teacher on held-out lines: {measured['similarity']:.4f}; checkpoint in {out}",
+        f"{'finished before: ' if done.was_finished else ''}similarity to the teacher on held-out lines "
+        f"{done.similarity:.4f}, behind random prompts {done.prompted:.4f}; checkpoint in {out}",
         soft_wrap=True,
     )

@@ -7,6 +7,7 @@ output what the teacher's is. The embeddings and the masked-LM head stay as they
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -34,7 +35,10 @@ Tree = dict[str, Any]
 LEAST_KERNEL = 0.1
 """Mean kernels below it are penalised: under MPC their reciprocal is for 1/32 and more."""
 
-RANGE_SHARE = 0.999
+KERNEL_WEIGHT = 10.0
+"""Of their penalty: few kernels are small, so that their mean hardly counts."""
+
+RANGE_SHARE = 0.9997
 """Of the activations' inputs, the share that the range of a series is to hold before adaptation."""
 
 NEW_RATE = 5.0
@@ -66,7 +70,7 @@ jax.tree_util.register_dataclass(Texts, ["ids", "mask", "place"], [])
 
 @dataclass(frozen=True)
 class Pass:
-    """What a forward pass shows of every layer.
+    """What a forward pass shows of every layer; a pytree.
 
     Attributes:
         hidden: hidden states [batch, tokens, width].
@@ -77,6 +81,9 @@ class Pass:
     hidden: list[Array]
     inner: list[Array]
     kernels: list[Array]
+
+
+jax.tree_util.register_dataclass(Pass, ["hidden", "inner", "kernels"], [])
 
 
 def run(config: EncoderConfig, variables: Tree, texts: Texts) -> Pass:
@@ -111,7 +118,7 @@ class Student:
 
 def make_student(
     teacher: Checkpoint,
-    texts: Texts,
+    batches: Sequence[Texts],
     *,
     features: int = 64,
     seed: int = 0,
@@ -121,7 +128,7 @@ def make_student(
 
     Args:
         teacher: with softmax attention.
-        texts: on which the activation's range is measured.
+        batches: of texts, on which the activation's inputs are measured.
         features: frequencies a head.
         seed: of the frequencies.
         activation: instead of the teacher's own, which must be GELU.
@@ -132,8 +139,8 @@ def make_student(
         raise CheckpointError(f"{teacher.folder} has {own.attention} attention: adapt the checkpoint that it came from")
     if activation and own.activation not in ("gelu", "gelu_tanh"):
         raise CheckpointError(f"{teacher.folder} has activation {own.activation}: {activation} stands for GELU alone")
-    seen = run(own, teacher.variables, texts)
-    limit = _range(seen.inner, texts.mask) if activation else None
+    inner = _inputs_of_activation(teacher, batches) if activation else []
+    limit = _range(inner) if activation else None
     series = fit_gelu(limit, DEFAULT_TERMS) if activation == "series" and limit else None
     config = replace(
         own,
@@ -152,7 +159,7 @@ def make_student(
         layer = {**params[name], "attention": fresh["params"][name]["attention"]}
         layer["query_key_value"] = _shortened(layer["query_key_value"], norm, config)
         if activation == "quadratic":
-            deviation = float(jnp.sqrt(_mean(jnp.square(seen.inner[number]).mean(-1), texts.mask)))
+            deviation = math.sqrt(np.square(inner[number]).mean())
             values = dict(zip(QUADRATIC, gelu_quadratic(deviation), strict=True))
             layer["activation"] = {key: np.full(own.intermediate, value, np.float32) for key, value in values.items()}
         params[name] = layer
@@ -166,10 +173,17 @@ def _norm_before(params: Tree, number: int, config: EncoderConfig) -> Tree:
     return params[f"layers_{number - 1}"]["output_norm"] if number else params["embeddings"]["norm"]
 
 
-def _range(inner: Sequence[Array], mask: Array) -> float:
+def _inputs_of_activation(teacher: Checkpoint, batches: Sequence[Texts]) -> list[np.ndarray]:
+    """Those of every layer, on tokens that are none of padding [tokens, intermediate]."""
+    forward = jax.jit(lambda variables, texts: run(teacher.config, variables, texts).inner)
+    found = [(forward(teacher.variables, texts), np.asarray(texts.mask, bool)) for texts in batches]
+    return [np.concatenate([np.asarray(inner[i])[mask] for inner, mask in found]) for i in range(teacher.config.layers)]
+
+
+def _range(inner: Sequence[np.ndarray]) -> float:
     """What holds RANGE_SHARE of all inputs, rounded up to a half."""
-    sizes = jnp.concatenate([jnp.abs(x)[mask.astype(bool)].ravel() for x in inner])
-    return float(np.clip(np.ceil(2 * float(jnp.quantile(sizes, RANGE_SHARE))) / 2, *LIMITS))
+    sizes = np.abs(np.concatenate([x.ravel() for x in inner]))
+    return float(np.clip(np.ceil(2 * np.quantile(sizes, RANGE_SHARE)) / 2, *LIMITS))
 
 
 def _shortened(dense: Tree, norm: Tree, config: EncoderConfig) -> Tree:
@@ -205,21 +219,24 @@ class Distillation:
     accumulate: int = 1
     half: bool = False
 
-    def objective(self, layers: Tree, texts: Texts) -> tuple[Array, dict[str, Array]]:
+    @property
+    def given(self) -> Tree:
+        """What stays as it is, as an argument of compiled functions: the teacher's "params" and "head"."""
+        return {"params": self.teacher.variables["params"], "head": self.teacher.head or {}}
+
+    def objective(self, layers: Tree, given: Tree, texts: Texts) -> tuple[Array, dict[str, Array]]:
         """What is made small, and its parts.
 
         Args:
             layers: params of the student without "embeddings".
+            given: see there.
             texts: a batch.
         Returns: the sum of: the mean square difference of hidden states, over all layers, of a decoder in terms of the
             teacher's mean square; of masked-LM logits KL(teacher, student), or without a head 1 - cosine of the pooled
             embeddings; penalties for mean kernels below LEAST_KERNEL, in terms of it, and for inputs of an activation
             beyond its range.
         """
-        given = self.teacher.variables
-        params = {**layers, "embeddings": given["params"]["embeddings"]}
-        wanted = run(self.teacher.config, self._cast(given), texts)
-        found = run(self.student.config, self._cast({**self.student.variables, "params": params}), texts)
+        wanted, found = self._both(layers, given, texts, half=self.half)
         differences = [
             _mean(self._difference(a.astype(jnp.float32), b.astype(jnp.float32)), texts.mask)
             for a, b in zip(wanted.hidden, found.hidden, strict=True)
@@ -227,28 +244,31 @@ class Distillation:
         lacking = [jax.nn.relu(1 - kernel[..., 0].astype(jnp.float32) / LEAST_KERNEL) ** 2 for kernel in found.kernels]
         losses = {
             "hidden": jnp.mean(jnp.stack(differences)),
-            "output": self._output_loss(wanted.hidden[-1], found.hidden[-1], texts),
-            "kernel": jnp.mean(jnp.stack([_mean(x.mean(1), texts.mask) for x in lacking])),
+            "output": self._output_loss(wanted.hidden[-1], found.hidden[-1], given, texts),
+            "kernel": KERNEL_WEIGHT * jnp.mean(jnp.stack([_mean(x.mean(1), texts.mask) for x in lacking])),
         }
         if self.student.limit:
             beyond = [jax.nn.relu(jnp.abs(x) - self.student.limit).astype(jnp.float32) ** 2 for x in found.inner]
             losses["range"] = jnp.mean(jnp.stack([_mean(x.mean(-1), texts.mask) for x in beyond]))
         return sum(losses.values(), jnp.zeros(())), losses
 
+    def _both(self, layers: Tree, given: Tree, texts: Texts, *, half: bool) -> tuple[Pass, Pass]:
+        """A pass of the teacher, and one of the student."""
+        params = given["params"], {**layers, "embeddings": given["params"]["embeddings"]}
+        teacher, student = ({"params": _half(one) if half else one} for one in params)
+        return run(self.teacher.config, teacher, texts), run(self.student.config, student, texts)
+
     def _difference(self, wanted: Array, found: Array) -> Array:
         """Mean square of every token [batch, tokens]; a decoder's stream has rows of very different sizes."""
         difference = jnp.square(wanted - found).mean(-1)
         return difference / jnp.square(wanted).mean(-1) if self.teacher.config.causal else difference
 
-    def _cast(self, variables: Tree) -> Tree:
-        return jax.tree.map(lambda a: jnp.asarray(a, jnp.bfloat16), variables) if self.half else variables
-
-    def _output_loss(self, wanted: Array, found: Array, texts: Texts) -> Array:
-        if self.teacher.head is None:
-            return 1 - self._similarities(wanted, found, texts.mask).mean()
+    def _output_loss(self, wanted: Array, found: Array, given: Tree, texts: Texts) -> Array:
+        if not given["head"]:
+            return 1 - self._similarities(wanted, found, given, texts.mask).mean()
         config = self.teacher.config
         head = LabelWordHead(config, config.vocab_size)
-        variables = self._cast({"params": self.teacher.head})
+        variables = {"params": _half(given["head"]) if self.half else given["head"]}
         logits = [
             jnp.asarray(head.apply(variables, hidden, texts.place)).astype(jnp.float32) for hidden in (wanted, found)
         ]
@@ -274,24 +294,26 @@ class Distillation:
         """Params of the student without "embeddings", as they start."""
         return {name: leaf for name, leaf in self.student.variables["params"].items() if name != "embeddings"}
 
-    def similarity(self, layers: Tree, texts: Texts) -> tuple[Array, Array]:
+    def similarity(self, layers: Tree, given: Tree, texts: Texts) -> tuple[Array, Array]:
         """Cosine of teacher's and student's pooled embeddings [batch], and the least mean kernel of a token."""
-        params = {**layers, "embeddings": self.teacher.variables["params"]["embeddings"]}
-        wanted = run(self.teacher.config, self.teacher.variables, texts)
-        found = run(self.student.config, {**self.student.variables, "params": params}, texts)
+        wanted, found = self._both(layers, given, texts, half=False)
         kernels = jnp.stack([kernel[..., 0] for kernel in found.kernels])
         least = jnp.where(texts.mask[None, :, None, :] == 1, kernels, jnp.inf).min()
-        return self._similarities(wanted.hidden[-1], found.hidden[-1], texts.mask), least
+        return self._similarities(wanted.hidden[-1], found.hidden[-1], given, texts.mask), least
 
-    def _similarities(self, wanted: Array, found: Array, mask: Array) -> Array:
+    def _similarities(self, wanted: Array, found: Array, given: Tree, mask: Array) -> Array:
         """Cosines of the pooled embeddings [batch] of hidden states [batch, tokens, width], a decoder's normalised."""
         both = jnp.stack([wanted, found]).astype(jnp.float32)
-        config, head = self.teacher.config, self.teacher.head
-        if config.causal and head is not None:
-            both = jnp.asarray(Norm(config.layer_norm_epsilon).apply({"params": head["norm"]}, both))
+        if self.teacher.config.causal:
+            norm = Norm(self.teacher.config.layer_norm_epsilon)
+            both = jnp.asarray(norm.apply({"params": given["head"]["norm"]}, both))
         readout = mask / mask.sum(-1, keepdims=True)
         pooled = [jnp.asarray(PooledEmbedding().apply({}, x, readout)) for x in both]
         return (pooled[0] * pooled[1]).sum(-1)
+
+
+def _half(params: Tree) -> Tree:
+    return jax.tree.map(lambda a: jnp.asarray(a, jnp.bfloat16), params)
 
 
 def _is_new(params: Tree) -> Tree:

@@ -24,7 +24,7 @@ from scipy.optimize import linprog
 from scipy.special import ndtr
 
 from secp_spu.protocol.correlation import CosineCorrelation, declare_correlation, is_declared_by
-from secp_spu.protocol.cosine import POLYNOMIAL_ERROR, public_cos_sin
+from secp_spu.protocol.cosine import POLYNOMIAL_ERROR, plain_cos_sin, public_cos_sin
 from secp_spu.protocol.fixed import Fixed
 from secp_spu.protocol.ring import FRACTION_BITS, from_ring, open_masked, shift_public, to_ring
 
@@ -169,15 +169,19 @@ def series_gelu(x: Any, series: GeluSeries, correlation: CosineCorrelation | Non
     Args:
         x: any shape: `Fixed` or SPU's own secret fixed point with a correlation, plain without.
         series: public.
-        correlation: see `secure_series_gelu`; None for plain JAX (SPU runs that too, with its own dear cosine).
+        correlation: see `secure_series_gelu`; None for plain JAX.
     Returns: the same shape, plain or `Fixed`.
     """
     if correlation is not None:
         return secure_series_gelu(x if isinstance(x, Fixed) else Fixed(to_ring(x), FRACTION_BITS), series, correlation)
     constant, *coefficients = series.coefficients
-    angle = x * (2 * np.pi / series.period)
-    waves = [a * jnp.cos(k * angle) for k, a in zip(series.multiples, coefficients, strict=True)]
-    return x / 2 + constant + sum(waves)
+    before = now = plain_cos_sin(x / series.period)[0]
+    step = 4 * now * now - 2  # twice the cosine of twice the angle: the recurrence of public_multiples
+    total = x / 2 + constant
+    for coefficient in coefficients:
+        total = total + coefficient * now
+        before, now = now, step * now - before
+    return total
 
 
 def secure_series_gelu(x: Fixed, series: GeluSeries, correlation: CosineCorrelation) -> Fixed:
