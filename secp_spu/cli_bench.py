@@ -13,17 +13,24 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from secp_spu.bench import (
+    ADAPTED,
     ATTENTION,
     DATA_SETTING,
+    FEW_SHOT,
     SHAPES,
+    SOURCE,
     TASKS,
+    AccuracyMethod,
     Case,
     Comparison,
+    FewShotRun,
     Iteration,
     Record,
     RecordFile,
     Setting,
     Table,
+    accuracy_cases,
+    accuracy_tables,
     activation_cases,
     activation_tables,
     attention_cases,
@@ -256,6 +263,32 @@ def optimizers(
         for seed in range(seeds)
     ]
     _measure(lambda progress: optimizer_cases(wanted, progress), json, quiet, optimizer_tables)
+
+
+@bench.command()
+def accuracy(
+    adapted: Annotated[Path | None, typer.Option(help="MiniLM's folder as `secp-spu adapt` wrote it.")] = None,
+    tasks: Annotated[str, typer.Option(help="Several with commas.")] = ",".join(FEW_SHOT),
+    methods: Annotated[str, typer.Option(help="Several with commas.")] = ",".join(get_args(AccuracyMethod)),
+    seeds: Annotated[int, typer.Option(min=1, help="How many, from 0.")] = 5,
+    generations: Annotated[int, typer.Option(min=1, help="Of 20 evaluations each.")] = 10,
+    json: JsonOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Accuracy of MiniLM on real tasks: untuned, tuned by every method, adapted, and under MPC."""
+    if not has_data():
+        raise ConfigError(f"bench accuracy: {DATA_SETTING} is not set, which says where the tasks' texts are")
+    wanted = [cast(AccuracyMethod, name) for name in _known(methods, get_args(AccuracyMethod), "--methods")]
+    if adapted is None and (needing := [name for name in wanted if name in ADAPTED]):
+        raise ConfigError(f"--adapted is missing: {needing[0]} takes a folder that `secp-spu adapt` wrote")
+    runs = [
+        FewShotRun(task, method, seed, generations, adapted if method in ADAPTED else None)
+        for method in wanted
+        for task in _known(tasks, FEW_SHOT, "--tasks")
+        for seed in range(seeds)
+        if (method, task) != ("fot-transfer", SOURCE)
+    ]
+    _measure(lambda progress: accuracy_cases(runs, progress), json, quiet, accuracy_tables)
 
 
 @bench.command("run-cost")

@@ -1,5 +1,7 @@
 """What private tuning costs, and what the alternatives would: measurements, records, tables and figures."""
 
+from secp_spu.bench.accuracy import ADAPTED, FEW_SHOT, SOURCE, AccuracyMethod, FewShotRun, accuracy_cases
+from secp_spu.bench.accuracy_tables import accuracy_tables
 from secp_spu.bench.activation import activation_cases
 from secp_spu.bench.attention import attention_cases
 from secp_spu.bench.batching import batching_cases, batching_tables
@@ -25,17 +27,24 @@ from secp_spu.bench.tables import (
 )
 
 __all__ = [
+    "ADAPTED",
     "ATTENTION",
     "DATA_SETTING",
+    "FEW_SHOT",
     "SHAPES",
+    "SOURCE",
     "TASKS",
+    "AccuracyMethod",
     "Case",
     "Comparison",
+    "FewShotRun",
     "Iteration",
     "Record",
     "RecordFile",
     "Setting",
     "Table",
+    "accuracy_cases",
+    "accuracy_tables",
     "activation_cases",
     "activation_tables",
     "attention_cases",

@@ -7,13 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
 
 from secp_spu.bench.records import Case, Record
+from secp_spu.bench.session import test_accuracy, tuning_session
 from secp_spu.config import Config, OptimizerKind, load_config
-from secp_spu.runtime import PlaintextRuntime
-from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, Progress, Session, set_up
+from secp_spu.tuning import Progress
 from secp_spu.tuning.tune import run_generation
 
 PACKAGE = Path(__file__).parent.parent
@@ -78,17 +76,15 @@ class Comparison:
         population, generations = config.tuning.population, config.tuning.generations
         losses: list[float] = []
         validation: list[float] = []
-        with TemporaryDirectory() as folder, PlaintextRuntime() as runtime:
-            owner = runtime.actor(DATA_OWNER, DataOwner, config, Path(folder), resume=False)
-            session = set_up(runtime, config, owner, runtime.actor("model_owner", ModelOwner, config), Progress())
-            accuracies = [(0, _test_accuracy(session, "untuned"))]
+        with tuning_session(config) as session:
+            accuracies = [(0, test_accuracy(session, "untuned"))]
             for number in range(1, generations + 1):
                 run_generation(session)
-                told, selected = runtime.disclose(owner.standing())
+                told, selected = session.runtime.disclose(session.data_owner.standing())
                 losses.append(min([told, *losses[-1:]]))
                 validation.append(selected)
                 if number == generations or number % max(1, generations // TESTS) == 0:
-                    accuracies.append((number * population, _test_accuracy(session, "best")))
+                    accuracies.append((number * population, test_accuracy(session, "best")))
                 progress.step()
         return {
             "intrinsic_dim": config.tuning.intrinsic_dim,
@@ -98,10 +94,6 @@ class Comparison:
             "validation_loss": [round(loss, 5) for loss in validation],
             "test_accuracy": [[evaluations, round(found, 4)] for evaluations, found in accuracies],
         }
-
-
-def _test_accuracy(session: Session, prompt: Any) -> float:
-    return session.runtime.disclose(session.data_owner.test_accuracy(session.logits(prompt, 0, 1, "test")))
 
 
 def optimizer_cases(comparisons: Sequence[Comparison], progress: Progress) -> Iterator[Case]:

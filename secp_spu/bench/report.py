@@ -7,6 +7,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from secp_spu.bench.accuracy_tables import accuracy_tables, draw_accuracy
 from secp_spu.bench.batching import batching_tables
 from secp_spu.bench.embedding import embedding_tables
 from secp_spu.bench.figures import draw_attention, draw_iterations, draw_networks, draw_operations, draw_optimizers
@@ -51,6 +52,7 @@ MAKERS: tuple[tuple[Tables, Figures | None], ...] = (
     (check_tables, None),
     (optimizer_tables, draw_optimizers),
     (run_cost_tables, None),
+    (accuracy_tables, draw_accuracy),
 )
 """What makes tables of all records, and figures; in the order of the report."""
 

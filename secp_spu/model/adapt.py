@@ -231,14 +231,14 @@ class Distillation:
             layers: params of the student without "embeddings".
             given: see there.
             texts: a batch.
-        Returns: the sum of: the mean square difference of hidden states, over all layers, of a decoder in terms of the
-            teacher's mean square; of masked-LM logits KL(teacher, student), or without a head 1 - cosine of the pooled
+        Returns: the sum of: the mean square difference of hidden states in terms of the teacher's, over all layers and
+            tokens; of masked-LM logits KL(teacher, student), or without a head 1 - cosine of the pooled
             embeddings; penalties for mean kernels below LEAST_KERNEL, in terms of it, and for inputs of an activation
             beyond its range.
         """
         wanted, found = self._both(layers, given, texts, half=self.half)
         differences = [
-            _mean(self._difference(a.astype(jnp.float32), b.astype(jnp.float32)), texts.mask)
+            _mean(_relative_difference(a.astype(jnp.float32), b.astype(jnp.float32)), texts.mask)
             for a, b in zip(wanted.hidden, found.hidden, strict=True)
         ]
         lacking = [jax.nn.relu(1 - kernel[..., 0].astype(jnp.float32) / LEAST_KERNEL) ** 2 for kernel in found.kernels]
@@ -257,11 +257,6 @@ class Distillation:
         params = given["params"], {**layers, "embeddings": given["params"]["embeddings"]}
         teacher, student = ({"params": _half(one) if half else one} for one in params)
         return run(self.teacher.config, teacher, texts), run(self.student.config, student, texts)
-
-    def _difference(self, wanted: Array, found: Array) -> Array:
-        """Mean square of every token [batch, tokens]; a decoder's stream has rows of very different sizes."""
-        difference = jnp.square(wanted - found).mean(-1)
-        return difference / jnp.square(wanted).mean(-1) if self.teacher.config.causal else difference
 
     def _output_loss(self, wanted: Array, found: Array, given: Tree, texts: Texts) -> Array:
         if not given["head"]:
@@ -310,6 +305,11 @@ class Distillation:
         readout = mask / mask.sum(-1, keepdims=True)
         pooled = [jnp.asarray(PooledEmbedding().apply({}, x, readout)) for x in both]
         return (pooled[0] * pooled[1]).sum(-1)
+
+
+def _relative_difference(wanted: Array, found: Array) -> Array:
+    """Mean square difference of every token [batch, tokens] in terms of the wanted mean square."""
+    return jnp.square(wanted - found).mean(-1) / jnp.square(wanted).mean(-1)
 
 
 def _half(params: Tree) -> Tree:

@@ -60,8 +60,8 @@ class Recipe:
     corpus: Path
     features: int = 64
     activation: Literal["series", "quadratic"] | None = None
-    steps: int = 6000
-    rate: float = 5e-4
+    steps: int = 5000
+    rate: float = 3e-4
     batch_tokens: int = 1024
     accumulate: int = 1
     max_tokens: int = 128

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from secp_spu.config import Config, ConfigError, save_config
+from secp_spu.config import Config, ConfigError, TaskSection, save_config
 from secp_spu.tuning.finished_run import CONFIG_NAME
 from secp_spu.tuning.initial_prompt import make_initial_prompt
 from secp_spu.tuning.inputs import InputOwner, PromptSet, Split
@@ -17,7 +17,7 @@ from secp_spu.tuning.optimizer import fingerprint, make_optimizer
 from secp_spu.tuning.prompt import FILE_NAME, PromptSpace, SoftPrompt, save_prompt
 from secp_spu.tuning.record import Generation, Usage, open_run
 from secp_spu.tuning.report import describe_generation, write_report
-from secp_spu.tuning.task import Example, TokenBatch, draw_few_shot, read_examples
+from secp_spu.tuning.task import Example, TaskTokenizer, TokenBatch, draw_few_shot, read_examples
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,24 @@ class Texts:
 
     tokens: TokenBatch
     labels: np.ndarray
+
+
+def read_texts(section: TaskSection, tokenizer: TaskTokenizer, seed: int) -> dict[Split, Texts]:
+    """The few-shot training and validation texts that a seed draws, and the test texts.
+
+    Raises: ConfigError for files that cannot be read, hold too few examples, or texts that do not fit.
+    """
+    pool, test = read_examples(section.pool, section), read_examples(section.test, section)
+    training, validation = draw_few_shot(pool, section, seed)
+    splits: dict[Split, list[Example]] = {
+        "training": training,
+        "validation": validation,
+        "test": test[: section.test_examples],
+    }
+    return {
+        name: Texts(tokenizer.encode(examples, section), np.array([e.label for e in examples]))
+        for name, examples in splits.items()
+    }
 
 
 class DataOwner(InputOwner):
@@ -41,7 +59,7 @@ class DataOwner(InputOwner):
     def __init__(self, config: Config, folder: Path, *, resume: bool):
         self._record, self._folder = open_run(folder, config, resume=resume), folder
         super().__init__(config)
-        self._texts = self._read_texts()
+        self._texts = read_texts(config.task, self._tokenizer, self._record.seed)
         self._tokens = {split: texts.tokens for split, texts in self._texts.items()}
         tuning, rng = config.tuning, np.random.default_rng([self._record.seed, 1])
         self._initial = make_initial_prompt(config, self._encoder, self._tokenizer, rng=rng)
@@ -59,20 +77,6 @@ class DataOwner(InputOwner):
         self._replay()
         self._candidates = np.zeros((0, tuning.intrinsic_dim))
         self._finalists = self._candidates
-
-    def _read_texts(self) -> dict[Split, Texts]:
-        section = self._config.task
-        pool, test = read_examples(section.pool, section), read_examples(section.test, section)
-        training, validation = draw_few_shot(pool, section, self._record.seed)
-        splits: dict[Split, list[Example]] = {
-            "training": training,
-            "validation": validation,
-            "test": test[: section.test_examples],
-        }
-        return {
-            name: Texts(self._tokenizer.encode(examples, section), np.array([e.label for e in examples]))
-            for name, examples in splits.items()
-        }
 
     def _replay(self) -> None:
         """Bring a fresh optimizer to where the recorded run stopped."""

@@ -1,0 +1,134 @@
+"""Few-shot tasks in, accuracies out: forward-only tuning by softmax, by features and under MPC, and its rivals."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
+
+from secp_spu.bench.records import Case, Record
+from secp_spu.bench.rivals import STEPS, FewShot, probe, train
+from secp_spu.bench.session import test_accuracy, tune_into, tuning_session
+from secp_spu.config import Config, ConfigError, load_config
+from secp_spu.tuning import Progress
+from secp_spu.tuning.tune import run_generation
+
+FEW_SHOT: dict[str, Path] = {
+    name: Path(__file__).parent / "few_shot" / f"{name}.yaml" for name in ("sst2", "agnews", "kitchen_reviews", "rte")
+}
+"""Configurations; all want the setting SECP_SPU_DATA and the package of MiniLM."""
+
+SOURCE = "kitchen_reviews"
+"""The task that "fot-transfer" takes its initial prompt from."""
+
+AccuracyMethod = Literal["probe", "fine-tuning", "gradient-prompt", "fot", "fot-transfer", "fot-adapted", "fot-secure"]
+
+ADAPTED: tuple[AccuracyMethod, ...] = ("fot-adapted", "fot-secure")
+"""Methods that take an adapted model; all others the one it was adapted from."""
+
+WITHOUT_GENERATIONS: tuple[AccuracyMethod, ...] = ("probe", "fine-tuning", "gradient-prompt")
+
+
+@dataclass(frozen=True)
+class FewShotRun:
+    """One run of one method.
+
+    Attributes:
+        task: a name in FEW_SHOT.
+        method: "probe", "fine-tuning", "gradient-prompt" (see rivals.py); "fot": forward-only tuning with softmax
+            attention in plaintext; "fot-transfer": the same from a prompt that was tuned on SOURCE; "fot-adapted": with
+            the adapted model, in plaintext; "fot-secure": the same under ABY3.
+        seed: of the few-shot draw, the prompt space and the optimizer.
+        generations: of tuning.
+        adapted: folder of the adapted model, for the methods that take one.
+    """
+
+    task: str
+    method: AccuracyMethod
+    seed: int
+    generations: int
+    adapted: Path | None = None
+
+    def config(self, *more: str) -> Config:
+        """The task's configuration with this model and protocol, and more settings."""
+        settings = [f"tuning.seed={self.seed}", f"tuning.generations={self.generations}", *more]
+        if self.adapted is not None:
+            settings.append(f"model.folder={json.dumps(str(self.adapted.absolute()))}")
+        if self.method == "fot-secure":
+            settings.append("protocol=aby3")
+        return load_config(FEW_SHOT[self.task], settings)
+
+    @property
+    def key(self) -> Record:
+        """Its record's key."""
+        generations = 0 if self.method in WITHOUT_GENERATIONS else self.generations
+        key = {"bench": "accuracy", "variant": self.method, "task": self.task, "seed": self.seed}
+        return {**key, "generations": generations, "model": describe_model(self.adapted)}
+
+    @property
+    def steps(self) -> int:
+        """Of progress."""
+        if self.method in WITHOUT_GENERATIONS:
+            return 0 if self.method == "probe" else STEPS
+        return self.generations
+
+    def measure(self, progress: Progress) -> Record:
+        """Accuracy on the test texts, which nothing is chosen by, and the validation loss of what was selected.
+
+        Returns: of tuning also `untuned`, the accuracy of the initial prompt, and `evaluations` of a prompt on the
+            training texts; of "fot-secure" the costs by phase.
+        """
+        if self.method in WITHOUT_GENERATIONS:
+            few_shot = FewShot(self.config())
+            found = probe(few_shot) if self.method == "probe" else train(few_shot, self.method, progress.step)
+            return {"validation_loss": round(found.validation_loss, 5), "accuracy": round(found.accuracy, 4)}
+        if self.method != "fot-transfer":
+            return _tune(self.config(), progress)
+        source = FewShotRun(SOURCE, "fot", self.seed, self.generations)
+        with TemporaryDirectory() as folder:
+            run = Path(folder) / "run"
+            tune_into(run, source.config())
+            return _tune(self.config(f"tuning.initial_prompt={{run: {json.dumps(str(run))}}}"), progress)
+
+
+def _tune(config: Config, progress: Progress) -> Record:
+    """Forward-only tuning from its initial prompt to its end."""
+    with tuning_session(config) as session:
+        untuned = test_accuracy(session, "untuned")
+        for _ in range(config.tuning.generations):
+            run_generation(session)
+            progress.step()
+        tuned = test_accuracy(session, "best")
+        _, validation = session.runtime.disclose(session.data_owner.standing())
+        costs = session.runtime.ledger.report() if session.runtime.secure else {}
+    evaluations = config.tuning.generations * config.tuning.population
+    found = {"untuned": round(untuned, 4), "accuracy": round(tuned, 4), "validation_loss": round(validation, 5)}
+    return {**found, "evaluations": evaluations, **costs}
+
+
+def describe_model(adapted: Path | None) -> str:
+    """The pre-trained model, or how an adapted one was made and what came of it.
+
+    Raises: ConfigError for a folder that was not adapted.
+    """
+    if adapted is None:
+        return "softmax"
+    try:
+        made = json.loads((adapted / "config.json").read_text(encoding="utf-8"))["secp_spu"]
+        facts = made["adapted"]
+        return (
+            f"{made['attention']}, {made['features']} features, {made.get('activation', 'gelu')}, "
+            f"{facts['steps']} steps, similarity {facts['similarity']:.4f}"
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"--adapted {adapted} is no folder that secp-spu adapt wrote: {error}") from error
+
+
+def accuracy_cases(runs: Sequence[FewShotRun], progress: Progress) -> Iterator[Case]:
+    """All runs, in order."""
+    for run in runs:
+        yield Case(run.key, partial(run.measure, progress), run.steps)

@@ -1,0 +1,140 @@
+"""Records of accuracy in, one table and one figure out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from secp_spu.bench.accuracy import FEW_SHOT, SOURCE
+from secp_spu.bench.records import Record
+from secp_spu.bench.tables import Table, groups, of_bench
+
+NAMES: dict[str, str] = {
+    "untuned": "softmax, initial prompt",
+    "untuned-adapted": "adapted, initial prompt",
+    "probe": "linear probe",
+    "gradient-prompt": "gradient prompt tuning",
+    "fine-tuning": "fine-tuning",
+    "fot": "FoT, softmax",
+    "fot-transfer": f"FoT, softmax, from a prompt for {SOURCE}",
+    "fot-adapted": "FoT, adapted",
+    "fot-secure": "FoT, adapted, under ABY3",
+}
+"""Of the rows, in their order."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method.
+
+    Attributes:
+        name: a key of NAMES.
+        generations: of tuning; 0 where there are none.
+        found: accuracy in percent by task and seed.
+    """
+
+    name: str
+    generations: int
+    found: dict[str, dict[int, float]]
+
+    def describe(self) -> str:
+        """Its name and generations."""
+        return NAMES[self.name] + (f", {self.generations} generations" if self.generations else "")
+
+
+def accuracy_tables(records: Iterable[Record]) -> list[Table]:
+    """Accuracy by method and task, a table for each adapted model; and what MPC changes."""
+    of_accuracy = of_bench(records, "accuracy")
+    models = [model for model, _ in groups(of_accuracy, lambda r: r["model"]) if model != "softmax"]
+    tables = []
+    for model in models or (["softmax"] if of_accuracy else []):
+        some = [record for record in of_accuracy if record["model"] in ("softmax", model)]
+        tables.append(_table(_rows(some), model))
+        tables += _secure_table(some)
+    return tables
+
+
+def _table(rows: Sequence[Row], model: str) -> Table:
+    tasks = [task for task in FEW_SHOT if any(task in row.found for row in rows)]
+    body = []
+    for row in rows:
+        cells = [list(row.found.get(task, {}).values()) for task in tasks]
+        mean = f"{fmean(fmean(cell) for cell in cells):.1f}" if all(cells) else ""
+        body.append([row.describe(), *map(_cell, cells), mean])
+    note = (
+        "Test accuracy in percent, mean and standard deviation over seeds, in brackets how many; all in plaintext but "
+        "the last row. Test sets were chosen by nothing, and nothing by them. The initial prompt is of random words."
+    )
+    return Table(f"Accuracy with 16 examples a class; adapted: {model}", ["method", *tasks, "mean"], body, [note])
+
+
+def _cell(values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    deviation = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{fmean(values):.1f}{deviation} ({len(values)})"
+
+
+def _rows(records: Sequence[Record]) -> list[Row]:
+    rows: dict[tuple[str, int], Row] = {}
+
+    def add(name: str, generations: int, record: Record, value: float) -> None:
+        row = rows.setdefault((name, generations), Row(name, generations, {}))
+        row.found.setdefault(record["task"], {})[record["seed"]] = 100 * value
+
+    for record in records:
+        add(record["variant"], record["generations"], record, record["accuracy"])
+        for name, method in (("untuned", "fot"), ("untuned-adapted", "fot-adapted")):
+            if record["variant"] == method:
+                add(name, 0, record, record["untuned"])
+    order = list(NAMES)
+    return sorted(rows.values(), key=lambda row: (order.index(row.name), row.generations))
+
+
+def _secure_table(records: Sequence[Record]) -> list[Table]:
+    """Every run under MPC beside the same run in plaintext."""
+    rows = []
+    for secure in records:
+        if secure["variant"] != "fot-secure":
+            continue
+        same = {key: secure[key] for key in ("task", "seed", "generations")}
+        plain = next((r for r in records if r["variant"] == "fot-adapted" and same.items() <= r.items()), None)
+        if plain is not None:
+            cost = sum(secure[phase]["bytes_total"] for phase in ("offline", "online")) / 1e9
+            seconds = sum(secure[phase]["seconds"] for phase in ("offline", "online"))
+            names = [secure["task"], str(secure["seed"]), str(secure["generations"])]
+            losses = [f"{run['validation_loss']:.4f}" for run in (plain, secure)]
+            accuracies = [f"{100 * run['accuracy']:.1f}" for run in (plain, secure)]
+            rows.append([*names, *losses, *accuracies, f"{cost:,.0f}", f"{seconds:,.0f}"])
+    columns = ["task", "seed", "generations", "validation loss, plaintext", "ABY3", "accuracy, plaintext", "ABY3"]
+    note = "The same seeds, hence the same texts, first candidates and initial prompt. Bytes of all parties."
+    return [Table("Tuning under MPC and in plaintext", [*columns, "GB", "seconds"], rows, [note])] if rows else []
+
+
+def draw_accuracy(records: Iterable[Record]) -> dict[str, Figure]:
+    """Accuracy of every method, a panel for each task."""
+    of_accuracy = of_bench(records, "accuracy")
+    rows = [row for row in _rows(of_accuracy) if row.name != "fot-transfer"]
+    tasks = [task for task in FEW_SHOT if any(task in row.found for row in rows)]
+    if not rows:
+        return {}
+    figure = Figure(figsize=(9.5, 1 + 0.32 * len(rows)), layout="constrained")
+    panels = figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0]
+    for axes, task in zip(panels, tasks, strict=True):
+        for place, row in enumerate(rows):
+            values = list(row.found.get(task, {}).values())
+            colour = "#3d6fb4" if row.name in ("untuned-adapted", "fot-adapted", "fot-secure") else "#9aa5b1"
+            axes.scatter(values, np.full(len(values), place), s=9, color=colour, alpha=0.5, linewidths=0)
+            if values:
+                axes.scatter([fmean(values)], [place], s=42, marker="|", color=colour, linewidths=2)
+        axes.set(title=task, xlabel="accuracy, %")
+        axes.grid(axis="x", color="#e4e7eb", linewidth=0.7)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(left=False)
+    panels[0].set_yticks(range(len(rows)), [row.describe() for row in rows])
+    panels[0].invert_yaxis()
+    return {"accuracy": figure}

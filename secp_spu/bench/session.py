@@ -1,0 +1,31 @@
+"""A configuration in, a run of forward-only tuning to measure: its owners and runtime, whose outputs nobody keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from secp_spu.config import Config
+from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, Progress, Session, make_runtime, set_up, tune
+from secp_spu.tuning.inputs import PromptSet
+
+
+@contextmanager
+def tuning_session(config: Config, folder: Path | None = None) -> Iterator[Session]:
+    """A run that is set up, with the runtime that its configuration asks for; `folder` for outputs that are kept."""
+    with TemporaryDirectory() as nowhere, make_runtime(config) as runtime:
+        owner = runtime.actor(DATA_OWNER, DataOwner, config, folder or Path(nowhere), resume=False)
+        yield set_up(runtime, config, owner, runtime.actor("model_owner", ModelOwner, config), Progress())
+
+
+def tune_into(folder: Path, config: Config) -> None:
+    """A whole run, whose outputs are left in a folder."""
+    with tuning_session(config, folder) as session:
+        tune(session)
+
+
+def test_accuracy(session: Session, prompt: PromptSet) -> float:
+    """Of a prompt, on the task's test texts."""
+    return session.runtime.disclose(session.data_owner.test_accuracy(session.logits(prompt, 0, 1, "test")))
