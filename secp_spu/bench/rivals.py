@@ -50,7 +50,7 @@ class FewShot:
         seed = config.tuning.seed or 0
         checkpoint = load_checkpoint(config.model.folder)
         tokenizer = TaskTokenizer(config.model.folder / "tokenizer.json")
-        self._encoder = Encoder(checkpoint.config)
+        self._encoder, self._variables = Encoder(checkpoint.config), checkpoint.variables
         self.params = checkpoint.variables["params"]
         self.words = self.params["embeddings"]["word"]["embedding"]
         self.texts = read_texts(config.task, tokenizer, seed)
@@ -66,7 +66,7 @@ class FewShot:
         before = jnp.broadcast_to(prompt, (len(ids), *prompt.shape))
         vectors = jnp.concatenate([before, params["embeddings"]["word"]["embedding"][ids]], 1)
         mask = jnp.concatenate([jnp.ones(before.shape[:2]), mask], 1)
-        hidden = self._encoder.apply({"params": params}, vectors, mask, method=_encode)
+        hidden = self._encoder.apply({**self._variables, "params": params}, vectors, mask, method=_encode)
         return jnp.asarray(PooledEmbedding().apply({}, hidden, mask / mask.sum(1, keepdims=True)))
 
     def embeddings(self, texts: Texts, params: Tree, prompt: Any) -> np.ndarray:

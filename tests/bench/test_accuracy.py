@@ -1,0 +1,156 @@
+"""`bench accuracy` on the demo's task and model, whose labels are texts here."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from secp_spu.bench import FewShotRun, RecordFile, accuracy_cases, accuracy_tables, measure_all, write_report
+from secp_spu.bench import accuracy as accuracy_module
+from secp_spu.bench.accuracy import FEW_SHOT
+from secp_spu.bench.rivals import STEPS, FewShot, probe, train
+from secp_spu.cli import DEMO_CONFIG, app
+from secp_spu.config import load_config
+from secp_spu.tuning import Progress, accuracy
+
+GENERATIONS = 2
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A task by similarity to the labels' texts, and the demo's model as if it had been adapted."""
+    folder = tmp_path_factory.mktemp("few-shot")
+    shutil.copytree(DEMO_CONFIG.parent / "model", folder / "model")
+    shutil.copytree(DEMO_CONFIG.parent / "model", folder / "adapted")
+    path = folder / "adapted" / "config.json"
+    config = json.loads(path.read_text())
+    config["secp_spu"]["adapted"] = {"steps": 7, "similarity": 0.98765}
+    path.write_text(json.dumps(config))
+    task = yaml.safe_load(DEMO_CONFIG.read_text())
+    task["protocol"] = "plaintext"
+    task["model"] = {"folder": str(folder / "model"), "head": "label_embeddings"}
+    data = DEMO_CONFIG.parent / "data"
+    task["task"] |= {"pool": str(data / "pool.jsonl"), "test": str(data / "test.jsonl"), "template": "{text}"}
+    task["task"] |= {"labels": {"negative": "no", "positive": "yes the visit was good"}, "test_examples": 20}
+    task["tuning"] |= {"population": 4}
+    (folder / "task.yaml").write_text(yaml.safe_dump(task))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def tasks(monkeypatch, folder):
+    for name in FEW_SHOT:
+        monkeypatch.setitem(FEW_SHOT, name, folder / "task.yaml")
+
+
+@pytest.fixture(scope="module")
+def records(folder):
+    """Every method, seed 0; those that take an adapted model with the demo's."""
+    patched = pytest.MonkeyPatch()
+    for name in FEW_SHOT:
+        patched.setitem(FEW_SHOT, name, folder / "task.yaml")
+    runs = [
+        FewShotRun("sst2", method, 0, GENERATIONS, folder / "adapted" if method in accuracy_module.ADAPTED else None)
+        for method in ("probe", "fine-tuning", "gradient-prompt", "fot", "fot-transfer", "fot-adapted", "fot-secure")
+    ]
+    found = measure_all(accuracy_cases(runs, Progress()), RecordFile(), Progress())
+    patched.undo()
+    return {record["variant"]: record for record in found}
+
+
+def test_every_method_is_measured(records):
+    for method, record in records.items():
+        assert 0 <= record["accuracy"] <= 1
+        assert record["validation_loss"] < 10
+        of_tuning = method.startswith("fot")
+        assert record["generations"] == (GENERATIONS if of_tuning else 0)
+        assert ("untuned" in record) == of_tuning
+        assert record["model"] == (
+            "rfa, 16 features, gelu, 7 steps, similarity 0.9877" if method in accuracy_module.ADAPTED else "softmax"
+        )
+    assert records["fot"]["evaluations"] == GENERATIONS * 4
+
+
+def test_tuning_under_mpc_is_tuning_in_plaintext(records):
+    """The same texts, prompts and candidates: only fixed point is between them."""
+    plain, secure = records["fot-adapted"], records["fot-secure"]
+    assert secure["validation_loss"] == pytest.approx(plain["validation_loss"], abs=0.01)
+    assert secure["online"]["bytes_total"] > 1e6
+    assert "online" not in plain
+
+
+def test_a_transferred_prompt_is_another_start(records):
+    """Source and target are the same task here: the source's tuned prompt is where tuning begins."""
+    assert records["fot-transfer"]["untuned"] == records["fot"]["accuracy"]
+    assert records["fot-transfer"]["validation_loss"] <= records["fot"]["validation_loss"]
+
+
+def test_the_table_has_a_row_a_method_and_secure_runs_beside_plaintext(records, tmp_path):
+    first, second = accuracy_tables(list(records.values()))
+    names = [row[0] for row in first.rows]
+    assert names == [
+        *(
+            "softmax, initial prompt",
+            "adapted, initial prompt",
+            "linear probe",
+            "gradient prompt tuning",
+            "fine-tuning",
+        ),
+        *("FoT, softmax, 2 generations", "FoT, softmax, from a prompt for kitchen_reviews, 2 generations"),
+        *("FoT, adapted, 2 generations", "FoT, adapted, under ABY3, 2 generations"),
+    ]
+    assert first.columns == ["method", "sst2", "mean"]
+    assert first.rows[2][1] == f"{100 * records['probe']['accuracy']:.1f} (1)"
+    assert [row[:3] for row in second.rows] == [["sst2", "0", "2"]]
+    written = write_report(list(records.values()), tmp_path)
+    assert {path.name for path in written} == {"report.md", "accuracy.png"}
+
+
+@pytest.mark.parametrize("method", ["fine-tuning", "gradient-prompt"])
+def test_gradients_lower_the_loss(folder, method):
+    task = FewShot(load_config(folder / "task.yaml", ["tuning.seed=0"]))
+    steps = []
+    found = train(task, method, lambda: steps.append(None))
+    untrained = task.embeddings(task.texts["validation"], task.params, task.prompt[: 4 * (method != "fine-tuning")])
+    logits = 20 * untrained @ np.asarray(task.labels).T
+    before = -np.log(np.exp(logits) / np.exp(logits).sum(-1, keepdims=True))
+    labels = task.texts["validation"].labels
+    assert len(steps) == STEPS
+    assert found.validation_loss < before[np.arange(len(labels)), labels].mean() - 0.01
+
+
+def test_a_probe_separates_what_is_separable(folder, monkeypatch):
+    task = FewShot(load_config(folder / "task.yaml", ["tuning.seed=0"]))
+    rng = np.random.default_rng(0)
+    directions = rng.normal(size=(2, 32))
+
+    def embeddings(texts, _params, _prompt):
+        return directions[texts.labels] + 0.1 * rng.normal(size=(len(texts.labels), 32))
+
+    monkeypatch.setattr(task, "embeddings", embeddings)
+    assert probe(task).accuracy == 1.0
+
+
+def test_embeddings_do_not_depend_on_the_batch(folder, monkeypatch):
+    task = FewShot(load_config(folder / "task.yaml", ["tuning.seed=0"]))
+    whole = task.embeddings(task.texts["test"], task.params, task.prompt)
+    monkeypatch.setattr("secp_spu.bench.rivals.TEST_BATCH", 7)
+    np.testing.assert_allclose(task.embeddings(task.texts["test"], task.params, task.prompt), whole, atol=1e-5)
+    assert accuracy(whole @ np.asarray(task.labels).T, task.texts["test"].labels) <= 1
+
+
+def test_bad_input_is_one_line(monkeypatch, folder):
+    def refused(message, *arguments):
+        result = CliRunner().invoke(app, ["bench", "accuracy", *arguments])
+        assert result.exit_code != 0
+        assert message in str(result.exception)
+
+    monkeypatch.delenv("SECP_SPU_DATA", raising=False)
+    refused("SECP_SPU_DATA is not set")
+    monkeypatch.setenv("SECP_SPU_DATA", str(folder))
+    refused("--adapted is missing: fot-adapted takes", "--methods", "fot,fot-adapted")
+    refused("--methods no: must be some of probe, fine-tuning", "--methods", "no")
+    refused("is no folder that secp-spu adapt wrote", "--methods", "fot-adapted", "--adapted", str(folder / "model"))
