@@ -32,7 +32,7 @@ from secp_spu.protocol.series import LIMITS
 
 Tree = dict[str, Any]
 
-LEAST_KERNEL = 0.1
+LEAST_KERNEL = 0.05
 """Mean kernels below it are penalised: under MPC their reciprocal is for 1/32 and more."""
 
 KERNEL_WEIGHT = 10.0

@@ -9,19 +9,22 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import serialization
 from flax.traverse_util import flatten_dict
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from secp_spu.config import ConfigError
 from secp_spu.model import CheckpointError, Encoder, EncoderConfig, LabelWordHead, load_checkpoint, save_checkpoint
 from secp_spu.model.adapt import LEAST_KERNEL, Distillation, Texts, make_student, run
 from secp_spu.protocol.reciprocal import FLOOR
 from secp_spu.tuning import Progress
-from secp_spu.tuning.adaptation import HELD_OUT, STATE, Lines, Recipe, adapt
+from secp_spu.tuning.adaptation import STATE, Recipe, adapt
+from secp_spu.tuning.corpus import HELD_OUT, Corpus
 
+SPECIAL = ("[PAD]", "[UNK]", "[MASK]", "[CLS]", "[SEP]")
 WORDS = [f"w{i}" for i in range(40)]
 CONFIG = EncoderConfig(
-    vocab_size=42,
+    vocab_size=45,
     width=24,
     layers=2,
     heads=3,
@@ -50,13 +53,21 @@ def write_model(folder: Path, *, head: bool) -> Path:
     params = jax.tree_util.tree_map_with_path(draw, shapes)
     hidden = jnp.zeros((1, 1, CONFIG.width))
     of_head = jax.eval_shape(LabelWordHead(CONFIG, CONFIG.vocab_size).init, jax.random.key(0), hidden, row)["params"]
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(["[PAD]", "[UNK]", *WORDS])}, "[UNK]"))
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate([*SPECIAL, *WORDS])}, "[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    ends = [(name, SPECIAL.index(name)) for name in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", special_tokens=ends)
     folder.mkdir()
     tokenizer.save(str(folder / "words.json"))
     weights = jax.tree_util.tree_map_with_path(draw, of_head) if head else None
     save_checkpoint(
-        folder, CONFIG, {"params": params}, weights, model_type="bert", tokenizer_json=folder / "words.json"
+        folder,
+        CONFIG,
+        {"params": params},
+        weights,
+        model_type="bert",
+        tokenizer_json=folder / "words.json",
+        special_ids={"pad": 0, "mask": 2, "cls": 3, "sep": 4},
     )
     return folder
 
@@ -78,7 +89,31 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture
 def recipe(models_of, corpus):
-    return Recipe(models_of[False], corpus, features=16, steps=40, rate=3e-3, batch=8, max_tokens=12, every=20)
+    return Recipe(
+        models_of[False],
+        corpus,
+        features=16,
+        steps=40,
+        rate=3e-3,
+        batch_tokens=128,
+        max_tokens=12,
+        prompt_tokens=3,
+        every=20,
+    )
+
+
+def corpus_of(recipe):
+    """As `adapt` opens it, no word hidden."""
+    return Corpus(
+        recipe.corpus,
+        recipe.model / "tokenizer.json",
+        CONFIG,
+        max_tokens=recipe.max_tokens,
+        tokens=recipe.batch_tokens,
+        prompt_tokens=recipe.prompt_tokens,
+        hide_word=False,
+        seed=recipe.seed,
+    )
 
 
 def log_of(out):
@@ -97,7 +132,7 @@ def test_adaptation_brings_the_model_back(models_of, recipe, tmp_path, activatio
     measured = adapt(recipe, tmp_path / "out", resume=False, progress=Progress())
     first, *_, last = log_of(tmp_path / "out")
     assert (first["step"], last["step"]) == (0, recipe.steps)
-    assert last["similarity"] == measured["similarity"] > first["similarity"] + 0.3 * (1 - first["similarity"])
+    assert last["similarity"] == measured.similarity > first["similarity"] + 0.3 * (1 - first["similarity"])
 
     loaded = load_checkpoint(tmp_path / "out", attention="fourier")
     assert (loaded.config.features, loaded.config.activation) == (16, activation or "gelu")
@@ -113,14 +148,14 @@ def test_what_is_loaded_is_what_was_measured(recipe, tmp_path):
     measured = adapt(recipe, tmp_path / "out", resume=False, progress=Progress())
     teacher, student = load_checkpoint(recipe.model), load_checkpoint(tmp_path / "out")
     cosines = []
-    for texts in Lines(recipe).held_out():
+    for texts in corpus_of(recipe).held_out():
         pooled = []
         for checkpoint in (teacher, student):
             hidden = Encoder(checkpoint.config).apply(checkpoint.variables, texts.ids, texts.mask)
             mean = (hidden * texts.mask[..., None]).sum(1)
             pooled.append(mean / jnp.linalg.norm(mean, axis=-1, keepdims=True))
         cosines.append((pooled[0] * pooled[1]).sum(-1))
-    assert np.mean(cosines) == pytest.approx(measured["similarity"], abs=1e-5)
+    assert np.concatenate(cosines).mean() == pytest.approx(measured.similarity, abs=1e-5)
 
 
 class StopAt(Progress):
@@ -139,7 +174,10 @@ def test_a_resumed_run_is_the_run_that_was_not_interrupted(recipe, tmp_path):
     adapt(recipe, tmp_path / "whole", resume=False, progress=Progress())
     with pytest.raises(KeyboardInterrupt):
         adapt(recipe, tmp_path / "out", resume=False, progress=StopAt(31))
-    assert (tmp_path / "out" / STATE).exists()
+    state = serialization.msgpack_restore((tmp_path / "out" / STATE).read_bytes())
+    assert state["step"] == 31, "Ctrl-C loses no finished step"
+    with pytest.raises(KeyboardInterrupt):
+        adapt(recipe, tmp_path / "out", resume=True, progress=StopAt(31 + 4))
     adapt(recipe, tmp_path / "out", resume=True, progress=Progress())
     whole, resumed = params_of(tmp_path / "whole"), params_of(tmp_path / "out")
     for path, array in whole.items():
@@ -150,14 +188,45 @@ def test_a_resumed_run_is_the_run_that_was_not_interrupted(recipe, tmp_path):
         adapt(replace(recipe, rate=1e-3), tmp_path / "out", resume=True, progress=Progress())
 
 
+def test_resuming_a_finished_run_changes_nothing(recipe, tmp_path):
+    recipe = replace(recipe, steps=4)
+    first = adapt(recipe, tmp_path / "out", resume=False, progress=Progress())
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    again = adapt(recipe, tmp_path / "out", resume=True, progress=Progress())
+    assert again == replace(first, was_finished=True)
+    assert not first.was_finished
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_another_corpus_is_not_resumed_on(recipe, tmp_path):
+    lines = recipe.corpus.read_text(encoding="utf-8")
+    recipe = replace(recipe, steps=4, corpus=tmp_path / "lines.txt")
+    recipe.corpus.write_text(lines, encoding="utf-8")
+    with pytest.raises(KeyboardInterrupt):
+        adapt(recipe, tmp_path / "out", resume=False, progress=StopAt(2))
+    recipe.corpus.write_text(lines + "w1 w1 w1 w1\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="--resume: corpus_sha256 was"):
+        adapt(recipe, tmp_path / "out", resume=True, progress=Progress())
+
+
+def test_special_tokens_are_kept(recipe, tmp_path):
+    """That of number zero too."""
+    adapt(replace(recipe, steps=1), tmp_path / "out", resume=False, progress=Progress())
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert {name: config.get(f"{name}_token_id") for name in ("pad", "mask", "cls", "sep", "bos")} == {
+        **{"pad": 0, "mask": 2, "cls": 3, "sep": 4},
+        "bos": None,
+    }
+
+
 def test_accumulated_gradients_are_those_of_a_larger_batch(recipe):
     """The mean of two batches' gradients, in one step."""
-    lines, teacher = Lines(recipe), load_checkpoint(recipe.model)
-    student = make_student(teacher, lines.batch(0), features=16)
+    lines, teacher = corpus_of(recipe), load_checkpoint(recipe.model)
+    student = make_student(teacher, [lines.batch(0)], features=16)
     one = Distillation(teacher, student, 10, 1e-3, accumulate=2)
     optimizer, gradient = one.optimizer(), jax.jit(jax.grad(one.objective, has_aux=True))
     layers, plain = one.trained, replace(one, accumulate=1).optimizer()
-    gradients = [gradient(layers, lines.batch(i))[0] for i in range(2)]
+    gradients = [gradient(layers, one.given, lines.batch(i))[0] for i in range(2)]
     mean = jax.tree.map(lambda a, b: (a + b) / 2, *gradients)
     state, plain_state = optimizer.init(layers), plain.init(layers)
     for _ in range(2):  # the learning rate of the first step is zero
@@ -172,16 +241,16 @@ def test_accumulated_gradients_are_those_of_a_larger_batch(recipe):
 
 def test_the_kernel_penalty_raises_the_least_kernel(recipe):
     """Its gradient alone, from a start whose queries and keys are far too long."""
-    lines, teacher = Lines(recipe), load_checkpoint(recipe.model)
-    student = make_student(teacher, lines.batch(0), features=16)
+    lines, teacher = corpus_of(recipe), load_checkpoint(recipe.model)
+    student = make_student(teacher, [lines.batch(0)], features=16)
     one = Distillation(teacher, student, 10, 1e-3)
     layers = jax.tree_util.tree_map_with_path(
         lambda path, leaf: 2 * leaf if path[-1].key == "frequencies" else leaf, one.trained
     )
     texts = lines.batch(1)
-    penalty = jax.jit(jax.value_and_grad(lambda layers: one.objective(layers, texts)[1]["kernel"]))
+    penalty = jax.jit(jax.value_and_grad(lambda layers: one.objective(layers, one.given, texts)[1]["kernel"]))
     before, _ = penalty(layers)
-    least = one.similarity(layers, texts)[1]
+    least = one.similarity(layers, one.given, texts)[1]
     assert least < 0 < before
     adam = optax.adam(3e-3)
     state = adam.init(layers)
@@ -190,40 +259,29 @@ def test_the_kernel_penalty_raises_the_least_kernel(recipe):
         updates, state = adam.update(gradient, state)
         layers = optax.apply_updates(layers, updates)
     assert penalty(layers)[0] < before / 4
-    assert one.similarity(layers, texts)[1] > least
+    assert one.similarity(layers, one.given, texts)[1] > least
 
 
 def test_a_student_starts_with_the_range_and_the_squares_of_its_teacher(recipe):
-    lines, teacher = Lines(recipe), load_checkpoint(recipe.model)
+    lines, teacher = corpus_of(recipe), load_checkpoint(recipe.model)
     texts = lines.batch(0)
     inner = np.abs(
         np.concatenate([x[texts.mask == 1].ravel() for x in run(teacher.config, teacher.variables, texts).inner])
     )
-    series = make_student(teacher, texts, features=16, activation="series")
+    series = make_student(teacher, [texts], features=16, activation="series")
     assert series.limit == series.config.series.limit
     assert np.mean(inner <= series.limit) > 0.998 > np.mean(inner <= series.limit / 2) or series.limit == 2.0
-    square = make_student(teacher, texts, features=16, activation="quadratic")
+    square = make_student(teacher, [texts], features=16, activation="quadratic")
     scales = [square.variables["params"][f"layers_{i}"]["activation"]["scale"] for i in range(2)]
     assert all(np.ptp(scale) == 0 for scale in scales)
     assert scales[0][0] != scales[1][0], "each layer has its own deviation"
 
 
-def test_padding_and_held_out_lines_are_left_alone(recipe):
-    lines = Lines(recipe)
-    held_out = {tuple(row) for texts in lines.held_out() for row in np.asarray(texts.ids).tolist()}
-    assert len(held_out) > HELD_OUT * 0.99
-    for number in range(50):
-        texts = lines.batch(number)
-        assert not held_out & {tuple(row) for row in np.asarray(texts.ids).tolist()}
-        assert ((texts.place * texts.mask).sum(-1) == 1).all()
-    np.testing.assert_array_equal(lines.batch(3).ids, Lines(recipe).batch(3).ids)
-
-
 def test_bfloat16_is_near_float32(recipe):
-    lines, teacher = Lines(recipe), load_checkpoint(recipe.model)
-    student = make_student(teacher, lines.batch(0), features=16)
+    lines, teacher = corpus_of(recipe), load_checkpoint(recipe.model)
+    student = make_student(teacher, [lines.batch(0)], features=16)
     runs = [Distillation(teacher, student, 10, 1e-3, half=half) for half in (False, True)]
-    losses = [float(one.objective(one.trained, lines.batch(1))[0]) for one in runs]
+    losses = [float(one.objective(one.trained, one.given, lines.batch(1))[0]) for one in runs]
     assert losses[0] != losses[1]
     assert losses[1] == pytest.approx(losses[0], rel=0.05)
 
@@ -238,7 +296,7 @@ def test_bad_input_is_refused_before_anything_is_written(recipe, tmp_path):
     short = tmp_path / "short.txt"
     short.write_text("w1 w2\n" * 300)
     refused(ConfigError, "has 1 different lines, needed are 264", corpus=short)
-    refused(ConfigError, "--max-tokens 21: the model has 20", max_tokens=21)
+    refused(ConfigError, "--max-tokens 18 and --prompt-tokens 3: the model has 20", max_tokens=18)
     refused(ConfigError, "holds no adaptation", resume=True)
     adapt(replace(recipe, steps=1), tmp_path / "done", resume=False, progress=Progress())
     refused(CheckpointError, "has fourier attention: adapt the checkpoint that it came from", model=tmp_path / "done")
