@@ -10,7 +10,8 @@ from secp_spu.cli import DEMO_CONFIG
 from secp_spu.config import ConfigError, load_config
 from secp_spu.model import Encoder, EncoderConfig, LabelWordHead, load_checkpoint, save_checkpoint
 from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, Progress, RunRecord, make_runtime, set_up, tune
-from secp_spu.tuning.adaptation import HELD_OUT, Recipe, adapt
+from secp_spu.tuning.adaptation import Recipe, adapt
+from secp_spu.tuning.corpus import HELD_OUT
 from secp_spu.tuning.task import Example, TaskTokenizer
 
 DEMO = load_config(DEMO_CONFIG)
@@ -145,10 +146,12 @@ def test_a_decoder_is_adapted_as_encoders_are(tmp_path):
         "left",
     ]
     corpus.write_text("\n".join(" ".join(rng.choice(words, rng.integers(4, 12))) for _ in range(HELD_OUT + 300)))
-    recipe = Recipe(teacher, corpus, features=16, steps=60, rate=3e-3, batch=8, max_tokens=12, every=60)
-    measured = adapt(recipe, tmp_path / "out", resume=False, progress=Progress())
+    recipe = Recipe(
+        teacher, corpus, features=16, steps=60, rate=3e-3, batch_tokens=128, max_tokens=12, prompt_tokens=4, every=60
+    )
+    done = adapt(recipe, tmp_path / "out", resume=False, progress=Progress())
     first, *_, last = map(json.loads, (tmp_path / "out" / "adaptation.jsonl").read_text().splitlines())
-    assert last["similarity"] == measured["similarity"] > first["similarity"] + 0.3 * (1 - first["similarity"])
+    assert last["similarity"] == done.similarity > first["similarity"] + 0.3 * (1 - first["similarity"])
     loaded, before = load_checkpoint(tmp_path / "out", attention="fourier"), load_checkpoint(teacher)
     assert loaded.model_type == "gpt2"
     jax.tree.map(np.testing.assert_array_equal, loaded.head, before.head)
