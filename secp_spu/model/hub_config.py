@@ -76,8 +76,8 @@ def _read_extras(extras: Any, path: Path) -> Tree:
     allowed = ["attention", *_EXTRAS, "activation", "activation_range", "activation_terms", "adapted"]
     if not isinstance(extras, dict) or not extras.keys() <= set(allowed):
         raise CheckpointError(f"{path}: secp_spu is {extras!r}, allowed are the keys {', '.join(allowed)}")
-    if not isinstance(extras.get("adapted", {}), dict):
-        raise CheckpointError(f"{path}: adapted is {extras['adapted']!r}, it must be an object that says how")
+    if not isinstance(extras.get("adapted", {}), dict):  # for people to read: how the checkpoint was made
+        raise CheckpointError(f"{path}: adapted is {extras['adapted']!r}, it must be an object")
     fields = {"attention": _choice(extras, "attention", get_args(AttentionKind), path)}
     if fields["attention"] != "softmax":
         fields |= {key: _integer(extras, key, span, path) for key, span in _EXTRAS.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from collections.abc import Sequence
@@ -152,11 +153,11 @@ def _open(out: Path, recipe: Recipe, digest: str, *, resume: bool) -> bool:
                 raise ConfigError(
                     f"--resume: {key} was {before.get(key)!r} in {out}, now it is {now.get(key)!r}: give the same"
                 )
-        return (out / FIGURE).exists()
+        return (out / FIGURE).exists() and not (out / STATE).exists()
     if out.exists() and any(out.iterdir()):
         raise ConfigError(f"--out {out} is not empty: choose another folder, or go on with --resume")
     out.mkdir(parents=True, exist_ok=True)
-    written.write_text(json.dumps(now, indent=2) + "\n", encoding="utf-8")
+    write_whole(written, (json.dumps(now, indent=2) + "\n").encode())
     return False
 
 
@@ -203,13 +204,16 @@ def _train(distillation: Distillation, corpus: Corpus, recipe: Recipe, out: Path
             for part in range(recipe.accumulate):
                 texts = corpus.batch(state.step * recipe.accumulate + part)
                 layers, moments, losses = advance(layers, moments, given, texts)
-            state = State(state.step + 1, layers, moments)
-            progress.step()
-            if state.step % recipe.every == 0 or state.step == recipe.steps:
+            step = state.step + 1
+            is_measured = step % recipe.every == 0 or step == recipe.steps
+            if is_measured:
                 values = {name: float(loss) for name, loss in losses.items()}
                 seconds = round(time.perf_counter() - start, 1)
-                _note(out, {"step": state.step, **measure(state.layers), **values, "seconds": seconds}, progress)
+                _note(out, {"step": step, **measure(layers), **values, "seconds": seconds}, progress)
+            state = State(step, layers, moments)  # no sooner, so that no measurement is lost with an interruption
+            if is_measured:
                 state.save(out)
+            progress.step()
     except KeyboardInterrupt:
         state.save(out)
         raise
@@ -246,7 +250,7 @@ def _log(out: Path) -> list[dict[str, float]]:
 
 
 def _save(recipe: Recipe, out: Path, distillation: Distillation, layers: Tree, corpus: Corpus) -> None:
-    """The checkpoint, with how it was made in its config.json, and last the figure."""
+    """The checkpoint, with how it was made in its config.json, and the figure; then the state is done with."""
     teacher, log = distillation.teacher, _log(out)
     hub, _ = read_config(recipe.model)
     special = {name: hub[f"{name}_token_id"] for name in SPECIAL if isinstance(hub.get(f"{name}_token_id"), int)}
@@ -266,7 +270,9 @@ def _save(recipe: Recipe, out: Path, distillation: Distillation, layers: Tree, c
     made |= {"corpus_sha256": corpus.digest, "lines": corpus.count, "similarity": similarity}
     written["secp_spu"]["adapted"] = made
     write_whole(path, (json.dumps(written, indent=2, sort_keys=True) + "\n").encode())
-    _draw(log).savefig(out / FIGURE, dpi=120)
+    figure = io.BytesIO()
+    _draw(log).savefig(figure, format="png", dpi=120)
+    write_whole(out / FIGURE, figure.getvalue())
     (out / STATE).unlink(missing_ok=True)
 
 

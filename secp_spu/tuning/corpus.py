@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ PROMPTED = 0.5
 """Of the lines of an epoch, the share that stands behind a random prompt."""
 
 LENGTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
-"""What texts are padded to: the next of these. Each takes a compilation of its own."""
+"""What texts are padded to: the next of these that the model has positions for. Each takes a compilation of its own."""
 
 
 class Corpus:
@@ -46,7 +46,7 @@ class Corpus:
 
     Attributes:
         count: of different lines.
-        digest: of the file.
+        digest: SHA-256 of the file, in hexadecimal.
     """
 
     def __init__(
@@ -61,9 +61,8 @@ class Corpus:
         hide_word: bool,
         seed: int,
     ):
-        content = _read(path)
-        self.digest = hashlib.sha256(content.encode()).hexdigest()
-        rows = list(dict.fromkeys(filter(None, map(str.strip, content.splitlines()))))
+        text, self.digest = _read(path)
+        rows = list(dict.fromkeys(filter(None, map(str.strip, text.splitlines()))))
         self.count = len(rows)
         needed = HELD_OUT + max(1, tokens // LENGTHS[0])
         if self.count < needed:
@@ -76,13 +75,19 @@ class Corpus:
         self._mask = _mask_id(opened, tokenizer) if hide_word else None
         order = np.random.default_rng(seed).permutation(self.count)
         self._ids, self._words = _tokenized(opened, [rows[i] for i in order], max_tokens)
+        if not all(map(len, self._ids)):
+            raise ConfigError(f"--corpus {path} has lines that {tokenizer} makes no token of: leave them out")
+        if (largest := max(int(row.max()) for row in self._ids)) >= config.vocab_size:
+            raise ConfigError(f"{tokenizer} gives token {largest}, the model has {config.vocab_size}: take its own")
         self._tokens, self._prompt, self._seed, self._vocabulary = tokens, prompt_tokens, seed, config.vocab_size
+        self._longest = config.max_positions - config.position_offset
         self._epoch = lru_cache(2)(self._make_epoch)
+        self._size = cache(lambda epoch: len(self._epoch(epoch)))
 
     def batch(self, number: int) -> Texts:
         """The batch of this number, which follows from it and the seed."""
         epoch = 0
-        while number >= (size := len(self._epoch(epoch))):
+        while number >= (size := self._size(epoch)):
             number, epoch = number - size, epoch + 1
         rng = np.random.default_rng((self._seed, epoch, number))
         return self._texts(*self._epoch(epoch)[number], rng)
@@ -110,7 +115,7 @@ class Corpus:
         batches = []
         for place in np.unique(places):
             of_length = np.flatnonzero(places == place)
-            length = LENGTHS[place] if place < len(LENGTHS) else int(sizes[of_length].max())
+            length = min(LENGTHS[place], self._longest) if place < len(LENGTHS) else int(sizes[of_length].max())
             most = max(1, self._tokens // length)
             end = len(of_length) // most * most if whole and len(of_length) >= most else len(of_length)
             for start in range(0, end, most):
@@ -131,9 +136,11 @@ class Corpus:
         return Texts(jnp.asarray(ids), jnp.asarray(mask), jnp.asarray(place))
 
 
-def _read(path: Path) -> str:
+def _read(path: Path) -> tuple[str, str]:
+    """The text, and the digest of its bytes."""
     try:
-        return path.read_text(encoding="utf-8")
+        content = path.read_bytes()
+        return content.decode("utf-8"), hashlib.sha256(content).hexdigest()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--corpus {path} cannot be read: {error}") from error
 

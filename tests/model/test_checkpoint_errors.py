@@ -80,6 +80,8 @@ def assert_refused(folder, message, **arguments):
         ("secp_spu", SOFTMAX | {"adapted": "yes"}, "adapted is 'yes', it must be an object"),
         ("secp_spu", {"attention": "linear"}, "attention is 'linear', allowed: 'softmax', 'rfa'"),
         ("secp_spu", {"attention": "rfa", "feature_seed": 0}, "features is None, allowed are whole"),
+        ("secp_spu", SOFTMAX | {"adapted": "by hand"}, "adapted is 'by hand', it must be an object"),
+        ("secp_spu", SOFTMAX | {"adapted": None}, "adapted is None, it must be an object"),
         ("secp_spu", SOFTMAX | {"activation": "gelu"}, "activation is 'gelu', allowed: 'series', 'quadratic'"),
         (
             "secp_spu",
@@ -111,6 +113,12 @@ def test_wrong_extras_are_named(key, value, rfa_folder):
     load_checkpoint(rfa_folder)
     edit_config(rfa_folder, secp_spu={**extras, key: value})
     assert_refused(rfa_folder, f"{key} is {value}, allowed are whole numbers from")
+
+
+def test_how_a_checkpoint_was_made_is_for_people(rfa_folder):
+    extras = {"attention": "rfa", "features": 29, "feature_seed": 3}
+    edit_config(rfa_folder, secp_spu={**extras, "adapted": {"steps": 3, "by": ["hand"]}})
+    assert load_checkpoint(rfa_folder).config == RFA
 
 
 def test_keys_that_transformers_may_leave_out_have_its_defaults(folder):

@@ -341,6 +341,34 @@ def test_cos_sin_without_a_correlation_is_plain_jax():
         assert np.abs(result - expected).max() <= 2 * np.pi * np.abs(x).sum(-1).max() * np.abs(w).max() * 8 * 2.0**-24
 
 
+def turns(scale):
+    """Random ones up to a scale, and quarters of a turn and the float32 next to them: rounding begins or ends there."""
+    random = np.random.default_rng(2).uniform(-scale, scale, 100_003).astype(np.float32)
+    quarters = np.rint(np.linspace(-4 * scale, 4 * scale, 1009)).astype(np.float32) / 4
+    return np.concatenate([random, quarters, np.nextafter(quarters, np.float32(np.inf)), [0, -0.0, 1e-30]])
+
+
+@pytest.mark.parametrize("scale", [1, 97, 2.0**20, 2.0**40])
+def test_plain_cos_sin_and_its_gradient(scale):
+    """At any size: what float32 turns stand for is exact, and whole turns drop out of it."""
+    x = turns(scale).astype(np.float32)
+    angle = 2 * np.pi * (x.astype(np.float64) % 1)
+    cos, sin = np.cos(angle), np.sin(angle)
+    for part, (value, slope) in enumerate([(cos, -2 * np.pi * sin), (sin, 2 * np.pi * cos)]):
+        found, gradient = jax.vmap(jax.value_and_grad(lambda x, part=part: plain_cos_sin(x)[part]))(x)
+        assert found.dtype == np.float32
+        assert np.abs(np.asarray(found, np.float64) - value).max() <= 1e-6
+        assert np.abs(np.asarray(gradient, np.float64) - slope).max() <= 1e-5
+
+
+def test_plain_cos_sin_has_second_derivatives_and_any_shape():
+    x = turns(3)[:2002].reshape(2, 7, 11, 13)
+    one = jax.grad(lambda x: plain_cos_sin(x)[0].sum())
+    assert one(x).shape == x.shape
+    twice = jax.grad(lambda x: one(x).sum())(x)
+    np.testing.assert_allclose(twice, -((2 * np.pi) ** 2) * np.cos(2 * np.pi * x.astype(np.float64)), atol=6e-5)
+
+
 @pytest.mark.parametrize(
     ("x", "w", "shape", "message"),
     [

@@ -1,7 +1,9 @@
 """Adaptation of a small random model, whose attention matters: queries and keys are long enough to choose by."""
 
 import json
+import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -11,20 +13,23 @@ import optax
 import pytest
 from flax import serialization
 from flax.traverse_util import flatten_dict
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from typer.testing import CliRunner
+from words import CLS, MASK, PAD, SEP, UNKNOWN, VOCABULARY, write_lines, write_tokenizer
 
+from secp_spu.cli import app
 from secp_spu.config import ConfigError
 from secp_spu.model import CheckpointError, Encoder, EncoderConfig, LabelWordHead, load_checkpoint, save_checkpoint
-from secp_spu.model.adapt import LEAST_KERNEL, Distillation, Texts, make_student, run
+from secp_spu.model.activation import QUADRATIC, gelu_quadratic
+from secp_spu.model.adapt import LEAST_KERNEL, RANGE_SHARE, Distillation, Texts, make_student, run
 from secp_spu.protocol.reciprocal import FLOOR
-from secp_spu.tuning import Progress
-from secp_spu.tuning.adaptation import STATE, Recipe, adapt
+from secp_spu.tuning import Progress, adaptation
+from secp_spu.tuning.adaptation import FIGURE, RECIPE, STATE, Recipe, adapt
 from secp_spu.tuning.corpus import HELD_OUT, Corpus
 
-SPECIAL = ("[PAD]", "[UNK]", "[MASK]", "[CLS]", "[SEP]")
-WORDS = [f"w{i}" for i in range(40)]
+LINES = HELD_OUT + 400
+SPECIAL_IDS = {"pad": PAD, "unk": UNKNOWN, "mask": MASK, "cls": CLS, "sep": SEP}
 CONFIG = EncoderConfig(
-    vocab_size=45,
+    vocab_size=VOCABULARY,
     width=24,
     layers=2,
     heads=3,
@@ -53,12 +58,8 @@ def write_model(folder: Path, *, head: bool) -> Path:
     params = jax.tree_util.tree_map_with_path(draw, shapes)
     hidden = jnp.zeros((1, 1, CONFIG.width))
     of_head = jax.eval_shape(LabelWordHead(CONFIG, CONFIG.vocab_size).init, jax.random.key(0), hidden, row)["params"]
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate([*SPECIAL, *WORDS])}, "[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    ends = [(name, SPECIAL.index(name)) for name in ("[CLS]", "[SEP]")]
-    tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", special_tokens=ends)
     folder.mkdir()
-    tokenizer.save(str(folder / "words.json"))
+    words = write_tokenizer(folder / "words.json")
     weights = jax.tree_util.tree_map_with_path(draw, of_head) if head else None
     save_checkpoint(
         folder,
@@ -66,8 +67,8 @@ def write_model(folder: Path, *, head: bool) -> Path:
         {"params": params},
         weights,
         model_type="bert",
-        tokenizer_json=folder / "words.json",
-        special_ids={"pad": 0, "mask": 2, "cls": 3, "sep": 4},
+        tokenizer_json=words,
+        special_ids=SPECIAL_IDS,
     )
     return folder
 
@@ -80,15 +81,12 @@ def models_of(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    rng = np.random.default_rng(1)
-    lines = [" ".join(rng.choice(WORDS, rng.integers(3, 14))) for _ in range(HELD_OUT + 400)]
-    path = tmp_path_factory.mktemp("corpus") / "lines.txt"
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
+    return write_lines(tmp_path_factory.mktemp("corpus") / "lines.txt", LINES)
 
 
 @pytest.fixture
 def recipe(models_of, corpus):
+    """Batches of 8 texts, all padded to 16 tokens."""
     return Recipe(
         models_of[False],
         corpus,
@@ -102,8 +100,13 @@ def recipe(models_of, corpus):
     )
 
 
-def corpus_of(recipe):
-    """As `adapt` opens it, no word hidden."""
+@pytest.fixture
+def texts_of(recipe):
+    return read(recipe).batch
+
+
+def read(recipe):
+    """The corpus of a recipe, whose model has no head."""
     return Corpus(
         recipe.corpus,
         recipe.model / "tokenizer.json",
@@ -120,6 +123,14 @@ def log_of(out):
     return [json.loads(line) for line in (out / "adaptation.jsonl").read_text().splitlines()]
 
 
+def without_seconds(out):
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in log_of(out)]
+
+
+def content_of(out):
+    return {path.name: path.read_bytes() for path in out.iterdir()}
+
+
 def params_of(folder):
     return flatten_dict(load_checkpoint(folder).variables["params"])
 
@@ -129,33 +140,44 @@ def params_of(folder):
 def test_adaptation_brings_the_model_back(models_of, recipe, tmp_path, activation, head):
     """Nearer to the teacher than it began, and loaded like any checkpoint."""
     recipe = replace(recipe, model=models_of[head], activation=activation)
-    measured = adapt(recipe, tmp_path / "out", resume=False, progress=Progress())
+    done = adapt(recipe, tmp_path / "out", resume=False, progress=Progress())
     first, *_, last = log_of(tmp_path / "out")
-    assert (first["step"], last["step"]) == (0, recipe.steps)
-    assert last["similarity"] == measured.similarity > first["similarity"] + 0.3 * (1 - first["similarity"])
+    assert (first["step"], last["step"], done.step, done.was_finished) == (0, recipe.steps, recipe.steps, False)
+    for name in ("similarity", "prompted"):
+        assert last[name] == getattr(done, name) > first[name] + 0.3 * (1 - first[name])
+    assert done.least_kernel == last["least_kernel"]
 
     loaded = load_checkpoint(tmp_path / "out", attention="fourier")
     assert (loaded.config.features, loaded.config.activation) == (16, activation or "gelu")
     assert (loaded.head is not None) == head
-    made = json.loads((tmp_path / "out" / "config.json").read_text())["secp_spu"]["adapted"]
-    assert (made["steps"], made["lines"], made["similarity"]) == (40, HELD_OUT + 400, round(last["similarity"], 4))
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+    hub = json.loads((tmp_path / "out" / "config.json").read_text())
+    made = hub["secp_spu"]["adapted"]
+    assert (made["steps"], made["lines"], made["similarity"]) == (40, LINES, round(last["similarity"], 4))
+    assert {name: hub[f"{name}_token_id"] for name in SPECIAL_IDS} == SPECIAL_IDS, "a token may have the id 0"
+    assert set(content_of(tmp_path / "out")) == {
         *("adaptation.jsonl", "adaptation.png", "config.json", "model.safetensors", "recipe.json", "tokenizer.json")
     }
 
 
 def test_what_is_loaded_is_what_was_measured(recipe, tmp_path):
-    measured = adapt(recipe, tmp_path / "out", resume=False, progress=Progress())
-    teacher, student = load_checkpoint(recipe.model), load_checkpoint(tmp_path / "out")
+    done = adapt(recipe, tmp_path / "out", resume=False, progress=Progress())
+    assert _similarity(recipe, tmp_path / "out", prompted=False) == pytest.approx(done.similarity, abs=1e-5)
+    assert _similarity(recipe, tmp_path / "out", prompted=True) == pytest.approx(done.prompted, abs=1e-5)
+    assert abs(done.similarity - done.prompted) > 1e-4, "the tolerance cannot tell one from the other"
+
+
+def _similarity(recipe, folder, *, prompted):
+    """By the checkpoints on disk, of all held-out lines."""
+    teacher, student = load_checkpoint(recipe.model), load_checkpoint(folder)
     cosines = []
-    for texts in corpus_of(recipe).held_out():
+    for texts in read(recipe).held_out(prompted=prompted):
         pooled = []
         for checkpoint in (teacher, student):
             hidden = Encoder(checkpoint.config).apply(checkpoint.variables, texts.ids, texts.mask)
             mean = (hidden * texts.mask[..., None]).sum(1)
             pooled.append(mean / jnp.linalg.norm(mean, axis=-1, keepdims=True))
         cosines.append((pooled[0] * pooled[1]).sum(-1))
-    assert np.concatenate(cosines).mean() == pytest.approx(measured.similarity, abs=1e-5)
+    return np.concatenate(cosines).mean()
 
 
 class StopAt(Progress):
@@ -170,63 +192,126 @@ class StopAt(Progress):
             raise KeyboardInterrupt
 
 
-def test_a_resumed_run_is_the_run_that_was_not_interrupted(recipe, tmp_path):
-    adapt(recipe, tmp_path / "whole", resume=False, progress=Progress())
+@pytest.fixture(scope="module")
+def whole(models_of, corpus, tmp_path_factory):
+    """What a run of 23 steps leaves that nobody disturbed, and its recipe: measured at 0, 10, 20 and 23."""
+    recipe = Recipe(models_of[True], corpus, 16, "quadratic", 23, 3e-3, 128, 2, 12, 3, every=10)
+    out = tmp_path_factory.mktemp("whole") / "out"
+    adapt(recipe, out, resume=False, progress=Progress())
+    assert [row["step"] for row in log_of(out)] == [0, 10, 20, 23]
+    return recipe, out
+
+
+def interrupted(recipe, out, stop):
+    """The step after which the state of an interrupted run is."""
     with pytest.raises(KeyboardInterrupt):
-        adapt(recipe, tmp_path / "out", resume=False, progress=StopAt(31))
-    state = serialization.msgpack_restore((tmp_path / "out" / STATE).read_bytes())
-    assert state["step"] == 31, "Ctrl-C loses no finished step"
-    with pytest.raises(KeyboardInterrupt):
-        adapt(recipe, tmp_path / "out", resume=True, progress=StopAt(31 + 4))
+        adapt(recipe, out, resume=False, progress=stop)
+    assert not (out / FIGURE).exists()
+    return serialization.msgpack_restore((out / STATE).read_bytes())["step"]
+
+
+def assert_same_run(out, whole):
+    assert without_seconds(out) == without_seconds(whole)
+    for name in content_of(whole).keys() - {"adaptation.jsonl", "adaptation.png"}:
+        assert (out / name).read_bytes() == (whole / name).read_bytes(), name
+    assert content_of(out).keys() == content_of(whole).keys()
+
+
+@pytest.mark.parametrize("step", [16, 20, 23], ids=["between", "measured", "last"])
+def test_ctrl_c_loses_no_step(whole, tmp_path, step):
+    """The rest of the run is what it would have been."""
+    recipe, undisturbed = whole
+    assert interrupted(recipe, tmp_path / "out", StopAt(step)) == step
+    steps = StopAt(10**6)
+    assert not adapt(recipe, tmp_path / "out", resume=True, progress=steps).was_finished
+    assert 10**6 - steps.left == recipe.steps
+    assert_same_run(tmp_path / "out", undisturbed)
+
+
+@pytest.mark.parametrize("number", [1, 3], ids=["between", "last"])
+def test_ctrl_c_while_measuring_loses_no_measurement(whole, tmp_path, monkeypatch, number):
+    """The step before the measurement is done again, so that its losses are in the log."""
+    recipe, undisturbed = whole
+    measured, count = adaptation._measured, iter(range(10))
+
+    def stopped(*arguments):
+        if next(count) == number:
+            raise KeyboardInterrupt
+        return measured(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(adaptation, "_measured", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            adapt(recipe, tmp_path / "out", resume=False, progress=Progress())
+    assert len(log_of(tmp_path / "out")) == number
     adapt(recipe, tmp_path / "out", resume=True, progress=Progress())
-    whole, resumed = params_of(tmp_path / "whole"), params_of(tmp_path / "out")
-    for path, array in whole.items():
-        np.testing.assert_array_equal(array, resumed[path], err_msg=str(path))
-    assert [row["step"] for row in log_of(tmp_path / "out")] == [0, 20, 40]
+    assert_same_run(tmp_path / "out", undisturbed)
+
+
+def test_ctrl_c_while_the_figure_is_drawn_leaves_a_run_to_finish(whole, tmp_path, monkeypatch):
+    recipe, undisturbed = whole
+    with monkeypatch.context() as patch:
+        patch.setattr(adaptation, "_draw", _interrupt)
+        assert interrupted(recipe, tmp_path / "out", Progress()) == recipe.steps
+    assert not adapt(recipe, tmp_path / "out", resume=True, progress=Progress()).was_finished
+    assert_same_run(tmp_path / "out", undisturbed)
+
+
+def _interrupt(*_):
+    raise KeyboardInterrupt
+
+
+def test_resuming_a_finished_run_changes_nothing_and_says_so(whole):
+    recipe, out = whole
+    before, last = content_of(out), log_of(out)[-1]
+    done = adapt(recipe, out, resume=True, progress=Progress())
+    assert content_of(out) == before
+    assert (done.was_finished, done.step, done.similarity) == (True, recipe.steps, last["similarity"])
+
+    call = ["adapt", "--model", recipe.model, "--corpus", recipe.corpus, "--out", out, "--resume"]
+    call += ["--features", 16, "--activation", "quadratic", "--steps", 23, "--rate", 3e-3, "--batch-tokens", 128]
+    call += ["--accumulate", 2, "--max-tokens", 12, "--prompt-tokens", 3, "--every", 10]
+    printed = CliRunner().invoke(app, list(map(str, call)))
+    assert printed.exit_code == 0, printed.output
+    assert printed.stdout == (
+        f"finished before: similarity to the teacher on held-out lines {last['similarity']:.4f}, "
+        f"behind random prompts {last['prompted']:.4f}; checkpoint in {out}\n"
+    )
+    assert content_of(out) == before
+
+
+def test_a_run_is_resumed_with_its_own_recipe_and_corpus_alone(recipe, corpus, tmp_path):
+    lines = tmp_path / "lines.txt"
+    lines.write_bytes(corpus.read_bytes())
+    recipe, out = replace(recipe, corpus=lines, steps=3, every=3), tmp_path / "out"
+    assert interrupted(recipe, out, StopAt(2)) == 2
+    before = content_of(out)
+    again = partial(adapt, out=out, resume=True, progress=Progress())
 
     with pytest.raises(ConfigError, match=r"--resume: rate was 0.003 in .*, now it is 0.001"):
-        adapt(replace(recipe, rate=1e-3), tmp_path / "out", resume=True, progress=Progress())
+        again(replace(recipe, rate=1e-3))
+    lines.write_text(lines.read_text() + "w1 w2 w3 w4\n")
+    with pytest.raises(ConfigError, match=r"--resume: corpus_sha256 was '\w{64}' in .*, now it is '\w{64}': give the"):
+        again(recipe)
+    assert content_of(out) == before
+
+    lines.write_bytes(corpus.read_bytes())
+    again(recipe)
+    lines.write_text(lines.read_text() + "w1 w2 w3 w4\n")
+    with pytest.raises(ConfigError, match="corpus_sha256"):
+        again(recipe)
+    written = [json.loads((out / name).read_text()) for name in (RECIPE, "config.json")]
+    assert written[0]["corpus_sha256"] == written[1]["secp_spu"]["adapted"]["corpus_sha256"]
 
 
-def test_resuming_a_finished_run_changes_nothing(recipe, tmp_path):
-    recipe = replace(recipe, steps=4)
-    first = adapt(recipe, tmp_path / "out", resume=False, progress=Progress())
-    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
-    again = adapt(recipe, tmp_path / "out", resume=True, progress=Progress())
-    assert again == replace(first, was_finished=True)
-    assert not first.was_finished
-    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
-
-
-def test_another_corpus_is_not_resumed_on(recipe, tmp_path):
-    lines = recipe.corpus.read_text(encoding="utf-8")
-    recipe = replace(recipe, steps=4, corpus=tmp_path / "lines.txt")
-    recipe.corpus.write_text(lines, encoding="utf-8")
-    with pytest.raises(KeyboardInterrupt):
-        adapt(recipe, tmp_path / "out", resume=False, progress=StopAt(2))
-    recipe.corpus.write_text(lines + "w1 w1 w1 w1\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match="--resume: corpus_sha256 was"):
-        adapt(recipe, tmp_path / "out", resume=True, progress=Progress())
-
-
-def test_special_tokens_are_kept(recipe, tmp_path):
-    """That of number zero too."""
-    adapt(replace(recipe, steps=1), tmp_path / "out", resume=False, progress=Progress())
-    config = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert {name: config.get(f"{name}_token_id") for name in ("pad", "mask", "cls", "sep", "bos")} == {
-        **{"pad": 0, "mask": 2, "cls": 3, "sep": 4},
-        "bos": None,
-    }
-
-
-def test_accumulated_gradients_are_those_of_a_larger_batch(recipe):
+def test_accumulated_gradients_are_those_of_a_larger_batch(recipe, texts_of):
     """The mean of two batches' gradients, in one step."""
-    lines, teacher = corpus_of(recipe), load_checkpoint(recipe.model)
-    student = make_student(teacher, [lines.batch(0)], features=16)
+    teacher = load_checkpoint(recipe.model)
+    student = make_student(teacher, [texts_of(0)], features=16)
     one = Distillation(teacher, student, 10, 1e-3, accumulate=2)
     optimizer, gradient = one.optimizer(), jax.jit(jax.grad(one.objective, has_aux=True))
     layers, plain = one.trained, replace(one, accumulate=1).optimizer()
-    gradients = [gradient(layers, one.given, lines.batch(i))[0] for i in range(2)]
+    gradients = [gradient(layers, one.given, texts_of(i))[0] for i in range(2)]
     mean = jax.tree.map(lambda a, b: (a + b) / 2, *gradients)
     state, plain_state = optimizer.init(layers), plain.init(layers)
     for _ in range(2):  # the learning rate of the first step is zero
@@ -239,15 +324,15 @@ def test_accumulated_gradients_are_those_of_a_larger_batch(recipe):
         np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-6)
 
 
-def test_the_kernel_penalty_raises_the_least_kernel(recipe):
+def test_the_kernel_penalty_raises_the_least_kernel(recipe, texts_of):
     """Its gradient alone, from a start whose queries and keys are far too long."""
-    lines, teacher = corpus_of(recipe), load_checkpoint(recipe.model)
-    student = make_student(teacher, [lines.batch(0)], features=16)
+    teacher = load_checkpoint(recipe.model)
+    student = make_student(teacher, [texts_of(0)], features=16)
     one = Distillation(teacher, student, 10, 1e-3)
     layers = jax.tree_util.tree_map_with_path(
         lambda path, leaf: 2 * leaf if path[-1].key == "frequencies" else leaf, one.trained
     )
-    texts = lines.batch(1)
+    texts = texts_of(1)
     penalty = jax.jit(jax.value_and_grad(lambda layers: one.objective(layers, one.given, texts)[1]["kernel"]))
     before, _ = penalty(layers)
     least = one.similarity(layers, one.given, texts)[1]
@@ -262,41 +347,46 @@ def test_the_kernel_penalty_raises_the_least_kernel(recipe):
     assert one.similarity(layers, one.given, texts)[1] > least
 
 
-def test_a_student_starts_with_the_range_and_the_squares_of_its_teacher(recipe):
-    lines, teacher = corpus_of(recipe), load_checkpoint(recipe.model)
-    texts = lines.batch(0)
-    inner = np.abs(
-        np.concatenate([x[texts.mask == 1].ravel() for x in run(teacher.config, teacher.variables, texts).inner])
-    )
-    series = make_student(teacher, [texts], features=16, activation="series")
+def test_a_student_starts_with_the_range_and_the_squares_of_its_teacher(recipe, texts_of):
+    teacher = load_checkpoint(recipe.model)
+    batches = [texts_of(i) for i in range(2)]
+    seen = [(run(teacher.config, teacher.variables, texts).inner, texts.mask == 1) for texts in batches]
+    inner = [np.concatenate([layers[i][mask] for layers, mask in seen]) for i in range(CONFIG.layers)]
+    sizes = np.abs(np.concatenate(inner))
+    series = make_student(teacher, batches, features=16, activation="series")
     assert series.limit == series.config.series.limit
-    assert np.mean(inner <= series.limit) > 0.998 > np.mean(inner <= series.limit / 2) or series.limit == 2.0
-    square = make_student(teacher, [texts], features=16, activation="quadratic")
-    scales = [square.variables["params"][f"layers_{i}"]["activation"]["scale"] for i in range(2)]
-    assert all(np.ptp(scale) == 0 for scale in scales)
-    assert scales[0][0] != scales[1][0], "each layer has its own deviation"
+    assert np.mean(sizes <= series.limit) >= RANGE_SHARE > np.mean(sizes <= series.limit - 0.5)
+    square = make_student(teacher, batches, features=16, activation="quadratic")
+    for i in range(CONFIG.layers):  # each by its own deviation
+        wanted = gelu_quadratic(np.sqrt(np.square(inner[i]).mean()))
+        found = square.variables["params"][f"layers_{i}"]["activation"]
+        for name, value in zip(QUADRATIC, wanted, strict=True):
+            np.testing.assert_allclose(found[name], np.full(CONFIG.intermediate, value), rtol=1e-5)
 
 
-def test_bfloat16_is_near_float32(recipe):
-    lines, teacher = corpus_of(recipe), load_checkpoint(recipe.model)
-    student = make_student(teacher, [lines.batch(0)], features=16)
+def test_bfloat16_is_near_float32(recipe, texts_of):
+    teacher = load_checkpoint(recipe.model)
+    student = make_student(teacher, [texts_of(0)], features=16)
     runs = [Distillation(teacher, student, 10, 1e-3, half=half) for half in (False, True)]
-    losses = [float(one.objective(one.trained, one.given, lines.batch(1))[0]) for one in runs]
+    losses = [float(one.objective(one.trained, one.given, texts_of(1))[0]) for one in runs]
     assert losses[0] != losses[1]
     assert losses[1] == pytest.approx(losses[0], rel=0.05)
 
 
-def test_bad_input_is_refused_before_anything_is_written(recipe, tmp_path):
+def test_bad_input_is_refused_before_anything_is_written(models_of, recipe, tmp_path):
     def refused(kind, message, resume=False, **changes):
         with pytest.raises(kind, match=message):
             adapt(replace(recipe, **changes), tmp_path / "out", resume=resume, progress=Progress())
         assert not (tmp_path / "out").exists()
 
     refused(ConfigError, "cannot be read", corpus=tmp_path / "none.txt")
-    short = tmp_path / "short.txt"
-    short.write_text("w1 w2\n" * 300)
-    refused(ConfigError, "has 1 different lines, needed are 264", corpus=short)
-    refused(ConfigError, "--max-tokens 18 and --prompt-tokens 3: the model has 20", max_tokens=18)
+    short = write_lines(tmp_path / "short.txt", HELD_OUT + 7)
+    refused(ConfigError, "has 263 different lines, needed are 264", corpus=short)
+    refused(ConfigError, "--max-tokens 18 and --prompt-tokens 3: the model has 20 positions", max_tokens=18)
+    headed = tmp_path / "headed"
+    shutil.copytree(models_of[True], headed)
+    write_tokenizer(headed / "tokenizer.json", mask="[NONE]")
+    refused(ConfigError, "has no mask token", model=headed)
     refused(ConfigError, "holds no adaptation", resume=True)
     adapt(replace(recipe, steps=1), tmp_path / "done", resume=False, progress=Progress())
     refused(CheckpointError, "has fourier attention: adapt the checkpoint that it came from", model=tmp_path / "done")

@@ -1,154 +1,241 @@
-"""Batches of public text: which lines, how long, behind which prompts, and which word is hidden."""
+"""Batches of a corpus, told apart by their tokens: lines are random, so that no two have the same."""
+
+import hashlib
+import json
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from words import CLS, MASK, PAD, SEP, VOCABULARY, write_lines, write_tokenizer
 
 from secp_spu.config import ConfigError
 from secp_spu.model import EncoderConfig
-from secp_spu.tuning.corpus import HELD_OUT, Corpus
+from secp_spu.tuning.corpus import HELD_OUT, LENGTHS, Corpus
 
-SPECIAL = ("[PAD]", "[UNK]", "[MASK]", "[CLS]", "[SEP]")
-PAD, MASK, CLS, SEP = 0, 2, 3, 4
-COUNT = HELD_OUT + 700
-TOKENS = 128
-PROMPT = 4
+LINES, PROMPT, TOKENS, LONGEST = 1100, 5, 112, 36
+CONFIG = EncoderConfig(
+    vocab_size=VOCABULARY,
+    width=8,
+    layers=1,
+    heads=1,
+    intermediate=8,
+    max_positions=64,
+    position_offset=0,
+    type_vocab_size=2,
+    layer_norm_epsilon=1e-5,
+)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Lines that begin with a word of their own, so that a row tells which it is."""
+def files(tmp_path_factory):
+    """Of 7 to 39 words, with [CLS] and [SEP] 9 to 41 tokens: some are cut to LONGEST."""
     folder = tmp_path_factory.mktemp("corpus")
-    names = [f"n{i}" for i in range(COUNT)]
-    vocabulary = {word: i for i, word in enumerate([*SPECIAL, *names, "a", "b"])}
-    for name, without in (("tokenizer.json", ""), ("no-mask.json", "[MASK]")):
-        tokenizer = Tokenizer(models.WordLevel({w: i for w, i in vocabulary.items() if w != without}, "[UNK]"))
-        tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-        ends = [("[CLS]", CLS), ("[SEP]", SEP)]
-        tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", special_tokens=ends)
-        tokenizer.save(str(folder / name))
-    rng = np.random.default_rng(0)
-    lines = [" ".join([name, *rng.choice(["a", "b"], rng.integers(1, 40))]) for name in names]
-    (folder / "lines.txt").write_text("\n".join([*lines, "", lines[3]]) + "\n", encoding="utf-8")
-    return folder
+    return write_lines(folder / "lines.txt", LINES, words=(7, 40)), write_tokenizer(folder / "tokenizer.json")
 
 
-def open_corpus(folder, *, tokenizer="tokenizer.json", lines="lines.txt", **changes):
-    sizes = (COUNT + len(SPECIAL) + 2, 8, 1, 1, 8, 64, 0, 2, 1e-5)
-    choices = {"max_tokens": 32, "tokens": TOKENS, "prompt_tokens": PROMPT, "hide_word": False, "seed": 0}
-    return Corpus(folder / lines, folder / tokenizer, EncoderConfig(*sizes), **(choices | changes))
+def make(files, config=CONFIG, **changes):
+    arguments = {"max_tokens": LONGEST, "tokens": TOKENS, "prompt_tokens": PROMPT, "hide_word": False, "seed": 3}
+    return Corpus(*files, config, **{**arguments, **changes})
 
 
-@pytest.fixture
-def corpus(folder):
-    return open_corpus(folder)
+def rows(batches):
+    """Of every text: its tokens without padding, where its own begin, and the compared one."""
+    for texts in batches:
+        for ids, mask, place in zip(*map(np.asarray, (texts.ids, texts.mask, texts.place)), strict=True):
+            size = int(mask.sum())
+            assert (mask[:size] == 1).all()
+            assert (ids[size:] == PAD).all()
+            assert sorted(place) == [0] * (len(place) - 1) + [1]
+            start = int(np.flatnonzero(ids[:size] == CLS)[-1])  # a random prompt may hold others
+            yield ids[:size], start, int(place.argmax())
 
 
-def rows_of(texts):
-    """Of each row: its prompt's tokens, which may be any, and the text's."""
-    ids, mask = np.asarray(texts.ids), np.asarray(texts.mask)
-    rows = [row[: int(kept.sum())].tolist() for row, kept in zip(ids, mask, strict=True)]
-    starts = [len(row) - 1 - row[::-1].index(CLS) for row in rows]
-    return [(row[:start], row[start:]) for row, start in zip(rows, starts, strict=True)]
+def lines_of(batches):
+    """Of every text the tokens without a prompt."""
+    return [tuple(ids[start:].tolist()) for ids, start, _ in rows(batches)]
 
 
-def epoch_of(corpus):
-    """All batches of the first epoch: as many as there are before a line comes again."""
-    batches, seen = [], set()
-    for number in range(1000):
-        texts = corpus.batch(number)
-        names = {text[1] for _, text in rows_of(texts)}
-        if names & seen:
-            return batches
-        seen |= names
-        batches.append(texts)
-    raise AssertionError("an epoch has no end")
+def epoch(corpus, first=0):
+    """Its batches, from this number on: the next epoch begins with a line that was there."""
+    seen, batches = set(), []
+    while not seen & (lines := set(lines_of([batch := corpus.batch(first + len(batches))]))):
+        seen |= lines
+        batches.append(batch)
+    return batches
 
 
-def test_a_line_is_a_row_once_an_epoch(corpus):
-    assert corpus.count == COUNT, "empty lines and those that are there already do not count"
-    batches = epoch_of(corpus)
-    names = [text[1] for texts in batches for _, text in rows_of(texts)]
-    assert len(names) == len(set(names))
-    assert len(names) > 0.9 * (COUNT - HELD_OUT)
-    later = [corpus.batch(number) for number in range(len(batches), 2 * len(batches))]
-    assert [t.ids.shape for t in later] != [t.ids.shape for t in batches], "another epoch, another order"
+def test_an_epoch_has_nearly_every_line_once(files):
+    """Of a length, those that do not fill a batch are left out; another epoch has another order."""
+    corpus = make(files)
+    assert corpus.count == LINES
+    first = epoch(corpus)
+    second = epoch(corpus, len(first))
+    left_out = sum(TOKENS // length - 1 for length in LENGTHS if length <= 48)
+    for batches in (first, second):
+        lines = lines_of(batches)
+        assert len(set(lines)) == len(lines)
+        assert LINES - HELD_OUT - left_out <= len(lines) <= LINES - HELD_OUT
+    assert lines_of(first[:1]) != lines_of(second[:1])
 
 
-def test_batches_have_one_length_and_a_bound(corpus):
-    shapes = {texts.ids.shape for texts in epoch_of(corpus)}
-    assert shapes == {(8, 16), (5, 24), (4, 32), (2, 48)}
-    assert all(rows * length <= TOKENS for rows, length in shapes)
-    for texts in epoch_of(corpus):
-        longest = int(np.asarray(texts.mask).sum(-1).max())
-        assert longest <= texts.ids.shape[1] < longest + 16
+def test_texts_of_a_batch_have_one_length_and_fill_its_tokens(files):
+    places = {}
+    for texts in epoch(make(files)):
+        count, length = texts.ids.shape
+        assert length in LENGTHS
+        assert count == TOKENS // length
+        shorter = max((one for one in LENGTHS if one < length), default=0)
+        sizes = np.asarray(texts.mask).sum(1)
+        assert ((shorter < sizes) & (sizes <= length)).all()
+        places[length] = places.get(length, 0) + 1
+    assert set(places) == {16, 24, 32, 48}
 
 
-def test_padding_is_padding(corpus):
-    texts = corpus.batch(0)
-    ids, mask = np.asarray(texts.ids), np.asarray(texts.mask)
-    assert (ids[mask == 0] == PAD).all()
-    assert (np.diff(mask, axis=1) <= 0).all(), "and comes last"
+def test_long_lines_are_cut_before_their_last_token(files):
+    lines = lines_of(epoch(make(files)))
+    assert max(map(len, lines)) == LONGEST
+    assert all((line[0], line[-1]) == (CLS, SEP) for line in lines)
 
 
-def test_half_of_the_lines_stand_behind_random_tokens(corpus, folder):
-    prompts = [prompt for texts in epoch_of(corpus) for prompt, _ in rows_of(texts)]
-    lengths = np.array([len(prompt) for prompt in prompts])
-    assert set(lengths.tolist()) == {0, PROMPT}
-    assert 0.4 < (lengths == PROMPT).mean() < 0.6
-    assert len({tuple(prompt) for prompt in prompts}) > len(prompts) / 3
-    plain = open_corpus(folder, prompt_tokens=0)
-    assert all(not prompt for texts in epoch_of(plain) for prompt, _ in rows_of(texts))
+def test_a_batch_is_no_longer_than_the_model(files):
+    """Where the next of the lengths is longer, texts are padded to the model's positions: beyond them are none."""
+    longest = LONGEST + PROMPT
+    short = EncoderConfig(**{**vars(CONFIG), "max_positions": longest + 2, "position_offset": 2})
+    corpus = make(files, short)
+    lengths = {texts.ids.shape[1] for texts in [*epoch(corpus), *corpus.held_out(prompted=True)]}
+    assert lengths == {16, 24, 32, longest}
 
 
-def test_held_out_lines_are_never_trained_on(corpus):
-    held_out = [text[1] for texts in corpus.held_out() for _, text in rows_of(texts)]
-    assert len(set(held_out)) == len(held_out) == HELD_OUT
-    behind = [row for texts in corpus.held_out(prompted=True) for row in rows_of(texts)]
-    assert {text[1] for _, text in behind} == set(held_out)
-    assert all(len(prompt) == PROMPT for prompt, _ in behind)
-    trained = {text[1] for texts in epoch_of(corpus) for _, text in rows_of(texts)}
-    assert not trained & set(held_out)
+def test_a_text_longer_than_a_batch_has_one_of_its_own(files):
+    assert {len(make(files, tokens=30).batch(i).ids) for i in range(40)} == {1}
 
 
-def test_a_number_and_a_seed_decide_a_batch(corpus, folder):
-    for number in (200, 3, 0):
-        again = open_corpus(folder).batch(number)
+def test_half_of_the_texts_stand_behind_a_random_prompt(files):
+    found = list(rows(epoch(make(files))))
+    starts = np.array([start for _, start, _ in found])
+    assert set(starts) == {0, PROMPT}
+    assert abs((starts > 0).mean() - 0.5) <= 2.5 / np.sqrt(len(starts))  # five deviations
+    prompts = np.array([ids[:PROMPT] for ids, start, _ in found if start])
+    assert len(np.unique(prompts, axis=0)) == len(prompts)
+    counts = np.bincount(prompts.ravel(), minlength=VOCABULARY)
+    assert len(counts) == VOCABULARY
+    assert np.abs(counts / counts.mean() - 1).max() < 5 / np.sqrt(counts.mean())
+
+
+def test_without_prompt_tokens_no_text_has_any(files):
+    corpus = make(files, prompt_tokens=0)
+    batches = [*epoch(corpus), *corpus.held_out(prompted=True)]
+    assert all(np.asarray(texts.ids)[:, 0].tolist() == [CLS] * len(texts.ids) for texts in batches)
+
+
+def test_held_out_lines_are_never_trained_on(files):
+    corpus = make(files)
+    plain, prompted = (list(rows(corpus.held_out(prompted=prompted))) for prompted in (False, True))
+    assert {start for _, start, _ in plain} == {0}
+    assert {start for _, start, _ in prompted} == {PROMPT}
+    held_out = [tuple(ids.tolist()) for ids, _, _ in plain]
+    assert len(set(held_out)) == HELD_OUT
+    assert {tuple(ids[PROMPT:].tolist()) for ids, _, _ in prompted} == set(held_out)
+    size = len(epoch(corpus))
+    trained = lines_of(map(corpus.batch, range(3 * size)))
+    assert len(set(trained)) == LINES - HELD_OUT, "three epochs have them all"
+    assert not set(trained) & set(held_out)
+    assert set(lines_of(make(files, seed=4).held_out())) != set(held_out)
+
+
+def test_a_batch_follows_from_its_number_and_the_seed(files):
+    """In a later epoch too, and whatever was asked for before."""
+    one, other, third = make(files), make(files), make(files, seed=4)
+    last = 3 * len(epoch(one))
+    for number in (0, last, 7):
         for name in ("ids", "mask", "place"):
-            np.testing.assert_array_equal(getattr(corpus.batch(number), name), getattr(again, name))
-    assert {text[1] for _, text in rows_of(open_corpus(folder, seed=1).held_out()[0])} != {
-        text[1] for _, text in rows_of(corpus.held_out()[0])
-    }
+            wanted = getattr(one.batch(number), name)
+            np.testing.assert_array_equal(getattr(other.batch(number), name), wanted)
+    for found, wanted in zip(other.held_out(prompted=True), one.held_out(prompted=True), strict=True):
+        np.testing.assert_array_equal(found.ids, wanted.ids)
+        np.testing.assert_array_equal(found.place, wanted.place)
+    assert lines_of([third.batch(0)]) != lines_of([one.batch(0)])
 
 
-def test_the_place_is_a_words_and_is_hidden_where_asked(corpus, folder):
-    for opened, hidden in ((corpus, False), (open_corpus(folder, hide_word=True), True)):
-        for number in range(30):
-            texts = opened.batch(number)
-            place = np.asarray(texts.place)
-            assert (place.sum(-1) == 1).all()
-            at = np.asarray(texts.ids)[place == 1]
-            assert (at == MASK).all() if hidden else not set(at.tolist()) & {PAD, MASK, CLS, SEP}
-            assert (np.asarray(texts.mask)[place == 1] == 1).all()
-            for (prompt, _), row in zip(rows_of(texts), place, strict=True):
-                assert row.argmax() > len(prompt)
+def test_the_compared_word_is_any_word_of_the_text(files):
+    """Never the one that marks beginning or end, nor padding, nor the prompt; hidden if asked for."""
+    plain, hidden = make(files), make(files, hide_word=True)
+    shown = epoch(plain)
+    for batches in zip(shown, map(hidden.batch, range(len(shown))), strict=True):
+        for (ids, start, place), (masked, _, same) in zip(*(rows([texts]) for texts in batches), strict=True):
+            assert place == same
+            assert start < place < len(ids) - 1
+            assert masked[place] == MASK != ids[place]
+            np.testing.assert_array_equal(np.delete(masked, place), np.delete(ids, place))
+    shares = [(place - start - 1) / (len(ids) - start - 3) for ids, start, place in rows(shown)]
+    assert (min(shares), max(shares)) == (0, 1)
+    assert abs(np.mean(shares) - 0.5) < 0.05
+    held_out = list(rows(hidden.held_out(prompted=True)))
+    assert all(ids[place] == MASK and PROMPT < place < len(ids) - 1 for ids, _, place in held_out)
 
 
-def test_long_lines_are_cut(folder):
-    short = open_corpus(folder, max_tokens=8)
-    texts = [text for number in range(20) for _, text in rows_of(short.batch(number))]
-    assert max(map(len, texts)) == 8
-    assert all(text[-1] == SEP for text in texts)
+def test_either_name_of_the_mask_token_will_do(files, tmp_path):
+    corpus = make((files[0], write_tokenizer(tmp_path / "tokenizer.json", mask="<mask>")), hide_word=True)
+    assert all(ids[place] == MASK for ids, _, place in rows(corpus.held_out()))
 
 
-def test_bad_input_says_what_is_wrong(folder):
-    with pytest.raises(ConfigError, match="no-mask.json has no mask token, which the model's masked-LM head is for"):
-        open_corpus(folder, tokenizer="no-mask.json", hide_word=True)
-    with pytest.raises(ConfigError, match="cannot be read"):
-        open_corpus(folder, lines="none.txt")
-    (folder / "latin.txt").write_bytes("caf\xe9\n".encode("latin-1"))
-    with pytest.raises(ConfigError, match="cannot be read"):
-        open_corpus(folder, lines="latin.txt")
-    (folder / "short.txt").write_text("n1 a\n" * 1000)
-    with pytest.raises(ConfigError, match=f"has 1 different lines, needed are {HELD_OUT + 8}"):
-        open_corpus(folder, lines="short.txt")
+def test_a_head_for_masked_words_needs_a_mask_token(files, tmp_path):
+    without = files[0], write_tokenizer(tmp_path / "tokenizer.json", mask="[NONE]")
+    make(without)
+    message = r"tokenizer.json has no mask token, which the model's masked-LM head is for: known are <mask>, \[MASK\]"
+    with pytest.raises(ConfigError, match=message):
+        make(without, hide_word=True)
+
+
+def test_the_digest_is_of_the_file_as_it_is(files, tmp_path):
+    """Line ends make no other lines, but another file."""
+    windows = tmp_path / "lines.txt"
+    windows.write_bytes(files[0].read_bytes().replace(b"\n", b"\r\n"))
+    one, other = make(files), make((windows, files[1]))
+    assert one.digest == hashlib.sha256(files[0].read_bytes()).hexdigest()
+    assert other.digest == hashlib.sha256(windows.read_bytes()).hexdigest()
+    np.testing.assert_array_equal(one.batch(0).ids, other.batch(0).ids)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "--corpus .*lines.txt cannot be read"),
+        (b"\xff\xfe", "--corpus .*lines.txt cannot be read"),
+        (b" w1  w2\n\nw1  w2 \n" * 300, "has 1 different lines, needed are 263: 256 to measure with, and a batch"),
+    ],
+    ids=["missing", "binary", "short"],
+)
+def test_a_file_that_will_not_do_is_named(files, tmp_path, content, message):
+    path = tmp_path / "lines.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        make((path, files[1]))
+
+
+def test_as_few_lines_as_needed_will_do(files, tmp_path):
+    least = HELD_OUT + TOKENS // LENGTHS[0]
+    path = write_lines(tmp_path / "lines.txt", least, words=(7, 9))
+    assert len(make((path, files[1])).batch(0).ids) == least - HELD_OUT
+    write_lines(path, least - 1, words=(7, 9))
+    with pytest.raises(ConfigError, match=f"has {least - 1} different lines, needed are {least}"):
+        make((path, files[1]))
+
+
+def test_a_tokenizer_that_will_not_do_is_named(files, tmp_path):
+    with pytest.raises(ConfigError, match="absent.json is no tokenizer"):
+        make((files[0], tmp_path / "absent.json"))
+    small = EncoderConfig(**{**vars(CONFIG), "vocab_size": VOCABULARY - 1})
+    with pytest.raises(ConfigError, match=f"gives token {VOCABULARY - 1}, the model has {VOCABULARY - 1}: take its"):
+        make(files, small)
+
+
+def test_lines_without_a_token_are_refused(files, tmp_path):
+    """Of a tokenizer that drops what it reads, and marks neither beginning nor end."""
+    changes = {"post_processor": None, "normalizer": {"type": "Replace", "pattern": {"String": "w1"}, "content": ""}}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(json.loads(files[1].read_text()) | changes))
+    path = write_lines(tmp_path / "lines.txt", 300)
+    make((path, tmp_path / "tokenizer.json"))
+    path.write_text(path.read_text() + "w1\n")
+    with pytest.raises(ConfigError, match="lines.txt has lines that .*tokenizer.json makes no token of: leave them"):
+        make((path, tmp_path / "tokenizer.json"))

@@ -130,9 +130,9 @@ def test_a_decoder_is_adapted_as_encoders_are(tmp_path):
     recipe = Recipe(
         teacher, corpus, features=16, steps=60, rate=3e-3, batch_tokens=128, max_tokens=12, prompt_tokens=4, every=60
     )
-    measured = adapt(recipe, tmp_path / "out", resume=False, progress=Progress())
+    done = adapt(recipe, tmp_path / "out", resume=False, progress=Progress())
     first, *_, last = map(json.loads, (tmp_path / "out" / "adaptation.jsonl").read_text().splitlines())
-    assert last["similarity"] == measured.similarity > first["similarity"] + 0.3 * (1 - first["similarity"])
+    assert last["similarity"] == done.similarity > first["similarity"] + 0.3 * (1 - first["similarity"])
     loaded, before = load_checkpoint(tmp_path / "out", attention="fourier"), load_checkpoint(teacher)
     assert loaded.model_type == "gpt2"
     jax.tree.map(np.testing.assert_array_equal, loaded.head, before.head)
