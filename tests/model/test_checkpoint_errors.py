@@ -77,7 +77,6 @@ def assert_refused(folder, message, **arguments):
         ("layer_norm_eps", "1e-5", "layer_norm_eps is '1e-5', allowed are numbers between 0 and 1"),
         ("secp_spu", "rfa", r"secp_spu is 'rfa', allowed are the keys attention, features"),
         ("secp_spu", {"feature": 3}, r"secp_spu is \{'feature': 3\}, allowed are the keys attention, features"),
-        ("secp_spu", SOFTMAX | {"adapted": "yes"}, "adapted is 'yes', it must be an object"),
         ("secp_spu", {"attention": "linear"}, "attention is 'linear', allowed: 'softmax', 'rfa'"),
         ("secp_spu", {"attention": "rfa", "feature_seed": 0}, "features is None, allowed are whole"),
         ("secp_spu", SOFTMAX | {"adapted": "by hand"}, "adapted is 'by hand', it must be an object"),

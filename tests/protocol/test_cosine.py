@@ -320,20 +320,6 @@ def test_public_cos_sin_of_every_step(runtimes, bits, turn_bits):
 # Plain JAX, and errors
 
 
-@pytest.mark.parametrize("size", [0.5, 3.0, 1000.0])
-def test_plain_cos_sin_and_its_gradient_are_those_of_numpy(size):
-    """An angle in turns has 24 significant bits, which is all that goes astray for large ones."""
-    turns = np.random.default_rng(0).uniform(-size, size, 20_001).astype(np.float32)
-    turns[:5] = 0, 0.25, -0.5, 0.5, 1
-    angle = 2 * np.pi * turns.astype(np.float64)
-    cos, sin = jax.jit(plain_cos_sin)(turns)
-    np.testing.assert_allclose(cos, np.cos(angle), atol=1e-6)
-    np.testing.assert_allclose(sin, np.sin(angle), atol=1e-6)
-    for part, derivative in enumerate((-2 * np.pi * np.sin(angle), 2 * np.pi * np.cos(angle))):
-        gradient = jax.grad(lambda t, part=part: plain_cos_sin(t)[part].sum())(turns)
-        np.testing.assert_allclose(gradient, derivative, atol=7e-6)
-
-
 def test_cos_sin_without_a_correlation_is_plain_jax():
     x, w = numbers(), frequencies()
     # The angle is a sum of 3 products, up to 2 pi 150: a few roundings of it, 2**-24 each.

@@ -147,19 +147,6 @@ def test_the_widest_range_and_the_most_terms_are_fitted():
 # Under MPC
 
 
-@pytest.mark.parametrize(("limit", "terms"), [(4.0, 4), (8.0, 5), (16.0, 12)])
-def test_the_plain_series_is_its_definition(limit, terms):
-    """Within its range and beyond, and its derivative."""
-    series = fit_gelu(limit, terms)
-    x = np.random.default_rng(0).uniform(-3 * limit, 3 * limit, 10_001).astype(np.float32)
-    constant, *coefficients = series.coefficients
-    phases = np.outer(x.astype(np.float64), series.multiples) * (2 * np.pi / series.period)
-    steps = np.array(series.multiples) * (2 * np.pi / series.period)
-    np.testing.assert_allclose(series_gelu(x, series), x / 2 + constant + np.cos(phases) @ coefficients, atol=4e-5)
-    slope = 0.5 - np.sin(phases) @ (np.array(coefficients) * steps)
-    np.testing.assert_allclose(jax.grad(lambda u: series_gelu(u, series).sum())(jnp.asarray(x)), slope, atol=2e-5)
-
-
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("of", [SHORT, WIDE], ids=["short", "wide"])
 def test_secure_series_gelu_matches_gelu(runtimes, setting, source, of):
