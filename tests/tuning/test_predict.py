@@ -13,7 +13,7 @@ from runs import LABELS, PRIVATE, answers_of, predict_texts, tune_in_plaintext
 from secp_spu.config import ConfigError, load_config
 from secp_spu.protocol import CosineCorrelation
 from secp_spu.runtime import LocalRuntime
-from secp_spu.tuning import RunRecord, load_run, save_prompt
+from secp_spu.tuning import Predictor, RunRecord, load_run, save_prompt
 from secp_spu.tuning.prompt import SoftPrompt
 
 LOGIT_ERROR = 0.05
@@ -141,6 +141,65 @@ def test_a_pair_of_texts_is_read_by_the_template(run, texts, tmp_path):
     assert lines[0]["scores"] != lines[1]["scores"]
     with pytest.raises(ConfigError, match="line 1 has no text `text_pair`, which task.template wants"):
         predict_texts(run, texts, tmp_path / "none.jsonl", template)
+
+
+@pytest.mark.parametrize(("count", "stage"), [(1, "1 texts, 1 a pass"), (5, "5 texts, 3 a pass")])
+def test_any_number_of_texts_is_answered_in_their_order(run, texts, tmp_path, count, stage):
+    some, progress = tmp_path / "some.jsonl", Stages()
+    some.write_text("\n\n".join(texts.read_text().splitlines()[:count]))
+    whole, _ = predict_texts(run, texts, tmp_path / "whole.jsonl")
+    found, lines = predict_texts(run, some, tmp_path / "out.jsonl", runtime=Small(4), progress=progress)
+    np.testing.assert_allclose(found, whole[:count], atol=ROUNDING)
+    assert [line["text"] for line in lines] == [
+        json.loads(row)["text"] for row in texts.read_text().splitlines()[:count]
+    ]
+    assert progress.stages[1] == [stage, 2 * (1 if count == 1 else 2), 2 * (1 if count == 1 else 2)]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "bad.jsonl holds no examples"),
+        ('{"text": "fine"}\n{"text": "' + "good " * 30 + '"}', r"bad.jsonl, line 2 has \d+ tokens, which exceeds"),
+    ],
+    ids=["empty", "too long"],
+)
+def test_bad_texts_are_named_and_nothing_is_written(run, tmp_path, content, message):
+    bad, out = tmp_path / "bad.jsonl", tmp_path / "new" / "out.jsonl"
+    bad.write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        predict_texts(run, bad, out)
+    assert not out.parent.exists()
+
+
+def test_nothing_is_left_of_a_prediction_that_fails_in_its_midst(run, texts, tmp_path):
+    """The results before it hold texts, which are secret."""
+    predictor = Predictor(load_run(run), run, texts, tmp_path / "out.jsonl")
+    predictor.begin()
+    predictor.take(np.zeros((4, 2), np.float32))
+    with pytest.raises(ConfigError, match="logits are not finite: look for overflow in the model"):
+        predictor.take(np.full((2, 2), np.inf, np.float32))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_came_in_the_meantime_is_not_written_over(run, texts, tmp_path):
+    predictor = Predictor(load_run(run), run, texts, tmp_path / "out.jsonl")
+    predictor.begin()
+    predictor.take(np.zeros((6, 2), np.float32))
+    (tmp_path / "out.jsonl").write_text("mine")
+    with pytest.raises(ConfigError, match=r"out.jsonl exists already"):
+        predictor.finish()
+    assert (tmp_path / "out.jsonl").read_text() == "mine"
+
+
+def test_a_field_that_results_have_themselves_is_refused(run, tmp_path):
+    """Its text would be lost in the results."""
+    path = tmp_path / "texts.jsonl"
+    path.write_text(json.dumps({"scores": "the salad was good"}))
+    with pytest.raises(
+        ConfigError, match="the results have a field `scores` of their own: give the texts' field another"
+    ):
+        predict_texts(run, path, tmp_path / "out.jsonl", "task.template={scores} : {mask}")
 
 
 def test_results_are_never_written_over(run, texts, tmp_path):
