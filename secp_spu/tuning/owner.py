@@ -75,16 +75,6 @@ class DataOwner(InputOwner):
             for name, examples in splits.items()
         }
 
-    def _refuse_another_initial_prompt(self) -> None:
-        """A run that goes on from another p0 would hold losses and a best z of the one before."""
-        found = fingerprint(np.concatenate([self._initial.start.ravel(), self._initial.shift.ravel()]))
-        if self._record.initial_prompt not in ("", found):
-            raise ConfigError(
-                f"{self._folder}: what tuning.initial_prompt names has changed since the run began: put back the "
-                "prompt that was there, or start anew in another folder"
-            )
-        self._record.initial_prompt = found
-
     def _replay(self) -> None:
         """Bring a fresh optimizer to where the recorded run stopped."""
         for number, done in enumerate(self._record.generations, 1):
@@ -94,6 +84,16 @@ class DataOwner(InputOwner):
                     "resume where the run was started"
                 )
             self._optimizer.tell(np.array(done.losses), np.array(done.logits))
+
+    def _refuse_another_initial_prompt(self) -> None:
+        """A run that goes on from another p0 would hold losses and a best z of the one before."""
+        found = fingerprint(np.concatenate([self._initial.start.ravel(), self._initial.shift.ravel()]))
+        if self._record.initial_prompt not in ("", found):
+            raise ConfigError(
+                f"{self._folder}: what tuning.initial_prompt names has changed since the run began: put back the "
+                "prompt that was there, or start anew in another folder"
+            )
+        self._record.initial_prompt = found
 
     def begin(self) -> None:
         """Claim the folder for this run, and leave its configuration there."""

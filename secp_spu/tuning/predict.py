@@ -123,7 +123,8 @@ def predict(runtime: Runtime, config: Config, predictor: Any, model_owner: Any, 
     for some in passes:
         batch = shared.embedding.texts("new", some.start, some.stop)
         predictor.take(shared.answer(prompt, batch))
-        runtime.free([batch.hidden, batch.padding_mask, batch.readout])
+        runtime.free(batch.handles)
+    runtime.free(prompt)
     found = predictor.finish()
     runtime.settle()
     if line := runtime.at_home(found):

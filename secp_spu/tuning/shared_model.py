@@ -67,5 +67,7 @@ def share_model(
         # After the tables, which may be the largest of all weights and stay as long as texts are looked up.
         most = sequences_that_fit(runtime, encoder, prompt_tokens + config.task.max_tokens)
         if not by_words:
-            model.embed_labels(embedding.labels())
+            descriptions = embedding.labels()
+            model.embed_labels(descriptions)
+            runtime.free(descriptions.handles)
     return SharedModel(runtime, model, embedding, most)

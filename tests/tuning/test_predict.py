@@ -60,6 +60,22 @@ def test_passes_do_not_change_what_comes_out(run, texts, tmp_path):
     assert progress.stages == [["set-up", 2, 2], ["6 texts, 3 a pass", 4, 4]]
 
 
+@pytest.mark.parametrize("settings", [(), LABELS], ids=["label-words", "label-embeddings"])
+def test_the_parties_keep_the_model_alone(settings, texts, tmp_path):
+    """No text, description or prompt, which have three axes, and no row of a mask."""
+
+    class Left(Small):
+        def close(self):
+            self.shapes = [value.shape for value in self._values.values()]
+            super().close()
+
+    runtime = Left(4)
+    predict_texts(tune_in_plaintext(tmp_path / "run", *settings), texts, tmp_path / "out.jsonl", runtime=runtime)
+    assert len(runtime.shapes) > 20
+    assert max(map(len, runtime.shapes)) == 2
+    assert not {(texts, 4 + 15) for texts in (2, 3, 6)} & set(runtime.shapes)
+
+
 @pytest.mark.parametrize("settings", [(PRIVATE,), LABELS, (PRIVATE, *LABELS)], ids=["private", "labels", "both"])
 def test_other_embeddings_and_heads_answer_as_in_tuning(settings, texts, tmp_path):
     run = tune_in_plaintext(tmp_path / "run", *settings)
