@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from secp_spu.config import Config, ConfigError
+from secp_spu.model import is_function
 from secp_spu.terminal import Interrupted, QuietOption, SetOption, TerminalProgress, costs_table
 from secp_spu.tuning import (
     DATA_OWNER,
@@ -70,9 +71,12 @@ def export(
     console.print(
         f"{out}: adapter_config.json and adapter_model.safetensors, for peft.PeftModel.from_pretrained", soft_wrap=True
     )
-    if encoder.attention != "softmax":
+    unknown = [f"attention {encoder.attention}"] if encoder.attention != "softmax" else []
+    if not is_function(encoder.activation):
+        unknown.append(f"activation {encoder.activation}")
+    if unknown:
         console.print(
-            f"note: the prompt was tuned with attention {encoder.attention}, which transformers does not know: "
-            "with softmax attention it may do less",
+            f"note: the prompt was tuned with {' and '.join(unknown)}, which transformers does not know: it computes "
+            "with what it has instead, where the prompt may do less",
             soft_wrap=True,
         )

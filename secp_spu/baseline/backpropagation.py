@@ -80,16 +80,18 @@ class Backpropagation:
 
     Args:
         runtime: where it runs.
-        config: of the encoder; softmax attention.
+        config: of an encoder with softmax attention.
         labels: how many.
         weights: differentiate at the weights too, not only at what comes in.
         on_layer: called after every layer, forward and back, for progress.
-    Raises: ValueError for random feature attention, which is for forward passes.
+    Raises: ValueError for attention by features, which is for forward passes, and for a decoder.
     """
 
     def __init__(self, runtime: Runtime, config: EncoderConfig, labels: int, *, weights: bool, on_layer: OnLayer):
         if config.attention != "softmax":
             raise ValueError(f"attention is {config.attention!r}, but the baselines train with softmax")
+        if config.causal:
+            raise ValueError("config is a decoder's, but the baselines train encoders: take one of BERT's or RoBERTa's")
         self._runtime, self._weights, self._on_layer = runtime, weights, on_layer
         layer, head = partial(_run_layer, EncoderLayer(config)), partial(_loss, LabelWordHead(config, labels))
         self._layer = Segment(runtime, "layer", layer if weights else _with_fixed_weights(layer))

@@ -29,14 +29,14 @@ class FineTuning:
 
     Args:
         runtime: where it runs.
-        config: of the encoder; softmax attention.
+        config: of an encoder with softmax attention.
         weights: the model owner's, a pytree: `embeddings` (params of `Embeddings`), `layers` (a list of params of
             `EncoderLayer`), `head` (params of `LabelWordHead`).
         texts: the data owner's `TrainingTexts`, of which `text` is token ids [texts, tokens].
         rate: Adam's learning rate.
         on_layer: called after every layer, forward and back, for progress.
         vocabulary_rows: of the word embeddings; fewer than there are for measurements that scale them up.
-    Raises: ValueError for random feature attention.
+    Raises: ValueError for attention by features, and for a decoder.
     """
 
     def __init__(

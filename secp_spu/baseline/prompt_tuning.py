@@ -21,7 +21,7 @@ class GradientPromptTuning:
 
     Args:
         runtime: where it runs.
-        config: of the encoder; softmax attention.
+        config: of an encoder with softmax attention.
         weights: the model owner's, a pytree: `layers` (a list of params of `EncoderLayer`), `head` (params of
             `LabelWordHead`).
         embeddings: the data owner's params of `Embeddings`.
@@ -30,7 +30,7 @@ class GradientPromptTuning:
             [texts, text_tokens, width]; rows and masks are of prompt and text.
         rate: Adam's learning rate.
         on_layer: called after every layer, forward and back, for progress.
-    Raises: ValueError for random feature attention.
+    Raises: ValueError for attention by features, and for a decoder.
     """
 
     def __init__(

@@ -73,6 +73,11 @@ class FourierAttention(nn.Module):
     that adaptation sees what is computed under MPC; it must keep the mean kernel above `reciprocal.FLOOR`, for which it
     finds it in the collection "intermediates" under "mean_kernel".
 
+    A decoder's first queries see one to three keys, so that their mean kernel may be anything from -1 to 1, whatever
+    the text. Below the floor the values do not add up to a mean any more, but stay bounded, and are the same under MPC
+    and in plaintext: of a single key the value is multiplied by 1 down to a kernel of 1/32, and below by x times the
+    reciprocal's function, 0 at x = 0 and -157 at the worst, x = -0.19, near which errors of x grow as well.
+
     Attributes:
         config: of the encoder.
         layer: its number, from which the initial frequencies are drawn.

@@ -49,6 +49,11 @@ class Batch:
     padding_mask: Stored
     readout: Stored
 
+    @property
+    def handles(self) -> list[Stored]:
+        """All of them, to be freed."""
+        return [self.hidden, self.padding_mask, self.readout]
+
 
 class StreamedLayers:
     """Layers that are shared when their turn comes and deleted after it: memory for one, their traffic in every pass.

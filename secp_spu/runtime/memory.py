@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 
 from secp_spu.model import ActivationKind, EncoderConfig
+from secp_spu.model.causal import causal_blocks
 
 WIDTH_BYTES = 120
 """An element of a hidden state."""
@@ -24,6 +25,10 @@ SCORE_BYTES = 140
 
 PAIR_BYTES, KEPT_PAIR_BYTES = 440, 40
 """A (cos, sin) pair of random feature attention or of a series, while its correlation is made and while that waits."""
+
+BLOCK_BYTES = 140
+"""A kernel of a pair within a block of causal attention, or an element of a block's summary: 16 to 130 were seen with 8
+frequencies, where they weigh most."""
 
 KERNEL_BYTES = 48
 """An element of a layer's largest weight matrix: a product copies it."""
@@ -38,7 +43,9 @@ def pass_bytes(config: EncoderConfig, sequences: int, tokens: int) -> int:
     base + 48 largest kernel + sequences tokens (40 kept + max(feed-forward, attention)), where
         feed-forward = 120 width + i intermediate,    i by activation, for a series 440 terms
         attention = 440 pairs,    or for softmax    120 width + 140 heads tokens
-        pairs = 2 heads features, and kept are these and a series' terms intermediate.
+            of a decoder by features at least    120 width + 140 heads (block + summary / block)
+        pairs = 2 heads features, and kept are these and a series' terms intermediate
+        summary = 2 features (head_dim + 1), one a block: see `causal_blocks`.
 
     Args:
         config: of the encoder.
@@ -57,7 +64,17 @@ def sequence_bytes(config: EncoderConfig, tokens: int) -> int:
     pairs = 2 * config.heads * config.features if config.attention != "softmax" else 0
     attention = PAIR_BYTES * pairs if pairs else width + SCORE_BYTES * config.heads * tokens
     kept = KEPT_PAIR_BYTES * (pairs + harmonics * config.intermediate)
-    return tokens * (kept + max(width + inner * config.intermediate, attention))
+    total = tokens * (kept + max(width + inner * config.intermediate, attention))
+    if pairs and config.causal:
+        total = max(total, tokens * (kept + width) + BLOCK_BYTES * config.heads * _block_elements(config, tokens))
+    return total
+
+
+def _block_elements(config: EncoderConfig, tokens: int) -> int:
+    """Kernels of pairs within the blocks of one sequence and head, and elements of the blocks' summaries."""
+    features, columns = 2 * config.features, config.head_dim + 1
+    blocks, size = causal_blocks(tokens, features, columns)
+    return blocks * (size * size + features * columns)
 
 
 def sequences_within(limit_bytes: int, config: EncoderConfig, tokens: int) -> int:

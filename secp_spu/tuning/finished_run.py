@@ -1,15 +1,16 @@
-"""The folder of a finished run in, its configuration or its prompt as a PEFT adapter out."""
+"""The folder of a finished run in, its configuration, its prompt, or this as a PEFT adapter out."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from secp_spu.config import Config, ConfigError, load_config
 from secp_spu.model import EncoderConfig, load_embeddings
-from secp_spu.tuning.initial_prompt import fitting
 from secp_spu.tuning.peft import save_peft
-from secp_spu.tuning.prompt import FILE_NAME, load_prompt
+from secp_spu.tuning.prompt import FILE_NAME, SoftPrompt, load_prompt
 from secp_spu.tuning.record import FILE_NAME as CHECKPOINT
 
 CONFIG_NAME = "config.yaml"
@@ -24,13 +25,63 @@ def load_run(folder: Path, settings: Sequence[str] = ()) -> Config:
         settings: `KEY=VALUE`, which win over it.
     Raises: ConfigError for a folder without a tuned prompt, and as `load_config` does.
     """
+    _refuse_unfinished(folder)
+    if not (folder / CONFIG_NAME).exists():
+        raise ConfigError(f"{folder} has no {CONFIG_NAME}: put the configuration there that its prompt was tuned with")
+    return load_config(folder / CONFIG_NAME, settings, needs={"model_owner"})
+
+
+def _refuse_unfinished(folder: Path) -> None:
     if not (folder / FILE_NAME).exists():
         if (folder / CHECKPOINT).exists():
             raise ConfigError(f"{folder} holds a run that has not finished: go on with secp-spu tune --resume")
         raise ConfigError(f"{folder} holds no tuned prompt: give the folder that secp-spu tune wrote")
-    if not (folder / CONFIG_NAME).exists():
-        raise ConfigError(f"{folder} has no {CONFIG_NAME}: put the configuration there that its prompt was tuned with")
-    return load_config(folder / CONFIG_NAME, settings, needs={"model_owner"})
+
+
+def load_tuned_prompt(folder: Path, config: Config, encoder: EncoderConfig) -> SoftPrompt:
+    """The prompt of a run.
+
+    Args:
+        folder: of the run.
+        config: of what is to be done with it.
+        encoder: config of the encoder that it is to be for.
+    Raises: ConfigError for a folder without a tuned prompt, or for a prompt that does not fit.
+    """
+    _refuse_unfinished(folder)
+    return fitting(load_prompt(folder / FILE_NAME), config, encoder, folder)
+
+
+def fitting(prompt: SoftPrompt, config: Config, encoder: EncoderConfig, where: Path) -> SoftPrompt:
+    """The prompt itself, if it is one for this configuration and model.
+
+    Args:
+        prompt: as it was read.
+        config: of the run.
+        encoder: config of the encoder.
+        where: it was read, for messages.
+    Raises: ConfigError.
+    """
+    shape, wanted = prompt.shift.shape, (config.tuning.prompt_tokens, encoder.width)
+    if shape != wanted:
+        mend = f"set tuning.prompt_tokens={shape[0]}" if shape[1:] == wanted[1:] else "take one that was made for it"
+        raise ConfigError(
+            f"{where} holds a prompt of shape {_times(shape)}, but tuning.prompt_tokens and the model's width make "
+            f"{_times(wanted)}: {mend}"
+        )
+    if prompt.of_words and not set(prompt.start.tolist()) <= set(range(encoder.vocab_size)):
+        raise ConfigError(f"{where} holds tokens that are none of the model's: it is for another model")
+    if not np.isfinite(prompt.shift).all() or not np.isfinite(prompt.start).all():
+        raise ConfigError(f"{where} holds a prompt with values that are not finite: make it anew")
+    if not prompt.of_words and config.model.embedding == "private":
+        raise ConfigError(
+            f"{where} holds vectors, but with model.embedding: private the data owner starts from tokens, since it has "
+            "no table: take a prompt of a run with model.embedding: private, or words"
+        )
+    return prompt
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
 
 
 def export_peft(run: Path, out: Path) -> EncoderConfig:
@@ -43,6 +94,6 @@ def export_peft(run: Path, out: Path) -> EncoderConfig:
     """
     config = load_run(run)
     encoder, tables = load_embeddings(config.model.folder)
-    prompt = fitting(load_prompt(run / FILE_NAME), config, encoder, run)
+    prompt = load_tuned_prompt(run, config, encoder)
     save_peft(out, prompt.vectors(tables["word"]["embedding"]), encoder)
     return encoder

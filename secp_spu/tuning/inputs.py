@@ -76,11 +76,14 @@ class InputOwner:
         if self._descriptions:
             longest = self._descriptions.token_ids.shape[1]
             if longest > positions:
-                raise ConfigError(f"a text of task.labels has {longest} tokens, the model only {positions} positions")
+                raise ConfigError(
+                    f"a text of task.labels has {longest} tokens, but the model {positions} positions: shorten it"
+                )
         wanted = self._config.task.max_tokens + self._config.tuning.prompt_tokens
         if wanted > positions:
             raise ConfigError(
-                f"task.max_tokens + tuning.prompt_tokens is {wanted}, but the model has {positions} positions"
+                f"task.max_tokens + tuning.prompt_tokens is {wanted}, but the model has {positions} positions: lower "
+                "one of them"
             )
 
     def label_word_ids(self) -> list[int]:

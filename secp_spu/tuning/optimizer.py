@@ -94,5 +94,5 @@ def make_optimizer(
 
 
 def fingerprint(candidates: np.ndarray) -> str:
-    """What a checkpoint keeps of a generation's candidates, to notice a resumed run that goes another way."""
+    """What a checkpoint keeps of a generation's candidates, or of p0, to notice a resumed run that goes another way."""
     return hashlib.sha256(np.ascontiguousarray(candidates, np.float64).tobytes()).hexdigest()

@@ -63,6 +63,7 @@ class DataOwner(InputOwner):
         self._tokens = {split: texts.tokens for split, texts in self._texts.items()}
         tuning, rng = config.tuning, np.random.default_rng([self._record.seed, 1])
         self._initial = make_initial_prompt(config, self._encoder, self._tokenizer, rng=rng)
+        self._refuse_another_initial_prompt()
         self._space = PromptSpace.random(
             self._initial, tuning.intrinsic_dim, rng=rng, alpha=tuning.alpha, sigma=tuning.sigma
         )
@@ -87,6 +88,16 @@ class DataOwner(InputOwner):
                     "resume where the run was started"
                 )
             self._optimizer.tell(np.array(done.losses), np.array(done.logits))
+
+    def _refuse_another_initial_prompt(self) -> None:
+        """A run that goes on from another p0 would hold losses and a best z of the one before."""
+        found = fingerprint(np.concatenate([self._initial.start.ravel(), self._initial.shift.ravel()]))
+        if self._record.initial_prompt not in ("", found):
+            raise ConfigError(
+                f"{self._folder}: what tuning.initial_prompt names has changed since the run began: put back the "
+                "prompt that was there, or start anew in another folder"
+            )
+        self._record.initial_prompt = found
 
     def begin(self) -> None:
         """Claim the folder for this run, and leave its configuration there."""

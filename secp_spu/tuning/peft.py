@@ -26,7 +26,7 @@ def save_peft(folder: Path, vectors: np.ndarray, encoder: EncoderConfig) -> None
     type is FEATURE_EXTRACTION whatever the head, for that alone hands a masked-LM head's logits through as they are.
 
     Args:
-        folder: made if it is not there.
+        folder: made if it is not there; left empty if it cannot be written.
         vectors: the prompt in the space of word embeddings, float32 [prompt_tokens, width].
         encoder: config of the encoder.
     Raises: ConfigError for a folder that holds something, or that cannot be written.
@@ -45,14 +45,24 @@ def save_peft(folder: Path, vectors: np.ndarray, encoder: EncoderConfig) -> None
         "prompt_tuning_init_text": None,
         "tokenizer_name_or_path": None,
     }
+    _make_empty(folder)
+    try:
+        save_file({TENSOR: np.ascontiguousarray(vectors)}, folder / WEIGHTS_NAME, metadata={"format": "pt"})
+        (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    except (OSError, SafetensorError) as error:
+        for name in (WEIGHTS_NAME, CONFIG_NAME):
+            (folder / name).unlink(missing_ok=True)
+        raise ConfigError(f"{folder} cannot be written: {error}") from error
+
+
+def _make_empty(folder: Path) -> None:
+    """Make a folder; what is there already is left alone, and refused unless it is an empty one."""
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ConfigError(f"{folder} is {'not empty' if folder.is_dir() else 'a file'}: choose another folder")
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        save_file({TENSOR: np.ascontiguousarray(vectors)}, folder / WEIGHTS_NAME, metadata={"format": "pt"})
-    except (OSError, SafetensorError) as error:
-        raise ConfigError(f"{folder} cannot be written: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be written: {error.strerror}") from error
 
 
 def load_peft(folder: Path) -> SoftPrompt:

@@ -5,20 +5,24 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
 from scipy.special import softmax
 
 from secp_spu.config import Config, ConfigError
+from secp_spu.files import write_whole
 from secp_spu.runtime import Runtime, parts
 from secp_spu.tuning.batching import even
-from secp_spu.tuning.initial_prompt import fitting
+from secp_spu.tuning.finished_run import load_tuned_prompt
 from secp_spu.tuning.inputs import InputOwner, PromptSet
 from secp_spu.tuning.progress import Progress
-from secp_spu.tuning.prompt import FILE_NAME, load_prompt
 from secp_spu.tuning.shared_model import share_model
-from secp_spu.tuning.task import read_texts
+from secp_spu.tuning.task import read_texts, template_fields
+
+RESULTS = {"label", "scores"}
+"""What a result has besides its text's fields."""
 
 SCORE_DECIMALS = 6
 """More than MPC's error leaves of a score."""
@@ -32,16 +36,21 @@ class Predictor(InputOwner):
         run: its folder.
         texts: JSON lines with the template's fields.
         out: file for the results, one JSON line a text: the fields, `label` and `scores`, which add up to one.
-    Raises: ConfigError for texts or a prompt that do not fit, and for a file that is there already; CheckpointError.
+    Raises: ConfigError for texts, a template or a prompt that do not fit; CheckpointError.
     """
 
     def __init__(self, config: Config, run: Path, texts: Path, out: Path):
         super().__init__(config)
-        self._initial = fitting(load_prompt(run / FILE_NAME), config, self._encoder, run)
+        if RESULTS & set(template_fields(config.task.template)):
+            raise ConfigError(
+                f"task.template is {config.task.template!r}, but the results have a field `scores` of their own: give "
+                "the texts' field another name, there and in task.template"
+            )
+        self._initial = load_tuned_prompt(run, config, self._encoder)
         self._texts = read_texts(texts, config.task)
         self._tokens = {"new": self._tokenizer.encode(self._texts, config.task)}
-        self._out, self._part = out, out.with_name(f"{out.name}.part")
-        self._found: Counter[str] = Counter()
+        self._out = out
+        self._found: list[dict[str, Any]] = []
 
     def begin(self) -> None:
         """Make sure that the results can be written.
@@ -50,8 +59,8 @@ class Predictor(InputOwner):
         """
         refuse_existing(self._out)
         try:
-            self._part.parent.mkdir(parents=True, exist_ok=True)
-            self._part.write_text("", encoding="utf-8")
+            self._out.parent.mkdir(parents=True, exist_ok=True)
+            TemporaryFile(dir=self._out.parent).close()  # it has no name, so that nothing can be left of it
         except OSError as error:
             raise ConfigError(f"{self._out} cannot be written: {error.strerror}") from error
 
@@ -62,22 +71,28 @@ class Predictor(InputOwner):
         return self._for_sharing(self._initial.shift[None])
 
     def take(self, logits: np.ndarray) -> None:
-        """Write what the next texts' logits [texts, labels] say."""
+        """Keep what the next texts' logits [texts, labels] say."""
         if not np.isfinite(logits).all():
-            raise ConfigError("logits are not finite: the model overflows on these texts")
+            raise ConfigError("logits are not finite: look for overflow in the model, or leave the longest texts out")
         labels = list(self._config.task.labels)
-        with self._part.open("a", encoding="utf-8") as file:
-            for scores in softmax(logits.astype(np.float64), axis=-1):
-                text, label = self._texts[self._found.total()], labels[scores.argmax()]
-                rounded = dict(zip(labels, scores.round(SCORE_DECIMALS).tolist(), strict=True))
-                file.write(json.dumps({**text.fields, "label": label, "scores": rounded}, ensure_ascii=False) + "\n")
-                self._found[label] += 1
+        for scores in softmax(logits.astype(np.float64), axis=-1):
+            fields = self._texts[len(self._found)].fields
+            rounded = dict(zip(labels, scores.round(SCORE_DECIMALS).tolist(), strict=True))
+            self._found.append({**fields, "label": labels[scores.argmax()], "scores": rounded})
 
     def finish(self) -> str:
-        """Give the file its name; returns a line for the data owner."""
-        self._part.replace(self._out)
-        counts = ", ".join(f"{self._found[label]} {label}" for label in self._config.task.labels)
-        return f"{self._found.total()} texts: {counts}"
+        """Write the results, all or nothing; returns a line for the data owner.
+
+        Raises: ConfigError.
+        """
+        refuse_existing(self._out)
+        lines = [json.dumps(found, ensure_ascii=False) + "\n" for found in self._found]
+        try:
+            write_whole(self._out, "".join(lines).encode())
+        except OSError as error:
+            raise ConfigError(f"{self._out} cannot be written: {error.strerror}") from error
+        counts = Counter(found["label"] for found in self._found)
+        return f"{len(lines)} texts: {', '.join(f'{counts[label]} {label}' for label in self._config.task.labels)}"
 
 
 def refuse_existing(out: Path) -> None:
@@ -108,7 +123,8 @@ def predict(runtime: Runtime, config: Config, predictor: Any, model_owner: Any, 
     for some in passes:
         batch = shared.embedding.texts("new", some.start, some.stop)
         predictor.take(shared.answer(prompt, batch))
-        runtime.free([batch.hidden, batch.padding_mask, batch.readout])
+        runtime.free(batch.handles)
+    runtime.free(prompt)
     found = predictor.finish()
     runtime.settle()
     if line := runtime.at_home(found):

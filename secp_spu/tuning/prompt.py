@@ -135,8 +135,11 @@ def load_prompt(path: Path) -> SoftPrompt:
     try:
         with safe_open(path, "np") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not a mapping)
-        if tensors.keys() == {"initial_tokens", "shift"}:
-            return SoftPrompt(tensors["initial_tokens"], tensors["shift"])
-        return SoftPrompt.of_vectors(tensors["prompt"])
-    except (OSError, SafetensorError, KeyError) as error:
-        raise ConfigError(f"{path} holds no soft prompt: {error}") from error
+        if tensors.keys() != {"initial_tokens", "shift"}:
+            return SoftPrompt.of_vectors(tensors["prompt"].astype(np.float32))
+        tokens, shift = tensors["initial_tokens"], tensors["shift"]
+        if tokens.dtype.kind != "i" or tokens.shape != shift.shape[:1]:
+            raise ValueError(f"{tokens.dtype} tokens {tokens.shape} and a shift {shift.shape} are of no one prompt")
+        return SoftPrompt(tokens, shift)
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise ConfigError(f"{path} holds no soft prompt ({error}): copy it anew from where it was tuned") from error

@@ -60,6 +60,7 @@ class RunRecord:
     Attributes:
         digest: of the configuration.
         seed: of the run; the data owner's secret.
+        initial_prompt: fingerprint of p0, which may come of another folder; empty before the run begins.
         generations: those finished.
         best: the selected point z; empty before the first generation.
         best_validation_loss: its loss on the validation examples.
@@ -70,6 +71,7 @@ class RunRecord:
 
     digest: str
     seed: int
+    initial_prompt: str = ""
     generations: list[Generation] = field(default_factory=list)
     best: list[float] = field(default_factory=list)
     best_validation_loss: float = float("inf")

@@ -63,8 +63,11 @@ def share_model(
         head = runtime.share(model_owner.label_word_head(word_ids) if by_words else model_owner.last_norm())
         model = SecureModel(runtime, encoder, layers, head, len(config.task.labels), on_layer=progress.step)
         prompt_tokens = config.tuning.prompt_tokens
-        most = sequences_that_fit(runtime, encoder, prompt_tokens + config.task.max_tokens)
         embedding = make_embedding(runtime, config.model.embedding, encoder, owners, prompt_tokens=prompt_tokens)
+        # After the tables, which may be the largest of all weights and stay as long as texts are looked up.
+        most = sequences_that_fit(runtime, encoder, prompt_tokens + config.task.max_tokens)
         if not by_words:
-            model.embed_labels(embedding.labels())
+            descriptions = embedding.labels()
+            model.embed_labels(descriptions)
+            runtime.free(descriptions.handles)
     return SharedModel(runtime, model, embedding, most)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import string
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,10 @@ PADDING_TOKENS = ("<pad>", "[PAD]", "<|endoftext|>")
 
 @dataclass(frozen=True)
 class Text:
-    """One text: the template's fields."""
+    """One text: the template's fields, and for messages where it stands."""
 
     fields: Mapping[str, str]
+    where: str = field(default="a text", compare=False, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def read_examples(path: Path, section: TaskSection) -> list[Example]:
             raise ConfigError(f"{where} has no `label`: a line holds an object with a label and the template's fields")
         if content["label"] not in labels:
             raise ConfigError(f"{where} has label {content['label']!r}, but task.labels has only {', '.join(labels)}")
-        examples.append(Example(_fields(content, section.template, where), labels.index(content["label"])))
+        examples.append(Example(_fields(content, section.template, where), labels.index(content["label"]), where=where))
     return examples
 
 
@@ -70,7 +71,7 @@ def read_texts(path: Path, section: TaskSection) -> list[Text]:
 
     Raises: ConfigError naming the line: not JSON, a missing field.
     """
-    return [Text(_fields(content, section.template, where)) for where, content in _objects(path)]
+    return [Text(_fields(content, section.template, where), where=where) for where, content in _objects(path)]
 
 
 def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -210,44 +211,48 @@ class TaskTokenizer:
     def encode(self, texts: Sequence[Text], section: TaskSection) -> TokenBatch:
         """Texts in the template, padded to `max_tokens`.
 
-        Raises: ConfigError for a text that is too long, unless the task says to truncate.
+        Raises: ConfigError naming a text that is too long, unless the task says to truncate, or that holds a mask
+            token; and for a decoder's template that does not end with the mask.
         """
-        return self._pad([self._encode_one(text.fields, section) for text in texts], section.max_tokens)
+        if self._causal and not section.template.endswith("{mask}"):
+            raise ConfigError(
+                f"task.template is {section.template!r}, but a decoder says what comes next: end it with {{mask}}"
+            )
+        return self._pad([self._encode_one(text, section) for text in texts], section.max_tokens)
 
     def encode_descriptions(self, section: TaskSection) -> TokenBatch:
         """The labels' describing texts, padded to the longest of them."""
         ids = [self._tokenizer.encode(text).ids for text in section.labels.values()]
         return self._pad(ids, max(len(row) for row in ids))
 
-    def _encode_one(self, fields: Mapping[str, str], section: TaskSection) -> list[int]:
+    def _encode_one(self, text: Text, section: TaskSection) -> list[int]:
+        ids = self._cut(text.fields, section) if section.truncate else self._fill(text.fields, section)
+        if self._causal and not ids:
+            raise ConfigError(f"{text.where} has no token for a decoder to go on from: put words into task.template")
+        masks = ids.count(self._mask_id)
+        if not self._causal and "{mask}" in section.template and (self._mask_token is None or masks != 1):
+            raise ConfigError(
+                f"{text.where} reads {masks} mask tokens, but the template's must be the only one: "
+                f"take {self._mask_token} out of the texts, or a tokenizer that has it"
+            )
+        if len(ids) > section.max_tokens:
+            mend = "raise it" if section.truncate else "raise it, or set task.truncate: true"
+            raise ConfigError(
+                f"{text.where} has {len(ids)} tokens, which exceeds task.max_tokens ({section.max_tokens}): {mend}"
+            )
+        return ids
+
+    def _cut(self, fields: Mapping[str, str], section: TaskSection) -> list[int]:
+        """The tokens of a text whose longest fields lose their ends, until it fits or has nothing left to lose."""
         ids = self._fill(fields, section)
-        while len(ids) > section.max_tokens and section.truncate:
+        while len(ids) > section.max_tokens:
             longest = max(fields, key=lambda name: len(fields[name]))
             shorter = self._without_last_tokens(fields[longest], len(ids) - section.max_tokens)
             if shorter == fields[longest]:
                 break
             fields = {**fields, longest: shorter}
             ids = self._fill(fields, section)
-        if self._causal:
-            self._check_next_word(ids, section)
-        elif "{mask}" in section.template and (self._mask_token is None or ids.count(self._mask_id) != 1):
-            raise ConfigError(
-                f"a text reads {ids.count(self._mask_id)} mask tokens, but the template's must be the only one: "
-                f"take {self._mask_token} out of the texts, or a tokenizer that has it"
-            )
-        if len(ids) > section.max_tokens:
-            mend = "raise it" if section.truncate else "raise it, or set task.truncate: true"
-            raise ConfigError(f"a text of {len(ids)} tokens exceeds task.max_tokens ({section.max_tokens}): {mend}")
         return ids
-
-    @staticmethod
-    def _check_next_word(ids: Sequence[int], section: TaskSection) -> None:
-        if not section.template.endswith("{mask}"):
-            raise ConfigError(
-                f"task.template is {section.template!r}, but a decoder says what comes next: end it with {{mask}}"
-            )
-        if not ids:
-            raise ConfigError("a text has no token that a decoder could go on from: put words into task.template")
 
     def _fill(self, fields: Mapping[str, str], section: TaskSection) -> list[int]:
         template = section.template

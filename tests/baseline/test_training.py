@@ -151,6 +151,13 @@ def test_nothing_is_left_behind():
         assert kept[0] == kept[1] == kept[2]
 
 
-def test_random_feature_attention_is_refused():
-    with pytest.raises(ValueError, match="train with softmax"):
-        Backpropagation(PlaintextRuntime(), replace(ENCODER, attention="rfa"), 2, weights=True, on_layer=silent)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"attention": "rfa"}, "train with softmax"),
+        ({"causal": True}, "is a decoder's, but the baselines train encoders"),
+    ],
+)
+def test_models_that_would_be_computed_otherwise_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        Backpropagation(PlaintextRuntime(), replace(ENCODER, **changes), 2, weights=True, on_layer=silent)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from secp_spu.bench import SHAPES
+from secp_spu.model.causal import causal_blocks
 from secp_spu.runtime import LocalRuntime, pass_bytes, sequences_within
-from secp_spu.runtime.memory import available_bytes
+from secp_spu.runtime.memory import BLOCK_BYTES, KEPT_PAIR_BYTES, WIDTH_BYTES, available_bytes, sequence_bytes
 
 
 @pytest.mark.parametrize("attention", ["rfa", "softmax"])
@@ -26,6 +27,36 @@ def test_the_estimate_grows_with_every_size(larger):
     config = replace(SHAPES["minilm"], activation="relu")
     assert pass_bytes(config, 4, 56) < pass_bytes(config, 5, 56) < pass_bytes(config, 5, 57)
     assert pass_bytes(config, 4, 56) < pass_bytes(replace(config, **larger), 4, 56)
+
+
+DECODER = replace(SHAPES["minilm"], causal=True, type_vocab_size=0, intermediate=64, activation="relu")
+
+
+@pytest.mark.parametrize("attention", ["rfa", "fourier"])
+@pytest.mark.parametrize(("tokens", "blocks"), [(9, 1), (512, 22)])
+def test_a_decoders_kernels_and_summaries_count(attention, tokens, blocks):
+    """With 8 frequencies blocks are of 24 tokens, so that a token has 24 kernels and 16 (cos, sin) pairs a head."""
+    config = replace(DECODER, attention=attention, features=8)
+    found, size = causal_blocks(tokens, 16, 33)
+    assert found == blocks
+    elements = 12 * blocks * (size**2 + 16 * 33)
+    expected = tokens * (KEPT_PAIR_BYTES * 2 * 12 * 8 + WIDTH_BYTES * 384) + BLOCK_BYTES * elements
+    assert sequence_bytes(config, tokens) == expected > sequence_bytes(replace(config, causal=False), tokens)
+
+
+def test_a_decoders_estimate_is_linear_in_the_tokens_with_features_alone():
+    def growth(**changes):
+        config = replace(DECODER, **changes)
+        return sequence_bytes(config, 1920) / sequence_bytes(config, 480)
+
+    assert 3.9 < growth(attention="fourier", features=8) < 4.1
+    assert growth(attention="softmax") > 8
+
+
+def test_what_outweighs_the_kernels_is_the_estimate():
+    """With 64 frequencies making the correlations takes most, as for an encoder."""
+    config = replace(DECODER, attention="fourier", features=64)
+    assert sequence_bytes(config, 512) == sequence_bytes(replace(config, causal=False), 512)
 
 
 def test_a_containers_limit_counts(tmp_path):

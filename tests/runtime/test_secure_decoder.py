@@ -11,7 +11,9 @@ from parties import ABY3, SEMI2K_2, ULP, cost_of, opened, shared
 from test_forward import random_variables
 
 from secp_spu.model import DecoderLayer, EncoderConfig, LabelWordHead, Norm, fold_head, fold_layer, hidden_bits
+from secp_spu.model.attention import PROJECTION_BITS
 from secp_spu.model.causal import causal_blocks, summarise_causal
+from secp_spu.model.fourier import ANGLE_SCALE, FourierAttention
 from secp_spu.model.layers import SHARE_BITS
 from secp_spu.model.precision import (
     FACTOR_BITS,
@@ -22,8 +24,9 @@ from secp_spu.model.precision import (
     SUMMARY_BITS,
     VALUE_BITS,
 )
-from secp_spu.protocol import lift, lower, to_float
+from secp_spu.protocol import Scheme, joint_error_bound, lift, lower, series_reciprocal, to_float
 from secp_spu.protocol.cosine import public_factor_bits
+from secp_spu.protocol.reciprocal import FLOOR, LOWEST
 from secp_spu.runtime import Batch, PlaintextRuntime, SecureModel
 
 CONFIG = EncoderConfig(
@@ -183,6 +186,74 @@ def test_sums_over_many_blocks_match_plaintext(runtimes):
     allowed = 6 * np.sqrt(2 * frequencies) / frequencies * 2.0**-SUMMARY_BITS
     assert np.abs(found - exact).max() <= allowed
     assert np.abs(exact[0, 0, -100:]).mean() > 10 * allowed
+
+
+KERNEL_ERROR = 6 * joint_error_bound(Scheme(*ABY3), FACTOR_BITS) / (2 * np.sqrt(CONFIG.features))
+"""Of a mean kernel of single keys: a pair of features is off by the errors of two factors, whose real parts are, one
+with the other, half the bound (root mean square) or less, and has the mean zero over its frequencies; within six
+deviations."""
+
+LARGEST_WEIGHT = 160.0
+"""Of a single key, instead of one: x times the reciprocal's function of x is -157 at x = -0.19."""
+
+
+def few_keys():
+    """Folded queries and keys [2, 1, heads, 3, frequencies], and values, whose mean kernels are all that there may be.
+
+    All frequencies of a head have one angle, so that the first query's only kernel is its cosine: from -1 to 1 by head.
+    """
+    kernels = np.linspace(-1, 1, 41)
+    turns = np.random.default_rng(5).normal(size=(2, 1, len(kernels), 3, CONFIG.features)) / 30
+    turns[:, 0, :, 0] = 0
+    turns[0, 0, :, 0] = np.arccos(kernels)[:, None] / (2 * np.pi)
+    turns[0, 0, :, 1:] += turns[0, 0, :, :1]
+    values = np.random.default_rng(6).normal(size=(1, len(kernels), 3, 7))
+    return (turns * ANGLE_SCALE).astype(np.float32), values.astype(np.float32)
+
+
+def attend_to_few_keys(runtime, module, queries, keys, values):
+    """Under MPC: what comes out, and the mean kernels that MPC has."""
+
+    def attend(queries, keys, values, correlations):
+        secrets = [lift(x, PROJECTION_BITS, secure=True) for x in (queries, keys)]
+        secrets.append(lift(values, VALUE_BITS, secure=True))
+        found, seen = module.apply({"correlations": correlations}, *secrets, None, mutable=["intermediates"])
+        return to_float(found), to_float(seen["intermediates"]["mean_kernel"][0])
+
+    declared = module.init(jax.random.key(0), queries, keys, values, None)["correlations"]
+    given = [shared(runtime, lower(x, PROJECTION_BITS)) for x in (queries, keys)] + [shared(runtime, values)]
+    with runtime.ledger.phase("offline"):
+        correlations = runtime.correlations(declared)
+    return opened(runtime, runtime.run("few_keys", attend, *given, correlations))
+
+
+def test_first_queries_have_the_same_bounded_function_as_in_plaintext(runtimes):
+    """Mean kernels of one to three keys, which no number of other keys keeps away from zero.
+
+    Bound: a mean kernel is off by KERNEL_ERROR, and the sum of values that it divides by as much of their size; the
+    reciprocal moves by what the plain function does within that distance, and by 1 % more.
+    """
+    (queries, keys), values = few_keys()
+    heads, head_dim = values.shape[1], values.shape[-1]
+    config = replace(CONFIG, attention="fourier", width=heads * head_dim, heads=heads)
+    module = FourierAttention(config, folded=True)
+    exact, seen = module.apply({}, queries, keys, values, None, mutable=["intermediates"])
+    exact, kernel = np.asarray(exact), np.asarray(seen["intermediates"]["mean_kernel"][0])
+    low = kernel[..., 0] < FLOOR
+    assert kernel.min() < -0.9
+    assert (low & (kernel[..., 0] > LOWEST)).sum() > 10
+
+    found, secure_kernel = attend_to_few_keys(runtimes(ABY3), module, queries, keys, values)
+    assert np.abs(secure_kernel - kernel).max() <= KERNEL_ERROR
+    here = np.asarray(series_reciprocal(kernel, 1.0))
+    near = np.asarray(series_reciprocal(kernel[..., None] + KERNEL_ERROR * np.linspace(-1, 1, 401), 1.0))
+    moves = np.abs(near - here[..., None]).max(-1) + 0.01 * np.abs(near).max(-1)
+    sums, off = np.abs(exact / here), KERNEL_ERROR * np.abs(values).max()
+    allowed = (sums + off) * moves + off * np.abs(here)
+    assert (np.abs(found - exact) <= allowed).all()
+    quotient = exact / here / kernel
+    assert (np.abs(found - quotient) > allowed).any(-1)[low].mean() > 0.9, "the tolerance cannot tell it from 1/x"
+    assert np.abs(found[:, :, 0] / values[:, :, 0]).max() < LARGEST_WEIGHT
 
 
 # Sums over the parties of (bytes, sends) of one layer on [1, 42, 21], 3 heads, 29 features: two blocks of 21 tokens.

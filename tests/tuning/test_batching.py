@@ -9,7 +9,7 @@ from passes import ENCODER, TOKENS, Small, Stages
 from secp_spu.cli import DEMO_CONFIG
 from secp_spu.config import load_config
 from secp_spu.runtime import PlaintextRuntime
-from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, RunRecord, set_up, tune
+from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, Progress, RunRecord, set_up, tune
 from secp_spu.tuning.batching import Batching, choose_batching, sequences_that_fit
 
 SIZES = {"training": 16, "validation": 16, "test": 64}
@@ -81,6 +81,23 @@ def test_candidates_split_before_texts_are(tmp_path):
     assert split == {"candidates": 2, "texts": {"training": 4, "validation": 3, "test": 7}}
     for one, other in zip(whole.generations, parts.generations, strict=True):
         np.testing.assert_allclose(one.losses, other.losses, atol=5e-5)
+
+
+def test_memory_is_asked_for_when_the_tables_are_there(tmp_path):
+    """With private embedding they stay while texts are looked up, and a prediction looks up pass by pass."""
+
+    class Asked(PlaintextRuntime):
+        shapes: list
+
+        def free_memory_bytes(self):
+            self.shapes = [value.shape for value in self._values.values()]
+            return super().free_memory_bytes()
+
+    config = load_config(DEMO_CONFIG, [*SMALL, "model.embedding=private"])
+    with Asked() as runtime:
+        owner = runtime.actor(DATA_OWNER, DataOwner, config, tmp_path / "run", resume=False)
+        set_up(runtime, config, owner, runtime.actor("model_owner", ModelOwner, config), Progress())
+        assert (ENCODER.vocab_size, ENCODER.width) in runtime.shapes
 
 
 def test_what_is_asked_for_fits():

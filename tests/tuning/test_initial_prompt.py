@@ -90,10 +90,30 @@ def test_directions_and_candidates_do_not_depend_on_the_initial_prompt(run, tmp_
         np.testing.assert_array_equal(one._candidates, owners[0]._candidates)
 
 
+def test_a_run_does_not_go_on_from_another_initial_prompt(tmp_path):
+    """The folder that it came of may be another run's, which was resumed too."""
+    (tmp_path / "first").mkdir()
+    save_prompt(tmp_path / "first" / "prompt.safetensors", SoftPrompt.of_vectors(WORDS[:4]))
+    config = configured(f"tuning.initial_prompt.run={tmp_path / 'first'}")
+    DataOwner(config, tmp_path / "run", resume=False).begin()
+    DataOwner(config, tmp_path / "run", resume=True)
+    save_prompt(tmp_path / "first" / "prompt.safetensors", SoftPrompt.of_vectors(WORDS[1:5]))
+    with pytest.raises(
+        ConfigError, match=r"what tuning.initial_prompt names has changed since the run began: put back"
+    ):
+        DataOwner(config, tmp_path / "run", resume=True)
+
+
+def test_a_run_that_has_not_finished_is_no_initial_prompt(tmp_path):
+    owner(tmp_path / "begun").begin()
+    with pytest.raises(ConfigError, match="holds a run that has not finished: go on with secp-spu tune --resume"):
+        owner(tmp_path / "run", f"tuning.initial_prompt.run={tmp_path / 'begun'}")
+
+
 @pytest.mark.parametrize(
     ("prompt", "settings", "message"),
     [
-        (None, [], r"prompt.safetensors holds no soft prompt: No such file"),
+        (None, [], r"holds no tuned prompt: give the folder that secp-spu tune wrote"),
         (SoftPrompt.of_vectors(WORDS[:3]), [], r"of shape 3 x 128, but .* make 4 x 128: set tuning.prompt_tokens=3"),
         (SoftPrompt.of_vectors(WORDS[:4, :9]), [], r"of shape 4 x 9, but .* 4 x 128: take one that was made for it"),
         (SoftPrompt.of_vectors(np.inf * WORDS[:4]), [], "holds a prompt with values that are not finite"),

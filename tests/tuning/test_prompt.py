@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from secp_spu.config import ConfigError
 from secp_spu.tuning import PromptSpace, SoftPrompt, load_prompt, save_prompt
@@ -76,6 +77,22 @@ def test_a_prompt_survives_a_file(tmp_path, of_words):
 def test_vectors_with_a_shift_are_not_saved_without_it(tmp_path):
     with pytest.raises(ValueError, match="holds vectors and a shift"):
         save_prompt(tmp_path / "p.safetensors", SoftPrompt(WORDS[:17], np.ones((17, 13))))
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"vectors": WORDS},
+        {"initial_tokens": TOKENS[:16], "shift": WORDS[:17]},
+        {"initial_tokens": TOKENS.astype(np.float32), "shift": WORDS[:17]},
+        {"initial_tokens": TOKENS[:, None], "shift": WORDS[:17]},
+    ],
+    ids=["other names", "fewer tokens", "no whole numbers", "a column of tokens"],
+)
+def test_other_tensors_are_no_prompt(tmp_path, tensors):
+    save_file(tensors, tmp_path / "p.safetensors")
+    with pytest.raises(ConfigError, match=r"p.safetensors holds no soft prompt \(.*\): copy it anew"):
+        load_prompt(tmp_path / "p.safetensors")
 
 
 def test_another_file_is_no_prompt(tmp_path):

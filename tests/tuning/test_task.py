@@ -78,6 +78,15 @@ def test_a_text_with_a_mask_of_its_own_is_refused(tokenizer):
         tokenizer.encode([Example({"text": "the <mask> was good"}, 0)], SECTION)
 
 
+@pytest.mark.parametrize("text", ["the <mask> was good", "the waiter was polite and the soup was superb " * 8])
+def test_a_text_that_does_not_fit_is_named_by_its_line(tokenizer, tmp_path, text):
+    """And not quoted: texts are the data owner's secret."""
+    path = _write(tmp_path / "x", {"text": "a"}, {"text": text})
+    with pytest.raises(ConfigError, match="x, line 2 (reads 2 mask tokens|has 77 tokens)") as caught:
+        tokenizer.encode(read_texts(path, SECTION), SECTION)
+    assert "was" not in str(caught.value)
+
+
 def test_an_empty_file_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="holds no examples"):
         read_examples(_write(tmp_path / "x"), SECTION)

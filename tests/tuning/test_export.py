@@ -1,0 +1,46 @@
+"""Exporting a prompt: an adapter as a whole or none, and what transformers lacks is said."""
+
+from dataclasses import replace
+
+import pytest
+from passes import ENCODER
+
+from secp_spu import cli_prompt
+from secp_spu.cli import DEMO_CONFIG
+from secp_spu.config import ConfigError, load_config
+from secp_spu.model import load_embeddings
+from secp_spu.tuning import load_peft, save_peft
+
+VECTORS = load_embeddings(load_config(DEMO_CONFIG).model.folder)[1]["word"]["embedding"][:4]
+
+
+def test_half_an_adapter_is_not_left_behind(tmp_path, monkeypatch):
+    """Or the same call again would be refused for it."""
+
+    def fail(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("pathlib.Path.write_text", fail)
+        with pytest.raises(ConfigError, match="adapter cannot be written: .*No space left"):
+            save_peft(tmp_path / "adapter", VECTORS, ENCODER)
+    assert list((tmp_path / "adapter").iterdir()) == []
+    save_peft(tmp_path / "adapter", VECTORS, ENCODER)
+    assert (load_peft(tmp_path / "adapter").start == VECTORS).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "unknown"),
+    [
+        ({}, "attention rfa,"),
+        ({"activation": "quadratic"}, "attention rfa and activation quadratic,"),
+        ({"attention": "softmax", "activation": "quadratic"}, "activation quadratic,"),
+        ({"attention": "softmax"}, None),
+    ],
+)
+def test_what_transformers_does_not_know_is_said(tmp_path, monkeypatch, capsys, changes, unknown):
+    monkeypatch.setattr(cli_prompt, "export_peft", lambda *_: replace(ENCODER, **changes))
+    cli_prompt.export(tmp_path / "run", tmp_path / "adapter")
+    said = capsys.readouterr().out
+    assert (f"the prompt was tuned with {unknown} which transformers does not know" in said) == (unknown is not None)
+    assert ("note:" in said) == (unknown is not None)
