@@ -22,7 +22,7 @@ from secp_spu.model import Encoder, PooledEmbedding, load_checkpoint
 from secp_spu.model.head import SIMILARITY_SCALE
 from secp_spu.tuning.initial_prompt import make_initial_prompt
 from secp_spu.tuning.loss import accuracy, losses
-from secp_spu.tuning.owner import Texts, read_texts
+from secp_spu.tuning.owner import Texts, read_splits
 from secp_spu.tuning.task import TaskTokenizer
 
 Tree = Any
@@ -53,7 +53,7 @@ class FewShot:
         self._encoder, self._variables = Encoder(checkpoint.config), checkpoint.variables
         self.params = checkpoint.variables["params"]
         self.words = self.params["embeddings"]["word"]["embedding"]
-        self.texts = read_texts(config.task, tokenizer, seed)
+        self.texts = read_splits(config.task, tokenizer, seed)
         described = tokenizer.encode_descriptions(config.task)
         self.prompt = make_initial_prompt(
             config, checkpoint.config, tokenizer, rng=np.random.default_rng([seed, 1])

@@ -28,7 +28,7 @@ class Texts:
     labels: np.ndarray
 
 
-def read_texts(section: TaskSection, tokenizer: TaskTokenizer, seed: int) -> dict[Split, Texts]:
+def read_splits(section: TaskSection, tokenizer: TaskTokenizer, seed: int) -> dict[Split, Texts]:
     """The few-shot training and validation texts that a seed draws, and the test texts.
 
     Raises: ConfigError for files that cannot be read, hold too few examples, or texts that do not fit.
@@ -59,7 +59,7 @@ class DataOwner(InputOwner):
     def __init__(self, config: Config, folder: Path, *, resume: bool):
         self._record, self._folder = open_run(folder, config, resume=resume), folder
         super().__init__(config)
-        self._texts = read_texts(config.task, self._tokenizer, self._record.seed)
+        self._texts = read_splits(config.task, self._tokenizer, self._record.seed)
         self._tokens = {split: texts.tokens for split, texts in self._texts.items()}
         tuning, rng = config.tuning, np.random.default_rng([self._record.seed, 1])
         self._initial = make_initial_prompt(config, self._encoder, self._tokenizer, rng=rng)
