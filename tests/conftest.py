@@ -1,12 +1,40 @@
-"""Runtimes that tests share: starting one and compiling for it takes longer than most tests."""
+"""Runtimes that tests share, for starting one and compiling for it takes longer than most tests; and PyTorch."""
 
+import os
 from collections.abc import Callable
+from importlib.metadata import distributions
 
 import pytest
 from parties import SETTINGS, Setting
 
 from secp_spu.protocol import AuditReport
 from secp_spu.runtime import LocalRuntime, program
+
+
+def missing_libraries() -> str | None:
+    """What PyTorch's build for GPUs says where it cannot be imported, for the lock holds none of CUDA's libraries."""
+    versions = [found.version for found in distributions(name="torch")]
+    if not versions or versions[0].endswith("+cpu"):
+        return None
+    try:
+        import torch  # noqa: F401
+    except ImportError as error:
+        if "cannot open shared object file" not in str(error):
+            raise
+        return str(error)
+    return None
+
+
+MISSING = missing_libraries()
+if MISSING:
+    os.environ["USE_TORCH"] = "0"  # otherwise transformers, whose Flax models other tests use, cannot be imported
+
+
+@pytest.fixture(scope="session")
+def pytorch() -> None:
+    """What asks for it is skipped where PyTorch is a build for GPUs, without their libraries; for nothing else."""
+    if MISSING:
+        pytest.skip(f"PyTorch is not the build for CPUs, and its libraries are missing: {MISSING}")
 
 
 @pytest.fixture(scope="session")

@@ -22,8 +22,9 @@ TENSOR = "prompt_embeddings"
 def save_peft(folder: Path, vectors: np.ndarray, encoder: EncoderConfig) -> None:
     """Write an adapter.
 
-    PEFT puts the vectors before the word embeddings of a text, and the model adds positions to both, as here. Its task
-    type is FEATURE_EXTRACTION whatever the head, for that alone hands a masked-LM head's logits through as they are.
+    PEFT puts the vectors before the word embeddings of a text, and the model adds positions to both, as here. The task
+    type is CAUSAL_LM for a decoder, with which PEFT also generates text; for an encoder FEATURE_EXTRACTION whatever the
+    head, for that alone hands a masked-LM head's logits through as they are.
 
     Args:
         folder: made if it is not there; left empty if it cannot be written.
@@ -33,7 +34,7 @@ def save_peft(folder: Path, vectors: np.ndarray, encoder: EncoderConfig) -> None
     """
     config = {
         "peft_type": "PROMPT_TUNING",
-        "task_type": "FEATURE_EXTRACTION",
+        "task_type": "CAUSAL_LM" if encoder.causal else "FEATURE_EXTRACTION",
         "base_model_name_or_path": None,
         "inference_mode": True,
         "num_virtual_tokens": vectors.shape[0],

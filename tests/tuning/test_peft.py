@@ -9,10 +9,11 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from passes import ENCODER
 from runs import LABELS, SMALL, predict_texts
 from safetensors.numpy import load_file, save_file
+from small_decoder import write_decoder
 
 from secp_spu.cli import DEMO_CONFIG
 from secp_spu.config import ConfigError, load_config, save_config
-from secp_spu.model import load_checkpoint, save_checkpoint
+from secp_spu.model import load_checkpoint, load_encoder_config, save_checkpoint
 from secp_spu.tuning import SoftPrompt, export_peft, load_peft, save_peft, save_prompt
 from secp_spu.tuning.task import TaskTokenizer, read_texts
 
@@ -113,70 +114,96 @@ def softmax_model(request, tmp_path_factory):
     return folder
 
 
+@pytest.mark.usefixtures("pytorch")
 @pytest.mark.parametrize("head", [(), LABELS], ids=["label-words", "label-embeddings"])
 def test_peft_computes_the_same_logits(softmax_model, tmp_path, head):
     """Of texts of several lengths, by each head, and without the prompt others."""
-    settings = f"model.folder={softmax_model}", *head
-    run = run_of(tmp_path / "run", SoftPrompt.of_vectors(PROMPT), *settings)
-    texts = tmp_path / "texts.jsonl"
+    check_logits(tmp_path, PROMPT, softmax_model, *head)
+
+
+@pytest.mark.usefixtures("pytorch")
+def test_peft_computes_a_decoder_s_logits_and_goes_on_from_them(tmp_path):
+    """Its task type is CAUSAL_LM, with which PEFT generates text, too, behind the prompt."""
+    model = write_decoder(tmp_path, "softmax")
+    tokens = check_logits(tmp_path, PROMPT[:, :16], model)
+    wrapped = adapted(model, tmp_path / "adapter")
+    ids, mask = inputs(tokens)
+    written = []
+    for row, length in enumerate(tokens.padding_mask.sum(1).astype(int)):
+        text = {"input_ids": ids[row : row + 1, :length], "attention_mask": mask[row : row + 1, :length]}
+        ended = wrapped.generate(**text, max_new_tokens=1, do_sample=False, pad_token_id=0)
+        written.append(ended[0, -1].item())
+    likeliest, without = (word_logits(model, f, tokens).argmax(1).tolist() for f in (tmp_path / "adapter", None))
+    assert written == likeliest != without
+
+
+def check_logits(folder, prompt, model, *head):
+    """A run's logits are those of PEFT with the exported prompt, and others without; returns the texts' tokens."""
+    run = run_of(folder / "run", SoftPrompt.of_vectors(prompt), f"model.folder={model}", *head)
+    texts = folder / "texts.jsonl"
     texts.write_text("\n".join(json.dumps({"text": text}) for text in TEXTS))
-    ours, _ = predict_texts(run, texts, tmp_path / "out.jsonl")
-    export_peft(run, tmp_path / "adapter")
-    theirs = peft_logits if not head else peft_similarities
+    ours, _ = predict_texts(run, texts, folder / "out.jsonl")
+    export_peft(run, folder / "adapter")
     section = load_config(run / "config.yaml").task
-    np.testing.assert_allclose(theirs(softmax_model, tmp_path / "adapter", texts, section), ours, atol=ROUNDING)
-    assert np.abs(theirs(softmax_model, None, texts, section) - ours).max() > 100 * ROUNDING
-
-
-def _real():
-    """PyTorch, transformers and PEFT; a build of PyTorch for GPUs cannot be imported without their libraries."""
-    try:
-        import torch
-    except (ImportError, OSError, ValueError) as error:
-        pytest.skip(f"PyTorch is not installed, or not for CPUs: {error}")
-    return torch, pytest.importorskip("transformers"), pytest.importorskip("peft")
-
-
-def peft_logits(model, folder, texts, section):
-    """Logits of the label words at the mask, by transformers and PEFT; folder: of an adapter, None for no prompt."""
-    torch, transformers, _ = _real()
-    tokenizer = TaskTokenizer(model / "tokenizer.json")
+    tokenizer = TaskTokenizer(model / "tokenizer.json", causal=load_encoder_config(model).causal)
     tokens = tokenizer.encode(read_texts(texts, section), section)
-    outputs = _outputs(transformers.AutoModelForMaskedLM, model, folder, tokens).logits
-    of_text = outputs[:, -section.max_tokens :]
-    words = tokenizer.label_word_ids(section.labels)
-    return of_text[torch.tensor(tokens.mask_row).bool()][:, words].numpy()
+    if head:
+        labels = pooled(model, None, tokenizer.encode_descriptions(section))
+        theirs = [20 * pooled(model, adapter, tokens) @ labels.T for adapter in (folder / "adapter", None)]
+    else:
+        words = tokenizer.label_word_ids(section.labels)
+        theirs = [word_logits(model, adapter, tokens)[:, words] for adapter in (folder / "adapter", None)]
+    np.testing.assert_allclose(theirs[0], ours, atol=ROUNDING)
+    assert np.abs(theirs[1] - ours).max() > 100 * ROUNDING
+    return tokens
 
 
-def peft_similarities(model, folder, texts, section):
-    """Similarities of pooled embeddings to those of the labels, which have no prompt before them."""
-    torch, transformers, _ = _real()
-    tokenizer = TaskTokenizer(model / "tokenizer.json")
-
-    def pooled(folder, tokens):
-        hidden = _outputs(transformers.AutoModel, model, folder, tokens).last_hidden_state
-        mask = torch.tensor(tokens.padding_mask)
-        mask = torch.cat([torch.ones(len(mask), hidden.shape[1] - mask.shape[1]), mask], 1)
-        return torch.nn.functional.normalize((hidden * mask[..., None]).sum(1), dim=-1)
-
-    labels = pooled(None, tokenizer.encode_descriptions(section))
-    return (20 * pooled(folder, tokenizer.encode(read_texts(texts, section), section)) @ labels.T).numpy()
-
-
-def _outputs(kind, model, folder, tokens):
+def word_logits(model, folder, tokens):
+    """Logits of all words where a text is read [texts, vocabulary]; folder: of an adapter, None for no prompt."""
     import torch
+
+    ids, mask = inputs(tokens)
+    with torch.no_grad():
+        logits = adapted(model, folder)(input_ids=ids, attention_mask=mask).logits
+    return logits[:, -ids.shape[1] :][torch.tensor(tokens.mask_row).bool()].numpy()
+
+
+def pooled(model, folder, tokens):
+    """Mean embeddings of texts, of length 1 [texts, width]; of labels' texts, too, which have no prompt before them."""
+    import torch
+    import transformers
+
+    ids, mask = inputs(tokens)
+    with torch.no_grad():
+        module = adapted(model, folder, transformers.AutoModel)
+        hidden = module(input_ids=ids, attention_mask=mask).last_hidden_state
+    mask = torch.cat([torch.ones(len(mask), hidden.shape[1] - mask.shape[1]), mask], 1)
+    return torch.nn.functional.normalize((hidden * mask[..., None]).sum(1), dim=-1).numpy()
+
+
+def inputs(tokens):
+    """Token ids and padding mask, for transformers."""
+    import torch
+
+    return torch.tensor(tokens.token_ids).long(), torch.tensor(tokens.padding_mask)
+
+
+def adapted(model, folder, kind=None):
+    """The model in transformers, with an adapter unless folder is None; kind: by default that with the word head."""
+    import transformers
     from peft import PeftModel
 
+    causal = load_encoder_config(model).causal
+    kind = kind or (transformers.AutoModelForCausalLM if causal else transformers.AutoModelForMaskedLM)
     module = kind.from_pretrained(model)
-    if folder is not None:
-        module = PeftModel.from_pretrained(module, folder)
-    with torch.no_grad():
-        ids, mask = torch.tensor(tokens.token_ids).long(), torch.tensor(tokens.padding_mask)
-        return module.eval()(input_ids=ids, attention_mask=mask)
+    return (module if folder is None else PeftModel.from_pretrained(module, folder)).eval()
 
 
+@pytest.mark.usefixtures("pytorch")
 def test_an_adapter_that_peft_wrote_is_read(softmax_model, tmp_path):
-    _, transformers, peft = _real()
+    import peft
+    import transformers
+
     model = transformers.AutoModelForMaskedLM.from_pretrained(softmax_model)
     config = peft.PromptTuningConfig(task_type="FEATURE_EXTRACTION", num_virtual_tokens=3)
     wrapped = peft.get_peft_model(model, config)

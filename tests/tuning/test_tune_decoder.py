@@ -5,10 +5,11 @@ import json
 import jax
 import numpy as np
 import pytest
+from small_decoder import write_decoder
 
 from secp_spu.cli import DEMO_CONFIG
 from secp_spu.config import ConfigError, load_config
-from secp_spu.model import Encoder, EncoderConfig, LabelWordHead, load_checkpoint, save_checkpoint
+from secp_spu.model import load_checkpoint
 from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, Progress, RunRecord, make_runtime, set_up, tune
 from secp_spu.tuning.adaptation import Recipe, adapt
 from secp_spu.tuning.corpus import HELD_OUT
@@ -25,39 +26,6 @@ SMALL = (
 
 MPC_ERROR = 0.01
 """Between losses under MPC and in plaintext: half of what test_secure_decoder.py allows two logits. Seen: 2e-3."""
-
-
-def write_decoder(folder, attention):
-    """Random weights; a tokenizer that, as GPT-2's, has no other special token than the one that ends a text."""
-    content = json.loads((DEMO.model.folder / "tokenizer.json").read_text()) | {"post_processor": None}
-    text = json.dumps(content).replace('"<pad>"', '"<|endoftext|>"').replace('"<mask>"', '"<|none|>"')
-    (folder / "trained.json").write_text(text)
-    config = EncoderConfig(
-        vocab_size=len(content["model"]["vocab"]),
-        width=16,
-        layers=2,
-        heads=2,
-        intermediate=24,
-        max_positions=19,
-        position_offset=0,
-        type_vocab_size=0,
-        layer_norm_epsilon=1e-5,
-        activation="relu",
-        head_activation="relu",
-        **({"attention": "fourier", "features": 8} if attention == "fourier" else {}),
-        causal=True,
-    )
-    key, ids, ones = jax.random.key(0), np.zeros((1, 19), int), np.ones((1, 19))
-    variables = jax.device_get(Encoder(config).init(key, ids, ones))
-    for layer in range(config.layers if attention == "fourier" else 0):
-        params = variables["params"][f"layers_{layer}"]["attention"]
-        params["frequencies"] = params["frequencies"] / 8  # so that the mean kernel is far from zero
-    hidden = np.zeros((1, 19, config.width), np.float32)
-    head = jax.device_get(LabelWordHead(config, config.vocab_size).init(key, hidden, ones))["params"]
-    save_checkpoint(
-        folder / "model", config, variables, head, model_type="gpt2", tokenizer_json=folder / "trained.json"
-    )
-    return folder / "model"
 
 
 @pytest.fixture(scope="module")
