@@ -66,8 +66,8 @@ def _table(rows: Sequence[Row], model: str) -> Table:
         mean = f"{fmean(fmean(cell) for cell in cells):.1f}" if all(cells) else ""
         body.append([row.describe(), *map(_cell, cells), mean])
     note = (
-        "Test accuracy in percent, mean and standard deviation over seeds, in brackets how many; all in plaintext but "
-        "the last row. Test sets were chosen by nothing, and nothing by them. The initial prompt is of random words."
+        "Test accuracy in percent, mean and standard deviation over seeds, in brackets how many; in plaintext where a "
+        "row does not say ABY3. Nothing was chosen by a test set. The initial prompt is of random words."
     )
     return Table(f"Accuracy with 16 examples a class; adapted: {model}", ["method", *tasks, "mean"], body, [note])
 
