@@ -143,7 +143,7 @@ def test_wait_names_those_that_are_missing(start, look, nowhere):
     begun = time.monotonic()
     with pytest.raises(RuntimeFailure) as failure:
         watching.wait(1)
-    assert 1 <= time.monotonic() - begun < 5
+    assert 0.9 <= time.monotonic() - begun < 5  # what gRPC and a loaded machine make of a second
     assert str(failure.value) == f"after 1 s still not up: bob at {nowhere} (connection refused)"
 
 
