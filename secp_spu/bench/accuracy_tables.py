@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import fmean
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from secp_spu.bench.accuracy import FEW_SHOT, SOURCE
 from secp_spu.bench.records import Record
-from secp_spu.bench.tables import Table, groups, of_bench
+from secp_spu.bench.tables import Table, groups, mean_and_deviation, of_bench
 
 NAMES: dict[str, str] = {
     "untuned": "softmax, initial prompt",
@@ -73,10 +73,7 @@ def _table(rows: Sequence[Row], model: str) -> Table:
 
 
 def _cell(values: Sequence[float]) -> str:
-    if not values:
-        return ""
-    deviation = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{fmean(values):.1f}{deviation} ({len(values)})"
+    return f"{mean_and_deviation(values, 1)} ({len(values)})" if values else ""
 
 
 def _rows(records: Sequence[Record]) -> list[Row]:

@@ -20,7 +20,7 @@ from scipy.optimize import minimize
 from secp_spu.config import Config
 from secp_spu.model import Encoder, PooledEmbedding, load_checkpoint
 from secp_spu.model.head import SIMILARITY_SCALE
-from secp_spu.tuning.initial_prompt import make_initial_prompt
+from secp_spu.tuning.initial_prompt import make_initial_prompt, prompt_generator
 from secp_spu.tuning.loss import accuracy, losses
 from secp_spu.tuning.owner import Texts, read_splits
 from secp_spu.tuning.task import TaskTokenizer
@@ -52,12 +52,10 @@ class FewShot:
         tokenizer = TaskTokenizer(config.model.folder / "tokenizer.json")
         self._encoder, self._variables = Encoder(checkpoint.config), checkpoint.variables
         self.params = checkpoint.variables["params"]
-        self.words = self.params["embeddings"]["word"]["embedding"]
         self.texts = read_splits(config.task, tokenizer, seed)
         described = tokenizer.encode_descriptions(config.task)
-        self.prompt = make_initial_prompt(
-            config, checkpoint.config, tokenizer, rng=np.random.default_rng([seed, 1])
-        ).vectors(self.words)
+        initial = make_initial_prompt(config, checkpoint.config, tokenizer, rng=prompt_generator(seed))
+        self.prompt = initial.vectors(self.params["embeddings"]["word"]["embedding"])
         self._embed = jax.jit(self.embed)
         self.labels = self._embed(self.params, self.prompt[:0], described.token_ids, described.padding_mask)
 
@@ -101,7 +99,6 @@ def probe(task: FewShot) -> Result:
     labels = {name: texts.labels for name, texts in task.texts.items()}
     shape = found["training"].shape[1], len(task.labels)
 
-    @jax.jit
     def objective(flat: Array, penalty: Array) -> Array:
         weights = flat.reshape(shape)
         return _cross_entropy(found["training"] @ weights, labels["training"]) + penalty * jnp.square(weights).sum()

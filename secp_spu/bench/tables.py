@@ -207,7 +207,7 @@ def _optimizer_table(key: tuple[str, int], records: Sequence[Record]) -> Table:
         half = [run["validation_loss"][(len(run["validation_loss"]) - 1) // 2] for run in runs]
         cells = [half, [run["validation_loss"][-1] for run in runs], [run["training_loss"][-1] for run in runs]]
         accuracies = [[run["test_accuracy"][i][1] for run in runs] for i in (0, -1)]
-        rows.append([optimizer, str(len(runs)), *map(_mean_and_deviation, [*cells, *accuracies])])
+        rows.append([optimizer, str(len(runs)), *map(mean_and_deviation, [*cells, *accuracies])])
     columns = ["optimizer", "seeds", "validation loss, half way", "validation loss", "training loss"]
     columns += ["accuracy untuned", "accuracy tuned"]
     note = (
@@ -217,9 +217,10 @@ def _optimizer_table(key: tuple[str, int], records: Sequence[Record]) -> Table:
     return Table(f"Optimizers on {key[0]}, {key[1]} evaluations", columns, rows, [note])
 
 
-def _mean_and_deviation(values: Sequence[float]) -> str:
-    deviation = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
-    return f"{fmean(values):.3f}{deviation}"
+def mean_and_deviation(values: Sequence[float], decimals: int = 3) -> str:
+    """Mean and, of more than one value, standard deviation."""
+    deviation = f" ± {stdev(values):.{decimals}f}" if len(values) > 1 else ""
+    return f"{fmean(values):.{decimals}f}{deviation}"
 
 
 def model_and_input(record: Record) -> str:

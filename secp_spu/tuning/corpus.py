@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from secp_spu.config import ConfigError
 from secp_spu.model import EncoderConfig
 from secp_spu.model.adapt import Texts
-from secp_spu.tuning.task import MASK_TOKENS, open_tokenizer
+from secp_spu.tuning.task import MASK_TOKENS, mask_token, open_tokenizer
 
 HELD_OUT = 256
 """Lines that are never trained on."""
@@ -146,12 +146,12 @@ def _read(path: Path) -> tuple[str, str]:
 
 
 def _mask_id(tokenizer: Tokenizer, path: Path) -> int:
-    found = next((i for i in map(tokenizer.token_to_id, MASK_TOKENS) if i is not None), None)
-    if found is None:
+    token = mask_token(tokenizer)
+    if token is None:
         raise ConfigError(
             f"{path} has no mask token, which the model's masked-LM head is for: known are {', '.join(MASK_TOKENS)}"
         )
-    return found
+    return tokenizer.token_to_id(token)
 
 
 def _tokenized(tokenizer: Tokenizer, lines: Sequence[str], max_tokens: int) -> tuple[list, list]:

@@ -14,6 +14,11 @@ from secp_spu.tuning.task import TaskTokenizer
 KEY = "tuning.initial_prompt"
 
 
+def prompt_generator(seed: int) -> np.random.Generator:
+    """What a run of this seed draws its initial prompt from, and then the space around it."""
+    return np.random.default_rng([seed, 1])
+
+
 def make_initial_prompt(
     config: Config, encoder: EncoderConfig, tokenizer: TaskTokenizer, *, rng: np.random.Generator
 ) -> SoftPrompt:

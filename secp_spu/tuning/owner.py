@@ -10,7 +10,7 @@ import numpy as np
 
 from secp_spu.config import Config, ConfigError, TaskSection, save_config
 from secp_spu.tuning.finished_run import CONFIG_NAME
-from secp_spu.tuning.initial_prompt import make_initial_prompt
+from secp_spu.tuning.initial_prompt import make_initial_prompt, prompt_generator
 from secp_spu.tuning.inputs import InputOwner, PromptSet, Split
 from secp_spu.tuning.loss import accuracy, losses
 from secp_spu.tuning.optimizer import fingerprint, make_optimizer
@@ -61,7 +61,7 @@ class DataOwner(InputOwner):
         super().__init__(config)
         self._texts = read_splits(config.task, self._tokenizer, self._record.seed)
         self._tokens = {split: texts.tokens for split, texts in self._texts.items()}
-        tuning, rng = config.tuning, np.random.default_rng([self._record.seed, 1])
+        tuning, rng = config.tuning, prompt_generator(self._record.seed)
         self._initial = make_initial_prompt(config, self._encoder, self._tokenizer, rng=rng)
         self._refuse_another_initial_prompt()
         self._space = PromptSpace.random(

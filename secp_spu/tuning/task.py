@@ -161,10 +161,19 @@ def open_tokenizer(path: Path) -> tuple[Tokenizer, str]:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises bare exceptions
         raise ConfigError(f"{path} is no tokenizer: {error}") from error
-    padding = next((t for t in PADDING_TOKENS if tokenizer.token_to_id(t) is not None), None)
+    padding = _known_token(tokenizer, PADDING_TOKENS)
     if padding is None:
         raise ConfigError(f"{path} has no padding token: known are {', '.join(PADDING_TOKENS)}")
     return tokenizer, padding
+
+
+def mask_token(tokenizer: Tokenizer) -> str | None:
+    """The token that stands for a hidden word, if the tokenizer has one."""
+    return _known_token(tokenizer, MASK_TOKENS)
+
+
+def _known_token(tokenizer: Tokenizer, names: Sequence[str]) -> str | None:
+    return next((name for name in names if tokenizer.token_to_id(name) is not None), None)
 
 
 class TaskTokenizer:
@@ -181,7 +190,7 @@ class TaskTokenizer:
         self._tokenizer, padding = open_tokenizer(path)
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
-        self._mask_token = next((t for t in MASK_TOKENS if self._tokenizer.token_to_id(t) is not None), None)
+        self._mask_token = mask_token(self._tokenizer)
         self._mask_id: int = self._tokenizer.token_to_id(self._mask_token) if self._mask_token else -1
         self.padding_id: int = self._tokenizer.token_to_id(padding)
 

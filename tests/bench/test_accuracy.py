@@ -40,24 +40,23 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(autouse=True)
-def tasks(monkeypatch, folder):
-    for name in FEW_SHOT:
-        monkeypatch.setitem(FEW_SHOT, name, folder / "task.yaml")
+@pytest.fixture(scope="module", autouse=True)
+def tasks(folder):
+    """All tasks are this one."""
+    with pytest.MonkeyPatch.context() as patched:
+        for name in FEW_SHOT:
+            patched.setitem(FEW_SHOT, name, folder / "task.yaml")
+        yield
 
 
 @pytest.fixture(scope="module")
 def records(folder):
     """Every method, seed 0; those that take an adapted model with the demo's."""
-    patched = pytest.MonkeyPatch()
-    for name in FEW_SHOT:
-        patched.setitem(FEW_SHOT, name, folder / "task.yaml")
     runs = [
         FewShotRun("sst2", method, 0, GENERATIONS, folder / "adapted" if method in accuracy_module.ADAPTED else None)
         for method in ("probe", "fine-tuning", "gradient-prompt", "fot", "fot-transfer", "fot-adapted", "fot-secure")
     ]
     found = measure_all(accuracy_cases(runs, Progress()), RecordFile(), Progress())
-    patched.undo()
     return {record["variant"]: record for record in found}
 
 
