@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from secp_spu.config import Config
+from secp_spu.config import Config, ConfigError
 from secp_spu.protocol import AuditReport
 from secp_spu.runtime import AuditRuntime
 from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, Progress, set_up, tune
@@ -17,8 +17,11 @@ def audit_config(config: Config) -> list[AuditReport]:
     The driver is the real one, on a runtime that compiles and audits but does not execute: one generation goes through
     every program there is.
 
-    Raises: AuditError naming each opening that is not proven; ConfigError and CheckpointError as `tune` does.
+    Raises: AuditError naming each opening that is not proven; ConfigError for a configuration without MPC; else as
+        `tune` does.
     """
+    if config.protocol == "plaintext":
+        raise ConfigError("protocol: is plaintext, where nothing is masked: set aby3 or semi2k for an audit")
     config = config.model_copy(update={"tuning": config.tuning.model_copy(update={"generations": 1})})
     audit = AuditRuntime(config.protocol, config.parties, correlations=config.correlations)
     with TemporaryDirectory() as folder, audit as runtime:

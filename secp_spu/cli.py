@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections import Counter
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,11 +48,29 @@ app = typer.Typer(
     help="Tune a soft prompt on private texts for a private model, under MPC, with forward passes only.",
 )
 
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"secp-spu {version('secp-spu')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Say which version this is.")
+    ] = False,
+) -> None:
+    """Take what goes before a command."""
+
+
 app.add_typer(bench, name="bench")
 app.command()(adapt)
 app.command()(predict)
 app.command()(export)
 
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
 ConfigOption = Annotated[Path, typer.Option("--config", help="YAML file; see configs/.", show_default=False)]
 
 
@@ -59,10 +78,11 @@ ConfigOption = Annotated[Path, typer.Option("--config", help="YAML file; see con
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the outputs.")] = Path("runs/demo"),
     settings: SetOption = [],  # noqa: B006 - typer's way
+    resume: ResumeOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Tune a prompt for the shipped tiny model and data: ABY3, three parties, in this process."""
-    _tune(load_config(DEMO_CONFIG, settings), out, resume=False, quiet=quiet)
+    _tune(load_config(DEMO_CONFIG, settings), out, resume=resume, quiet=quiet)
 
 
 @app.command()
@@ -70,7 +90,7 @@ def tune(
     config: ConfigOption,
     out: Annotated[Path, typer.Option(help="Folder for the outputs; it belongs to one run.")],
     settings: SetOption = [],  # noqa: B006
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    resume: ResumeOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Tune a soft prompt as a configuration says."""
@@ -99,7 +119,7 @@ def party(
     name: Annotated[str, typer.Option("--party", help="Which party of the cluster this process is.")],
     out: Annotated[Path | None, typer.Option(help="Folder for the outputs; the data owner needs it.")] = None,
     settings: SetOption = [],  # noqa: B006
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    resume: ResumeOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Be one party of a cluster that tunes a soft prompt: every party starts this on its own machine."""
@@ -131,14 +151,17 @@ def _tune(config: Config, out: Path, *, resume: bool, quiet: bool, party: str | 
     at_home = party is None or (config.cluster is not None and config.cluster.data_owner == party)
     if at_home:
         open_run(out, config, resume=resume)  # what is wrong with it is said before anything starts
-    if config.cluster and (party or not config.cluster.addresses):
+    if config.cluster and bool(party) == bool(config.cluster.addresses):
         console.print(f"starting SecretFlow as {party}, waiting for the others" if party else "starting SecretFlow")
     with join_cluster(config, party) if party else make_runtime(config) as runtime:
         progress: Progress = Progress() if quiet else TerminalProgress(console)
         try:
             data_owner = runtime.actor(DATA_OWNER, DataOwner, config, out.absolute(), resume=resume)
             model_owner = runtime.actor("model_owner", ModelOwner, config)
-            run_tuning(set_up(runtime, config, data_owner, model_owner, progress))
+            if runtime.disclose(data_owner.is_finished()):
+                console.print("this run has finished before: nothing is left to do")
+            else:
+                run_tuning(set_up(runtime, config, data_owner, model_owner, progress))
         except KeyboardInterrupt:
             progress.close()
             raise Interrupted(_how_to_go_on(out) if at_home else "interrupted") from None
@@ -157,10 +180,11 @@ def _how_to_go_on(out: Path) -> str:
 
 
 def _summarise(console: Console, report: dict[str, Any], out: Path) -> None:
+    generations = len(report["loss"])
     console.print(costs_table(report["ledger"]))
     console.print(
         f"accuracy on unseen texts: {report['accuracy_before']:.3f} untuned, "
-        f"[bold]{report['accuracy_after']:.3f}[/bold] tuned, after {len(report['loss'])} generations "
+        f"[bold]{report['accuracy_after']:.3f}[/bold] tuned, after {generations} generation{'s'[: generations > 1]} "
         f"({report['forward_calls']} evaluations of a prompt) in {report['seconds']:.0f} s",
         highlight=False,
         soft_wrap=True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import math
 import os
 import re
 from collections.abc import Sequence, Set
@@ -148,6 +149,13 @@ class TaskSection(_Section):
     @classmethod
     def _find(cls, value: str, info: ValidationInfo) -> Path:
         return _locate(value, info, "data_owner")
+
+    @field_validator("labels")
+    @classmethod
+    def _refuse_blanks(cls, value: dict[str, str]) -> dict[str, str]:
+        if blank := [label for label, word in value.items() if not label.strip() or not word.strip()]:
+            raise ValueError(f"has {blank[0]!r}: {value[blank[0]]!r}, but a label and its word must be texts, not blank")
+        return value
 
 
 class InitialPromptSection(_Section):
@@ -522,8 +530,17 @@ def _explain(error: Any) -> str:
         return message if message.startswith(key) else f"{key}: {message}"
     if error["type"] in ("model_type", "dict_type"):
         return f"{key} is {error['input']!r}, but must be a section of keys"
+    if error["type"] == "float_type" and _is_number(error["input"]):
+        return f"{key} is {error['input']!r}, which is text to YAML: write {float(error['input']):.1e}"
     quotes = ", in quotes (YAML reads yes, no and numbers otherwise)" if error["type"] == "string_type" else ""
     return f"{key} is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}{quotes}"
+
+
+def _is_number(value: object) -> bool:
+    try:
+        return isinstance(value, str) and math.isfinite(float(value))
+    except ValueError:
+        return False
 
 
 def _section_of(place: tuple) -> type[_Section]:

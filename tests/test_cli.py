@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
+import secp_spu.__main__
 from secp_spu.cli import DEMO_CONFIG, main
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -67,6 +69,10 @@ def test_demo_takes_settings(tmp_path):
         (["--set=tuning.population=four"], "tuning.population is 'four'"),
         (["--set=task.pool=absent.jsonl"], "absent.jsonl does not exist"),
         (["--set=protocol=spdz"], "protocol is 'spdz'"),
+        (["--set=tuning.alpha=1e-3"], "tuning.alpha is '1e-3', which is text to YAML: write 1.0e-03"),
+        (["--set=tuning.alpha=large"], "tuning.alpha is 'large': input should be a valid number"),
+        (["--set=task.labels={positive: good, negative: ' '}"], "task.labels: has 'negative': ' '"),
+        (["--set=task.labels={'': good, negative: bad}"], "task.labels: has '': 'good'"),
         (["--set=protocol=semi2k", "--set=parties=2"], "trusted_first_party: is false"),
         (["--set=task.max_tokens=5"], "exceeds task.max_tokens (5)"),
         (["--set=task.shots=1000"], "task.shots + task.validation_shots need"),
@@ -117,13 +123,52 @@ def test_another_runs_folder_is_left_as_it_is(tmp_path):
     assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
 
 
-def test_a_finished_run_is_resumed_to_the_same_report(tmp_path):
+def test_a_finished_run_is_resumed_at_no_cost(tmp_path):
+    first = _call("demo", "--out", tmp_path / "run", *SMALL, *PLAINTEXT)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    done = _call("demo", "--out", tmp_path / "run", *SMALL, *PLAINTEXT, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("this run has finished before")
+    assert first.stdout.endswith(done.stdout.partition("\n")[2])
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+
+
+def test_what_a_finished_run_lost_is_made_again(tmp_path):
     assert _tune(tmp_path / "run", *PLAINTEXT).returncode == 0
-    before = json.loads((tmp_path / "run" / "report.json").read_text())
-    done = _tune(tmp_path / "run", *PLAINTEXT, "--resume")
-    assert done.returncode == 0
-    after = json.loads((tmp_path / "run" / "report.json").read_text())
-    assert {k: after[k] for k in ("loss", "accuracy_after")} == {k: before[k] for k in ("loss", "accuracy_after")}
+    prompt = (tmp_path / "run" / "prompt.safetensors").read_bytes()
+    (tmp_path / "run" / "prompt.safetensors").unlink()
+    assert _tune(tmp_path / "run", *PLAINTEXT, "--resume").returncode == 0
+    assert (tmp_path / "run" / "prompt.safetensors").read_bytes() == prompt
+
+
+def test_a_run_is_resumed_with_more_generations_and_not_with_fewer(tmp_path):
+    assert _tune(tmp_path / "run", *PLAINTEXT).returncode == 0
+    fewer = _tune(tmp_path / "run", *PLAINTEXT, "--resume", "--set=tuning.generations=1")
+    assert fewer.returncode == 2
+    assert "tuning.generations: is 1, but the run in" in fewer.stderr
+    more = _tune(tmp_path / "run", *PLAINTEXT, "--resume", "--set=tuning.generations=3")
+    assert more.returncode == 0, more.stderr
+    assert "after 3 generations" in more.stdout
+
+
+def test_the_version_is_told():
+    done = _call("--version")
+    assert (done.returncode, done.stdout) == (0, f"secp-spu {version('secp-spu')}\n")
+
+
+def test_ctrl_c_while_importing_is_one_line(monkeypatch, capsys):
+    class Interrupting:
+        def find_spec(self, name, *_):
+            if name == "secp_spu.cli":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "secp_spu.cli")
+    monkeypatch.delattr(secp_spu, "cli")
+    monkeypatch.setattr(sys, "meta_path", [Interrupting(), *sys.meta_path])
+    with pytest.raises(SystemExit) as ended:
+        secp_spu.__main__.main()
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == "error: interrupted before anything began\n"
 
 
 def test_ctrl_c_leaves_a_checkpoint_that_resumes(tmp_path):
@@ -251,6 +296,10 @@ def test_embeddings_are_all_that_a_data_owner_gets(tmp_path):
     assert again.returncode == 2
     assert again.stderr.startswith("error: ")
     assert len(again.stderr.splitlines()) == 1
+
+
+def test_there_is_nothing_to_audit_in_plaintext(refusal):
+    assert "protocol: is plaintext, where nothing is masked" in refusal("audit", "--config", DEMO_CONFIG, *PLAINTEXT)
 
 
 def test_audit_names_every_program_and_what_masks_it():

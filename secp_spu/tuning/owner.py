@@ -16,7 +16,7 @@ from secp_spu.tuning.loss import accuracy, losses
 from secp_spu.tuning.optimizer import fingerprint, make_optimizer
 from secp_spu.tuning.prompt import FILE_NAME, PromptSpace, SoftPrompt, save_prompt
 from secp_spu.tuning.record import Generation, Usage, open_run
-from secp_spu.tuning.report import describe_generation, write_report
+from secp_spu.tuning.report import REPORT, describe_generation, write_report
 from secp_spu.tuning.task import Example, TaskTokenizer, TokenBatch, draw_few_shot, read_examples
 
 
@@ -99,6 +99,12 @@ class DataOwner(InputOwner):
             )
         self._record.initial_prompt = found
 
+    def is_finished(self) -> bool:
+        """Whether the run in the folder has nothing left to do, and its outputs are there."""
+        made, wanted = len(self._record.generations), self._config.tuning.generations
+        there = all((self._folder / name).exists() for name in (FILE_NAME, REPORT))
+        return self._record.accuracy_after is not None and made == wanted and there
+
     def begin(self) -> None:
         """Claim the folder for this run, and leave its configuration there."""
         self._record.save(self._folder)
@@ -134,6 +140,7 @@ class DataOwner(InputOwner):
         self._optimizer.tell(told, answers)
         # Only Gauss-Newton's course depends on more than the losses, so only its record has to keep more.
         kept = answers.tolist() if self._config.tuning.optimizer == "gauss-newton" else []
+        self._record.accuracy_after = None  # what it was after fewer generations
         self._record.generations.append(Generation(fingerprint(self._candidates), told.tolist(), float("inf"), kept))
         self._finalists = np.stack([self._candidates[told.argmin()], self._optimizer.mean])
 

@@ -35,7 +35,7 @@ class Predictor(InputOwner):
         config: of the run that tuned the prompt.
         run: its folder.
         texts: JSON lines with the template's fields.
-        out: file for the results, one JSON line a text: the fields, `label` and `scores`, which add up to one.
+        out: file for the results, one JSON line a text: all its fields, `label` and `scores`, which add up to one.
     Raises: ConfigError for texts, a template or a prompt that do not fit; CheckpointError.
     """
 
@@ -76,9 +76,9 @@ class Predictor(InputOwner):
             raise ConfigError("logits are not finite: look for overflow in the model, or leave the longest texts out")
         labels = list(self._config.task.labels)
         for scores in softmax(logits.astype(np.float64), axis=-1):
-            fields = self._texts[len(self._found)].fields
+            text = self._texts[len(self._found)]
             rounded = dict(zip(labels, scores.round(SCORE_DECIMALS).tolist(), strict=True))
-            self._found.append({**fields, "label": labels[scores.argmax()], "scores": rounded})
+            self._found.append({**text.others, **text.fields, "label": labels[scores.argmax()], "scores": rounded})
 
     def finish(self) -> str:
         """Write the results, all or nothing; returns a line for the data owner.
@@ -88,7 +88,7 @@ class Predictor(InputOwner):
         refuse_existing(self._out)
         lines = [json.dumps(found, ensure_ascii=False) + "\n" for found in self._found]
         try:
-            write_whole(self._out, "".join(lines).encode())
+            write_whole(self._out, "".join(lines).encode(errors="replace"), secret=True)
         except OSError as error:
             raise ConfigError(f"{self._out} cannot be written: {error.strerror}") from error
         counts = Counter(found["label"] for found in self._found)

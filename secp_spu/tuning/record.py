@@ -85,7 +85,7 @@ class RunRecord:
         Raises: ConfigError if the folder cannot be made or written.
         """
         try:
-            write_whole(folder / FILE_NAME, json.dumps(asdict(self)).encode())
+            write_whole(folder / FILE_NAME, json.dumps(asdict(self)).encode(), secret=True)
         except OSError as error:
             raise ConfigError(f"{folder} cannot be written: {error.strerror}") from error
 
@@ -126,13 +126,18 @@ def open_run(folder: Path, config: Config, *, resume: bool) -> RunRecord:
 
     Where the configuration has no seed, a new run draws one.
 
-    Raises: ConfigError if the folder holds another run, the same run without `resume`, or something else.
+    Raises: ConfigError if the folder holds another run, the same run without `resume`, a longer one, or something else.
     """
     digest = config.digest()
     if resume:
         found = RunRecord.load(folder)
         if found.digest != digest:
             raise ConfigError(f"{folder} holds a run of another configuration: choose another folder")
+        if len(found.generations) > config.tuning.generations:
+            raise ConfigError(
+                f"tuning.generations: is {config.tuning.generations}, but the run in {folder} has made "
+                f"{len(found.generations)}: it can be resumed with as many or more"
+            )
         return found
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file: choose a folder")

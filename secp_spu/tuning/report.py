@@ -11,8 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from secp_spu.config import Config
+from secp_spu.files import write_whole
 from secp_spu.tuning.record import RunRecord, Usage
 
+REPORT = "report.json"
 PHASE_COLOURS = {"setup": "#9aa5b1", "offline": "#e0a458", "online": "#3d6fb4"}
 LARGEST_OPERATIONS = 8
 
@@ -20,7 +22,7 @@ LARGEST_OPERATIONS = 8
 def write_report(folder: Path, config: Config, record: RunRecord, run: dict[str, Any]) -> None:
     """Write report.json, loss.png and costs.png; `run` has what the driver knows: `batching` and `ledger`."""
     report = build_report(config, record, run)
-    (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_whole(folder / REPORT, (json.dumps(report, indent=2) + "\n").encode(), secret=True)
     _draw_loss(record).savefig(folder / "loss.png", dpi=120)
     _draw_costs(report).savefig(folder / "costs.png", dpi=120)
 

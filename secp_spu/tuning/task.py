@@ -21,9 +21,10 @@ PADDING_TOKENS = ("<pad>", "[PAD]", "<|endoftext|>")
 
 @dataclass(frozen=True)
 class Text:
-    """One text: the template's fields, and for messages where it stands."""
+    """One text: the template's fields, and whatever else its line holds; for messages where it stands."""
 
     fields: Mapping[str, str]
+    others: Mapping[str, object] = field(default_factory=dict, compare=False, kw_only=True)
     where: str = field(default="a text", compare=False, kw_only=True)
 
 
@@ -71,7 +72,12 @@ def read_texts(path: Path, section: TaskSection) -> list[Text]:
 
     Raises: ConfigError naming the line: not JSON, a missing field.
     """
-    return [Text(_fields(content, section.template, where), where=where) for where, content in _objects(path)]
+    texts = []
+    for where, content in _objects(path):
+        fields = _fields(content, section.template, where)
+        others = {name: value for name, value in content.items() if name not in fields}
+        texts.append(Text(fields, where=where, others=others))
+    return texts
 
 
 def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -51,6 +51,15 @@ def test_predictions_are_the_answers_that_tuning_tested(run, texts, tmp_path):
     assert len({line["label"] for line in lines}) == 2, "take a seed whose prompt tells the texts apart"
 
 
+def test_fields_that_the_template_does_not_name_are_kept(run, texts, tmp_path):
+    row = {"id": 7, "text": "a fine film", "of": ["a", {"b": None}], "half": "\ud800", "label": "not looked at"}
+    (tmp_path / "texts.jsonl").write_text(json.dumps(row))
+    _, (line,) = predict_texts(run, tmp_path / "texts.jsonl", tmp_path / "out.jsonl")
+    assert line.pop("label") in ("negative", "positive")
+    assert line.pop("scores")
+    assert line == {"id": 7, "text": "a fine film", "of": ["a", {"b": None}], "half": "?"}
+
+
 def test_passes_do_not_change_what_comes_out(run, texts, tmp_path):
     whole, lines = predict_texts(run, texts, tmp_path / "whole.jsonl")
     progress = Stages()

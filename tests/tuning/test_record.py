@@ -33,6 +33,12 @@ def test_nothing_but_the_checkpoint_is_left_behind(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]
 
 
+def test_the_checkpoint_is_for_its_owners_eyes_alone(tmp_path):
+    (tmp_path / f"{FILE_NAME}.part").write_text("of a run that was killed")
+    _record().save(tmp_path)
+    assert (tmp_path / FILE_NAME).stat().st_mode & 0o777 == 0o600
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", json.dumps({"digest": "x", "seed": 0, "more": 1})])
 def test_a_damaged_checkpoint_is_refused(tmp_path, content):
     (tmp_path / FILE_NAME).write_text(content)

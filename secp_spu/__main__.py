@@ -1,0 +1,17 @@
+"""The command `secp-spu`, and `python -m secp_spu`: Ctrl-C ends it in one line while it still imports."""
+
+import sys
+
+
+def main() -> None:
+    """See `secp_spu.cli.main`."""
+    try:
+        from secp_spu import cli
+    except KeyboardInterrupt:
+        print("error: interrupted before anything began", file=sys.stderr)
+        sys.exit(1)
+    cli.main()
+
+
+if __name__ == "__main__":
+    main()
