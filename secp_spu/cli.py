@@ -49,7 +49,6 @@ app = typer.Typer(
 )
 
 
-
 def _show_version(wanted: bool) -> None:
     if wanted:
         print(f"secp-spu {version('secp-spu')}")

@@ -272,6 +272,7 @@ def accuracy(
     methods: Annotated[str, typer.Option(help="Several with commas.")] = ",".join(get_args(AccuracyMethod)),
     seeds: Annotated[int, typer.Option(min=1, help="How many, from 0.")] = 5,
     generations: Annotated[int, typer.Option(min=1, help="Of 20 evaluations each.")] = 10,
+    test_texts: Annotated[int | None, typer.Option(min=1, help="Of each task; all by default.")] = None,
     json: JsonOption = None,
     quiet: QuietOption = False,
 ) -> None:
@@ -282,7 +283,7 @@ def accuracy(
     if adapted is None and (needing := [name for name in wanted if name in ADAPTED]):
         raise ConfigError(f"--adapted is missing: {needing[0]} takes a folder that `secp-spu adapt` wrote")
     runs = [
-        FewShotRun(task, method, seed, generations, adapted if method in ADAPTED else None)
+        FewShotRun(task, method, seed, generations, adapted if method in ADAPTED else None, test_texts)
         for method in wanted
         for task in _known(tasks, FEW_SHOT, "--tasks")
         for seed in range(seeds)

@@ -154,7 +154,9 @@ class TaskSection(_Section):
     @classmethod
     def _refuse_blanks(cls, value: dict[str, str]) -> dict[str, str]:
         if blank := [label for label, word in value.items() if not label.strip() or not word.strip()]:
-            raise ValueError(f"has {blank[0]!r}: {value[blank[0]]!r}, but a label and its word must be texts, not blank")
+            raise ValueError(
+                f"has {blank[0]!r}: {value[blank[0]]!r}, but a label and its word must be texts, not blank"
+            )
         return value
 
 

@@ -45,6 +45,7 @@ class FewShotRun:
         seed: of the few-shot draw, the prompt space and the optimizer.
         generations: of tuning.
         adapted: folder of the adapted model, for the methods that take one.
+        test_texts: how many of the task's test texts, from the first; all by default, which takes long under MPC.
     """
 
     task: str
@@ -52,10 +53,13 @@ class FewShotRun:
     seed: int
     generations: int
     adapted: Path | None = None
+    test_texts: int | None = None
 
     def config(self, *more: str) -> Config:
         """The task's configuration with this model and protocol, and more settings."""
         settings = [f"tuning.seed={self.seed}", f"tuning.generations={self.generations}", *more]
+        if self.test_texts is not None:
+            settings.append(f"task.test_examples={self.test_texts}")
         if self.adapted is not None:
             settings.append(f"model.folder={json.dumps(str(self.adapted.absolute()))}")
         if self.method == "fot-secure":
@@ -66,8 +70,9 @@ class FewShotRun:
     def key(self) -> Record:
         """Its record's key."""
         generations = 0 if self.method in WITHOUT_GENERATIONS else self.generations
-        key = {"bench": "accuracy", "variant": self.method, "task": self.task, "seed": self.seed}
-        return {**key, "generations": generations, "model": describe_model(self.adapted)}
+        key: Record = {"bench": "accuracy", "variant": self.method, "task": self.task, "seed": self.seed}
+        key |= {"generations": generations, "model": describe_model(self.adapted)}
+        return key if self.test_texts is None else {**key, "test_texts": self.test_texts}
 
     @property
     def steps(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -34,16 +35,20 @@ class Row:
     Attributes:
         name: a key of NAMES.
         generations: of tuning; 0 where there are none.
+        test_texts: how many the accuracies are of; None for all.
         found: accuracy in percent by task and seed.
     """
 
     name: str
     generations: int
+    test_texts: int | None
     found: dict[str, dict[int, float]]
 
     def describe(self) -> str:
-        """Its name and generations."""
-        return NAMES[self.name] + (f", {self.generations} generations" if self.generations else "")
+        """Its name, generations and test texts."""
+        generations = [f"{self.generations} generation{'s'[: self.generations > 1]}"] if self.generations else []
+        texts = [f"{self.test_texts} texts"] if self.test_texts else []
+        return ", ".join([NAMES[self.name], *generations, *texts])
 
 
 def accuracy_tables(records: Iterable[Record]) -> list[Table]:
@@ -77,19 +82,20 @@ def _cell(values: Sequence[float]) -> str:
 
 
 def _rows(records: Sequence[Record]) -> list[Row]:
-    rows: dict[tuple[str, int], Row] = {}
+    rows: dict[tuple[str, int, int | None], Row] = {}
 
     def add(name: str, generations: int, record: Record, value: float) -> None:
-        row = rows.setdefault((name, generations), Row(name, generations, {}))
+        key = name, generations, record.get("test_texts")
+        row = rows.setdefault(key, Row(*key, {}))
         row.found.setdefault(record["task"], {})[record["seed"]] = 100 * value
 
     for record in records:
         add(record["variant"], record["generations"], record, record["accuracy"])
         for name, method in (("untuned", "fot"), ("untuned-adapted", "fot-adapted")):
-            if record["variant"] == method:
+            if record["variant"] == method and "test_texts" not in record:
                 add(name, 0, record, record["untuned"])
     order = list(NAMES)
-    return sorted(rows.values(), key=lambda row: (order.index(row.name), row.generations))
+    return sorted(rows.values(), key=lambda row: (order.index(row.name), row.generations, row.test_texts or 0))
 
 
 def _secure_table(records: Sequence[Record]) -> list[Table]:
@@ -98,18 +104,27 @@ def _secure_table(records: Sequence[Record]) -> list[Table]:
     for secure in records:
         if secure["variant"] != "fot-secure":
             continue
-        same = {key: secure[key] for key in ("task", "seed", "generations")}
-        plain = next((r for r in records if r["variant"] == "fot-adapted" and same.items() <= r.items()), None)
+        plain = next((r for r in records if r["variant"] == "fot-adapted" and _run(r) == _run(secure)), None)
         if plain is not None:
             cost = sum(secure[phase]["bytes_total"] for phase in ("offline", "online")) / 1e9
             seconds = sum(secure[phase]["seconds"] for phase in ("offline", "online"))
-            names = [secure["task"], str(secure["seed"]), str(secure["generations"])]
+            texts = str(secure.get("test_texts", "all"))
+            names = [secure["task"], str(secure["seed"]), str(secure["generations"]), texts]
             losses = [f"{run['validation_loss']:.4f}" for run in (plain, secure)]
             accuracies = [f"{100 * run['accuracy']:.1f}" for run in (plain, secure)]
             rows.append([*names, *losses, *accuracies, f"{cost:,.0f}", f"{seconds:,.0f}"])
-    columns = ["task", "seed", "generations", "validation loss, plaintext", "ABY3", "accuracy, plaintext", "ABY3"]
-    note = "The same seeds, hence the same texts, first candidates and initial prompt. Bytes of all parties."
-    return [Table("Tuning under MPC and in plaintext", [*columns, "GB", "seconds"], rows, [note])] if rows else []
+    columns = ["task", "seed", "generations", "test texts", "validation loss, plaintext", "ABY3"]
+    columns += ["accuracy, plaintext", "ABY3", "GB", "seconds"]
+    note = (
+        "The same seeds, hence the same texts, first candidates and initial prompt. Bytes of all parties, those of the "
+        "tests too."
+    )
+    return [Table("Tuning under MPC and in plaintext", columns, rows, [note])] if rows else []
+
+
+def _run(record: Record) -> tuple[Any, ...]:
+    """What two runs have in common that differ by protocol alone."""
+    return tuple(record.get(key) for key in ("task", "seed", "generations", "test_texts"))
 
 
 def draw_accuracy(records: Iterable[Record]) -> dict[str, Figure]:

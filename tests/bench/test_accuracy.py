@@ -103,9 +103,19 @@ def test_the_table_has_a_row_a_method_and_secure_runs_beside_plaintext(records, 
     ]
     assert first.columns == ["method", "sst2", "mean"]
     assert first.rows[2][1] == f"{100 * records['probe']['accuracy']:.1f} (1)"
-    assert [row[:3] for row in second.rows] == [["sst2", "0", "2"]]
+    assert [row[:4] for row in second.rows] == [["sst2", "0", "2", "all"]]
     written = write_report(list(records.values()), tmp_path)
     assert {path.name for path in written} == {"report.md", "accuracy.png"}
+
+
+def test_fewer_test_texts_are_a_row_of_their_own(folder, records):
+    run = FewShotRun("sst2", "fot-adapted", 0, 1, folder / "adapted", test_texts=5)
+    found = measure_all(accuracy_cases([run], Progress()), RecordFile(), Progress())
+    assert (5 * found[0]["accuracy"]) % 1 == pytest.approx(0)
+    table, *_ = accuracy_tables([records["fot-adapted"], *found])
+    names = [row[0] for row in table.rows]
+    assert names == ["adapted, initial prompt", "FoT, adapted, 1 generation, 5 texts", "FoT, adapted, 2 generations"]
+    assert table.rows[0][1].endswith("(1)")
 
 
 @pytest.mark.parametrize("method", ["fine-tuning", "gradient-prompt"])

@@ -51,7 +51,7 @@ def test_predictions_are_the_answers_that_tuning_tested(run, texts, tmp_path):
     assert len({line["label"] for line in lines}) == 2, "take a seed whose prompt tells the texts apart"
 
 
-def test_fields_that_the_template_does_not_name_are_kept(run, texts, tmp_path):
+def test_fields_that_the_template_does_not_name_are_kept(run, tmp_path):
     row = {"id": 7, "text": "a fine film", "of": ["a", {"b": None}], "half": "\ud800", "label": "not looked at"}
     (tmp_path / "texts.jsonl").write_text(json.dumps(row))
     _, (line,) = predict_texts(run, tmp_path / "texts.jsonl", tmp_path / "out.jsonl")
