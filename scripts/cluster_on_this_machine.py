@@ -1,9 +1,11 @@
 """A configuration of a cluster in, all of its parties on this machine: started, their output streamed, ended together.
 
 python scripts/cluster_on_this_machine.py --config configs/cluster-aby3.yaml --out runs/cluster
+python scripts/cluster_on_this_machine.py --config configs/cluster-aby3.yaml --run runs/cluster --texts FILE --out FILE
 
-Every party is a process of its own on free ports of 127.0.0.1. When one fails, the others get some seconds to say why
-and are then ended. No process is left behind, nor when this one is interrupted.
+The first tunes a prompt, the second labels texts with it. Every party is a process of its own on free ports of
+127.0.0.1. When one fails, the others get some seconds to say why and are then ended. No process is left behind, nor
+when this one is interrupted.
 """
 
 from __future__ import annotations
@@ -31,12 +33,12 @@ GRACE_SECONDS = 30
 class Party:
     """A party's process and its log; the processes that it starts carry the same mark in their environment."""
 
-    def __init__(self, name: str, arguments: Sequence[str], log: Path, *, quiet: bool = False):
+    def __init__(self, name: str, command: str, arguments: Sequence[str], log: Path, *, quiet: bool = False):
         self.name, self.mark = name, f"secp-spu-{os.getpid()}-{name}"
-        command = [str(Path(sys.executable).parent / "secp-spu"), "party", "--party", name, *arguments]
+        call = [str(Path(sys.executable).parent / "secp-spu"), command, "--party", name, *arguments]
         environment = os.environ | {"SECP_SPU_CLUSTER_MARK": self.mark, "PYTHONUNBUFFERED": "1"}
         self.process = subprocess.Popen(
-            command,
+            call,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -83,8 +85,10 @@ class Cluster:
 
     Args:
         config: of the cluster.
-        out: folder of the data owner's outputs; the parties' logs go beside it, to OUT.logs/NAME.log.
+        out: folder of the data owner's outputs, or its file of labels; the parties' logs go beside it, to
+            OUT.logs/NAME.log.
         settings: for all parties, as --set takes them.
+        texts: the data owner's run and a file of texts to label, instead of tuning.
         own: more arguments for one party, by its name.
         quiet: print nothing.
         leave_out: parties that are not started.
@@ -96,6 +100,7 @@ class Cluster:
         out: Path,
         settings: Sequence[str] = (),
         *,
+        texts: tuple[Path, Path] | None = None,
         own: dict[str, list[str]] | None = None,
         quiet: bool = False,
         leave_out: Sequence[str] = (),
@@ -110,11 +115,16 @@ class Cluster:
         for name in cluster.everyone:
             if name in leave_out:
                 continue
-            arguments = [f"--config={config}", *(f"--set={setting}" for setting in self.settings)]
+            arguments = [f"--set={setting}" for setting in self.settings]
+            if texts and name == cluster.data_owner:
+                arguments += [f"--run={texts[0]}", f"--texts={texts[1]}"]
+            else:
+                arguments.append(f"--config={config}")
             if name == cluster.data_owner:
                 arguments.append(f"--out={out}")
             arguments += (own or {}).get(name, [])
-            self.parties[name] = Party(name, arguments, logs / f"{name}.log", quiet=quiet)
+            command = "predict" if texts else "party"
+            self.parties[name] = Party(name, command, arguments, logs / f"{name}.log", quiet=quiet)
 
     def wait(self, timeout: float | None = None) -> dict[str, int]:
         """Exit statuses by party, when all have ended, or some seconds after the first has failed.
@@ -172,7 +182,11 @@ def main() -> int:
     """Run the cluster; 0 if every party ended well, otherwise the status of one that did not."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--config", type=Path, required=True, help="YAML file with a `cluster`")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the data owner's outputs")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for the data owner's outputs, or file of labels"
+    )
+    parser.add_argument("--run", type=Path, help="to label texts: the data owner's run")
+    parser.add_argument("--texts", type=Path, help="to label texts: JSON lines")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for all parties")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
     parser.add_argument("--seed", type=int, help="tuning.seed, for the data owner alone")
@@ -180,11 +194,14 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(1))
     try:
+        if (arguments.run is None) != (arguments.texts is None):
+            raise ConfigError("--run and --texts go together: they label texts")
         cluster_section = load_config(arguments.config, arguments.set).cluster
         data_owner = cluster_section.data_owner if cluster_section else ""
         own = ["--resume"] if arguments.resume else []
         own += [f"--set=tuning.seed={arguments.seed}"] if arguments.seed is not None else []
-        with Cluster(arguments.config, arguments.out, arguments.set, own={data_owner: own}) as cluster:
+        texts = (arguments.run, arguments.texts) if arguments.run else None
+        with Cluster(arguments.config, arguments.out, arguments.set, texts=texts, own={data_owner: own}) as cluster:
             statuses = cluster.wait()
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from secp_spu.config import Config, ConfigError
+from secp_spu.config import Config, ConfigError, load_config
 from secp_spu.model import is_function
 from secp_spu.terminal import Interrupted, QuietOption, SetOption, TerminalProgress, costs_table
 from secp_spu.tuning import (
@@ -17,6 +17,7 @@ from secp_spu.tuning import (
     Predictor,
     Progress,
     export_peft,
+    join_cluster,
     load_run,
     make_runtime,
     refuse_existing,
@@ -27,36 +28,89 @@ RunOption = Annotated[Path, typer.Option("--run", help="Folder of a run of secp-
 
 
 def predict(
-    run: RunOption,
-    texts: Annotated[Path, typer.Option(help="JSON lines with the fields of the run's template; no labels.")],
-    out: Annotated[Path, typer.Option(help="File for the results: JSON lines with `label` and `scores`.")],
+    run: Annotated[Path | None, typer.Option(help="Folder of a run of secp-spu tune.", show_default=False)] = None,
+    texts: Annotated[
+        Path | None, typer.Option(help="JSON lines with the fields of the run's template.", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="File for the results: JSON lines with `label` and `scores`.", show_default=False),
+    ] = None,
+    party: Annotated[
+        str | None, typer.Option("--party", help="Which party of the run's cluster this process is.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="The cluster's YAML file, for parties that do not have the run.")
+    ] = None,
     settings: SetOption = [],  # noqa: B006 - typer's way
     quiet: QuietOption = False,
 ) -> None:
     """Label new texts with a tuned prompt, under MPC: labels and scores are the data owner's alone."""
-    config = load_run(run, settings)
+    console = Console(quiet=quiet)
+    if config is not None:
+        _predict(_for_others(config, party, settings, run or texts or out), None, party, console)
+        return
+    if run is None or texts is None or out is None:
+        missing = next(name for name, path in (("--run", run), ("--texts", texts), ("--out", out)) if path is None)
+        raise ConfigError(f"{missing} is missing; a party of a cluster that has no run gives --config and --party")
+    loaded = _for_owner(run, party, settings)
     refuse_existing(out)  # what is wrong with it is said before anything starts
-    if config.cluster and config.cluster.addresses:
+    _predict(loaded, (run, texts, out), party, console)
+
+
+def _for_owner(run: Path, party: str | None, settings: list[str]) -> Config:
+    """The configuration for who has the run."""
+    config = load_run(run, settings, party=party)
+    cluster = config.cluster
+    if party is None and cluster and cluster.addresses:
         raise ConfigError(
-            "cluster.addresses name a machine for each party, but secp-spu predict runs on one machine: to try it "
-            "there, where it protects nothing, add --set cluster=null"
+            f"--party is missing: cluster.addresses name a machine for each party, and {cluster.data_owner} has the run"
         )
-    _predict(config, run, texts, out, Console(quiet=quiet))
+    if party is not None and cluster is None:
+        raise ConfigError(f"--party {party}: the run in {run} has no `cluster`")
+    if party is not None and cluster and party != cluster.data_owner:
+        raise ConfigError(
+            f"--party {party}: the run is {cluster.data_owner}'s, the others give --config instead of --run"
+        )
+    return config
 
 
-def _predict(config: Config, run: Path, texts: Path, out: Path, console: Console) -> None:
-    with make_runtime(config) as runtime:
+def _for_others(config: Path, party: str | None, settings: list[str], given: Path | None) -> Config:
+    """The configuration for a party that has no run."""
+    if party is None:
+        raise ConfigError(f"--party is missing: which party of {config} this process is")
+    loaded = load_config(config, settings, party=party)
+    if loaded.cluster is None:
+        raise ConfigError(f"--party {party}: {config} has no `cluster`")
+    owner = loaded.cluster.data_owner
+    if party == owner:
+        raise ConfigError(f"--config is for the others: {owner} is the data owner, who gives --run, --texts and --out")
+    if given is not None:
+        raise ConfigError(f"--run, --texts and --out are for {owner} alone, who has them")
+    return loaded
+
+
+def _predict(config: Config, files: tuple[Path, Path, Path] | None, party: str | None, console: Console) -> None:
+    """Predict; files are the data owner's run, texts and results, None at the other parties of a cluster."""
+    if config.cluster and bool(party) == bool(config.cluster.addresses):
+        console.print(f"starting SecretFlow as {party}, waiting for the others" if party else "starting SecretFlow")
+    with join_cluster(config, party, "prediction") if party else make_runtime(config) as runtime:
         progress: Progress = Progress() if console.quiet else TerminalProgress(console)
         try:
-            files = (path.absolute() for path in (run, texts, out))
-            predictor = runtime.actor(DATA_OWNER, Predictor, config, *files)
+            paths = [path.absolute() for path in files or (Path(),) * 3]
+            predictor = runtime.actor(DATA_OWNER, Predictor, config, *paths)
             run_prediction(runtime, config, predictor, runtime.actor("model_owner", ModelOwner, config), progress)
         except KeyboardInterrupt:
-            raise Interrupted(f"interrupted; {out} is not written, call it again") from None
+            raise Interrupted(
+                f"interrupted; {files[2]} is not written, call it again" if files else "interrupted"
+            ) from None
         finally:
             progress.close()
-        console.print(costs_table(runtime.ledger.report()))
-    console.print(f"labels and scores in {out}", soft_wrap=True)
+        if files:
+            console.print(costs_table(runtime.ledger.report()))
+    console.print(
+        f"labels and scores in {files[2]}" if files else "done; the outputs are with the data owner", soft_wrap=True
+    )
 
 
 def export(

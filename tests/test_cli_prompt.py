@@ -10,6 +10,7 @@ import pytest
 from secp_spu.cli import DEMO_CONFIG
 
 COMMAND = str(Path(sys.executable).parent / "secp-spu")
+ABY3 = Path(__file__).parent.parent / "configs" / "cluster-aby3.yaml"
 TEXTS = DEMO_CONFIG.parent / "data" / "test.jsonl"
 SMALL = [
     "task.shots=2",
@@ -93,7 +94,14 @@ CLUSTER = (
         (["--set=task.max_tokens=5"], "exceeds task.max_tokens (5)"),
         (["--set=tuning.populaton=5"], "tuning.populaton is no key: did you mean population?"),
         (["--out", "/dev/null/out"], "/dev/null/out cannot be written"),
-        (["--set=protocol=aby3", CLUSTER], "predict runs on one machine"),
+        (["--set=protocol=aby3", CLUSTER], "--party is missing: cluster.addresses name a machine for each party"),
+        (["--set=protocol=aby3", CLUSTER, "--party=bob"], "--party bob: the run is alice's"),
+        (["--party=alice"], "has no `cluster`"),
+        (["--config", ABY3], "--party is missing: which party of"),
+        (["--config", ABY3, "--party=bob"], "--run, --texts and --out are for alice alone"),
+        (["--config", ABY3, "--party=alice"], "alice is the data owner, who gives --run, --texts and --out"),
+        (["--config", ABY3, "--party=dave"], "'dave' is no party of configuration"),
+        (["--config", DEMO_CONFIG, "--party=bob"], "has no `cluster`"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
@@ -104,3 +112,9 @@ def test_bad_input_is_one_line_and_exit_2(run, texts, tmp_path, arguments, messa
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_what_predict_lacks_is_named():
+    done = _call("predict", "--run", "run", "--out", "out")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: --texts is missing")

@@ -17,18 +17,19 @@ CONFIG_NAME = "config.yaml"
 """What a run's folder calls its configuration."""
 
 
-def load_run(folder: Path, settings: Sequence[str] = ()) -> Config:
+def load_run(folder: Path, settings: Sequence[str] = (), *, party: str | None = None) -> Config:
     """The configuration of a run, for what is to be done with its prompt; the texts it was tuned on may be gone.
 
     Args:
         folder: of the run.
         settings: `KEY=VALUE`, which win over it.
+        party: of a cluster, the one that reads, who has the run: its data owner.
     Raises: ConfigError for a folder without a tuned prompt, and as `load_config` does.
     """
     _refuse_unfinished(folder)
     if not (folder / CONFIG_NAME).exists():
         raise ConfigError(f"{folder} has no {CONFIG_NAME}: put the configuration there that its prompt was tuned with")
-    return load_config(folder / CONFIG_NAME, settings, needs={"model_owner"})
+    return load_config(folder / CONFIG_NAME, settings, party=party, needs={"model_owner"})
 
 
 def _refuse_unfinished(folder: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from secp_spu.config import Config, ConfigError
 from secp_spu.runtime import LocalRuntime, PlaintextRuntime, Runtime
@@ -29,9 +29,13 @@ def make_runtime(config: Config) -> Runtime:
     return LocalRuntime(config.protocol, config.parties, correlations=config.correlations)
 
 
-def join_cluster(config: Config, party: str) -> Runtime:
+def join_cluster(config: Config, party: str, purpose: Literal["tuning", "prediction"] = "tuning") -> Runtime:
     """One party's runtime of a cluster, when all parties are up and agree on the configuration.
 
+    Args:
+        config: of this party.
+        party: its name.
+        purpose: what the runtime is for, on which all must agree too.
     Raises: ConfigError if they do not agree, or this configuration is none of a cluster with that party.
     """
     if config.cluster is None or config.cluster.addresses is None:
@@ -39,7 +43,7 @@ def join_cluster(config: Config, party: str) -> Runtime:
     runtime = _secretflow(config, party)
     try:
         own = {f"the version of {name}": version(name) for name in ("secp-spu", "spu", "jax")}
-        _agree(runtime.gather(own | config.agreed()), party)
+        _agree(runtime.gather(own | config.agreed() | {"what is to be done": purpose}), party)
     except BaseException:
         runtime.abandon()
         raise

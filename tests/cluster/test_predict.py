@@ -1,0 +1,94 @@
+"""A tuned prompt and texts at alice's, the model at bob's: a cluster's labels are those of one process."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from cluster_on_this_machine import Cluster
+
+from secp_spu.cli import DEMO_CONFIG
+from secp_spu.config import load_config, save_config
+from secp_spu.runtime import PlaintextRuntime
+from secp_spu.tuning import (
+    DATA_OWNER,
+    DataOwner,
+    ModelOwner,
+    Predictor,
+    Progress,
+    load_run,
+    make_runtime,
+    predict,
+    set_up,
+    tune,
+)
+
+pytestmark = pytest.mark.cluster
+
+CONFIG = Path("configs/cluster-aby3.yaml").absolute()
+SMALL = [
+    "task.shots=2",
+    "task.validation_shots=2",
+    "task.test_examples=6",
+    "tuning.population=4",
+    "tuning.generations=2",
+]
+SCORE_ERROR = 0.05
+"""Of a score, between two calls under MPC: logits are off by 0.15 at most, see test_predict of tuning."""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A prompt that was tuned in plaintext, as if in the cluster."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    config = load_config(CONFIG, [*SMALL, "tuning.seed=2", "protocol=plaintext", "cluster=null"])
+    with PlaintextRuntime() as runtime:
+        owner = runtime.actor(DATA_OWNER, DataOwner, config, folder, resume=False)
+        tune(set_up(runtime, config, owner, runtime.actor("model_owner", ModelOwner, config), Progress()))
+    save_config(load_config(CONFIG, SMALL), folder / "config.yaml")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    path = tmp_path_factory.mktemp("texts") / "texts.jsonl"
+    rows = (DEMO_CONFIG.parent / "data" / "test.jsonl").read_text().splitlines()[:6]
+    path.write_text("\n".join(json.dumps({"id": i, "text": json.loads(row)["text"]}) for i, row in enumerate(rows)))
+    return path
+
+
+def test_a_cluster_predicts_as_one_process_does(run, texts, tmp_path):
+    config = load_run(run, ["cluster=null"])
+    with make_runtime(config) as runtime:
+        predictor = runtime.actor(DATA_OWNER, Predictor, config, run, texts, tmp_path / "here.jsonl")
+        predict(runtime, config, predictor, runtime.actor("model_owner", ModelOwner, config), Progress())
+    with Cluster(CONFIG, tmp_path / "there.jsonl", SMALL, texts=(run, texts), quiet=True) as cluster:
+        assert cluster.wait(timeout=300) == {"alice": 0, "bob": 0, "carol": 0}
+        lines = {name: party.lines for name, party in cluster.parties.items()}
+    here, there = (_read(tmp_path / name) for name in ("here.jsonl", "there.jsonl"))
+    assert [row["id"] for row in there] == list(range(6))
+    for ours, theirs in zip(here, there, strict=True):
+        assert theirs["scores"] == pytest.approx(ours["scores"], abs=SCORE_ERROR)
+        assert theirs["text"] == ours["text"]
+    assert any("6 texts: " in line for line in lines["alice"])
+    for name in ("bob", "carol"):
+        assert lines[name][-1] == "done; the outputs are with the data owner"
+        assert not any("texts:" in line or "negative" in line for line in lines[name])
+
+
+def test_a_run_of_another_model_shape_is_noticed_before_anything_is_shared(run, texts, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    path = tmp_path / "run" / "config.yaml"
+    content = yaml.safe_load(path.read_text())
+    content["task"]["max_tokens"] += 1
+    path.write_text(yaml.safe_dump(content))
+    with Cluster(CONFIG, tmp_path / "out.jsonl", SMALL, texts=(tmp_path / "run", texts), quiet=True) as cluster:
+        assert cluster.wait(timeout=300) == {"alice": 2, "bob": 2, "carol": 2}
+        for party in cluster.parties.values():
+            assert "the parties' configurations differ: task.max_tokens is 1" in party.lines[-1]
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def _read(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
