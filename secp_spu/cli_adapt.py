@@ -9,10 +9,12 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from secp_spu.model.hub_config import EXTRAS
 from secp_spu.terminal import Interrupted, QuietOption, TerminalProgress
 from secp_spu.tuning import Progress
 from secp_spu.tuning.adaptation import Recipe
 from secp_spu.tuning.adaptation import adapt as run_adaptation
+from secp_spu.tuning.adaptation_folder import RECIPE
 
 
 class Activation(str, Enum):
@@ -27,16 +29,18 @@ def adapt(
     corpus: Annotated[Path, typer.Option(help="Text file, one text a line.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder for the adapted checkpoint.", show_default=False)],
     activation: Annotated[Activation | None, typer.Option(help="Instead of GELU; the model's own without.")] = None,
-    features: Annotated[int, typer.Option(min=1, help="Frequencies a head, for cosine and sine.")] = Recipe.features,
+    features: Annotated[
+        int, typer.Option(min=1, max=EXTRAS["features"][1], help="Frequencies a head, for cosine and sine.")
+    ] = Recipe.features,
     steps: Annotated[int, typer.Option(min=1)] = Recipe.steps,
-    rate: Annotated[float, typer.Option(min=1e-9, help="Peak learning rate.")] = Recipe.rate,
+    rate: Annotated[float, typer.Option(min=1e-9, max=1, help="Peak learning rate.")] = Recipe.rate,
     batch_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a gradient, with padding.")] = Recipe.batch_tokens,
     accumulate: Annotated[int, typer.Option(min=1, help="Gradients of a step.")] = Recipe.accumulate,
     max_tokens: Annotated[int, typer.Option(min=2, help="Of a text; what is longer is cut.")] = Recipe.max_tokens,
     prompt_tokens: Annotated[
         int, typer.Option(min=0, help="Random ones before every other text, as a soft prompt will be.")
     ] = Recipe.prompt_tokens,
-    seed: Annotated[int, typer.Option(min=0)] = Recipe.seed,
+    seed: Annotated[int, typer.Option(min=0, max=EXTRAS["feature_seed"][1])] = Recipe.seed,
     bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16.")] = False,
     every: Annotated[int, typer.Option(min=1, help="Steps between measurements.")] = Recipe.every,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
@@ -65,7 +69,7 @@ def adapt(
         done = run_adaptation(recipe, out, resume=resume, progress=progress)
     except KeyboardInterrupt:
         progress.close()
-        raise Interrupted(f"interrupted; go on with --resume --out {out}") from None
+        raise Interrupted(_how_to_go_on(out)) from None
     finally:
         progress.close()
     console.print(
@@ -73,3 +77,8 @@ def adapt(
         f"{done.similarity:.4f}, behind random prompts {done.prompted:.4f}; checkpoint in {out}",
         soft_wrap=True,
     )
+
+
+def _how_to_go_on(out: Path) -> str:
+    began = (out / RECIPE).exists()
+    return f"interrupted; go on with --resume --out {out}" if began else "interrupted before the run began"

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+
+def unwritable(folder: Path) -> str | None:
+    """Why nothing can be written to a folder, which need not be there yet; None where nothing speaks against it."""
+    try:
+        found = next(path for path in (folder, *folder.parents) if path.exists())
+    except OSError as error:  # a name that is too long, or in a folder that may not be looked into
+        return f"{folder} cannot be written ({error.strerror}): choose another folder"
+    if not found.is_dir():
+        return f"{found} is a file: choose a folder"
+    return None if os.access(found, os.W_OK | os.X_OK) else f"{found} cannot be written: choose another folder"
 
 
 def write_whole(path: Path, content: bytes, *, secret: bool = False) -> None:

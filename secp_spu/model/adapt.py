@@ -132,7 +132,8 @@ def make_student(
         features: frequencies a head.
         seed: of the frequencies.
         activation: instead of the teacher's own, which must be GELU.
-    Raises: CheckpointError for a teacher that was adapted already, or an activation that cannot stand for its own.
+    Raises: CheckpointError for a teacher that was adapted already, or an activation that cannot stand for its own, or
+        one whose inputs are not finite.
     """
     own = teacher.config
     if own.attention != "softmax":
@@ -177,7 +178,13 @@ def _inputs_of_activation(teacher: Checkpoint, batches: Sequence[Texts]) -> list
     """Those of every layer, on tokens that are none of padding [tokens, intermediate]."""
     forward = jax.jit(lambda variables, texts: run(teacher.config, variables, texts).inner)
     found = [(forward(teacher.variables, texts), np.asarray(texts.mask, bool)) for texts in batches]
-    return [np.concatenate([np.asarray(inner[i])[mask] for inner, mask in found]) for i in range(teacher.config.layers)]
+    layers = range(teacher.config.layers)
+    inner = [np.concatenate([np.asarray(inner[i])[mask] for inner, mask in found]) for i in layers]
+    if not all(np.isfinite(x).all() for x in inner):
+        raise CheckpointError(
+            f"{teacher.folder} computes values that are not finite: take a model whose weights are sound"
+        )
+    return inner
 
 
 def _range(inner: Sequence[np.ndarray]) -> float:

@@ -17,8 +17,10 @@ from typing import Any
 
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
+from secp_spu.files import unwritable
 from secp_spu.model.attention import orthogonal_frequencies
 from secp_spu.model.config import ActivationKind, AttentionKind, EncoderConfig, FunctionKind
 from secp_spu.model.hub_config import CheckpointError, Tree, read_config, write_config
@@ -161,21 +163,27 @@ def save_embeddings(source: str | Path, folder: str | Path) -> None:
     Args:
         source: the model owner's folder.
         folder: made if it is not there; `load_embeddings` opens it. No other weight goes into it.
-    Raises: CheckpointError for a source that cannot be read; FileExistsError for a folder that holds something.
+    Raises: CheckpointError for a source that cannot be read, or a folder that cannot be written; FileExistsError for a
+        folder that holds something.
     """
     source, folder = Path(source), Path(folder)
+    if problem := unwritable(folder):
+        raise CheckpointError(problem)
+    if folder.exists() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} is not empty: choose another folder")
     hub, config = read_config(source)
     tensors = Tensors(source, hub)
     leaves = module_leaves(config, tensors.family.embeddings, prefix=tensors.prefix)
     params = tensors.gather(leaves)
     if not (source / "tokenizer.json").exists():
         raise CheckpointError(f"{source} has no tokenizer.json, which the data owner needs")
-    if folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder} is not empty: choose another folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("config.json", "tokenizer.json"):
-        shutil.copyfile(source / name, folder / name)
-    save_file(scatter(leaves, params, float16=False), folder / "model.safetensors", metadata={"format": "pt"})
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("config.json", "tokenizer.json"):
+            shutil.copyfile(source / name, folder / name)
+        save_file(scatter(leaves, params, float16=False), folder / "model.safetensors", metadata={"format": "pt"})
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{folder} cannot be written ({error}): choose another folder") from error
 
 
 def save_checkpoint(

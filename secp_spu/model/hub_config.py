@@ -26,7 +26,7 @@ _FUNCTIONS: dict[str, FunctionKind] = {
 }
 """Values of hidden_act, and ours; the first of several is what we write."""
 
-_EXTRAS = {"features": (1, 2**16), "feature_seed": (0, 2**63 - 1)}
+EXTRAS = {"features": (1, 2**16), "feature_seed": (0, 2**63 - 1)}
 """Fields of EncoderConfig under the key "secp_spu": the smallest and the largest value."""
 
 _ADAPTED = ("series", "quadratic")
@@ -73,14 +73,14 @@ def _read_sizes(hub: Tree, family: Family, path: Path) -> Tree:
 
 def _read_extras(extras: Any, path: Path) -> Tree:
     """Fields of EncoderConfig under the key "secp_spu"."""
-    allowed = ["attention", *_EXTRAS, "activation", "activation_range", "activation_terms", "adapted"]
+    allowed = ["attention", *EXTRAS, "activation", "activation_range", "activation_terms", "adapted"]
     if not isinstance(extras, dict) or not extras.keys() <= set(allowed):
         raise CheckpointError(f"{path}: secp_spu is {extras!r}, allowed are the keys {', '.join(allowed)}")
     if not isinstance(extras.get("adapted", {}), dict):  # for people to read: how the checkpoint was made
         raise CheckpointError(f"{path}: adapted is {extras['adapted']!r}, it must be an object")
     fields = {"attention": _choice(extras, "attention", get_args(AttentionKind), path)}
     if fields["attention"] != "softmax":
-        fields |= {key: _integer(extras, key, span, path) for key, span in _EXTRAS.items()}
+        fields |= {key: _integer(extras, key, span, path) for key, span in EXTRAS.items()}
     if "activation" in extras:
         fields["activation"] = _choice(extras, "activation", _ADAPTED, path)
         if fields["activation"] == "series":
@@ -143,7 +143,7 @@ def _write_extras(config: EncoderConfig) -> Tree:
     """What Hugging Face has no word for; nothing for a model that it knows."""
     extras: Tree = {"attention": config.attention}
     if config.attention != "softmax":
-        extras |= {key: getattr(config, key) for key in _EXTRAS}
+        extras |= {key: getattr(config, key) for key in EXTRAS}
     if config.activation in _ADAPTED:
         extras["activation"] = config.activation
     if config.activation == "series" and config.series is not None:
@@ -155,7 +155,13 @@ def read_json(path: Path) -> Tree:
     """The object in a JSON file."""
     try:
         content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
+        folder = path.parent
+        wrong = f"has no {path.name}" if folder.is_dir() else "is a file" if folder.exists() else "does not exist"
+        raise CheckpointError(
+            f"{folder} {wrong}: give a Hugging Face folder, with config.json, model.safetensors and tokenizer.json"
+        ) from error
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON ({error}): fetch it again") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, it must hold an object")

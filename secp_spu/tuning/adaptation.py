@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -15,14 +16,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import serialization
 from matplotlib.figure import Figure
+from safetensors import SafetensorError
 
 from secp_spu.config import ConfigError
 from secp_spu.files import write_whole
 from secp_spu.model import load_checkpoint, save_checkpoint
 from secp_spu.model.adapt import Distillation, Texts, make_student
 from secp_spu.model.hub_config import read_config
+from secp_spu.tuning.adaptation_folder import (
+    FIGURE,
+    LOG,
+    LOSSES,
+    RECIPE,
+    STATE,
+    State,
+    is_finished,
+    read_log,
+    refuse_folder,
+)
 from secp_spu.tuning.corpus import Corpus
 from secp_spu.tuning.progress import Progress
 
@@ -33,8 +45,6 @@ CALIBRATION = 8
 
 SPECIAL = ("bos", "pad", "eos", "mask", "cls", "sep", "unk")
 """Tokens that config.json may name."""
-
-STATE, LOG, FIGURE, RECIPE = "state.msgpack", "adaptation.jsonl", "adaptation.png", "recipe.json"
 
 
 @dataclass(frozen=True)
@@ -104,8 +114,10 @@ def adapt(recipe: Recipe, out: Path, *, resume: bool, progress: Progress) -> Ada
             state, from which it goes on after an interruption.
         resume: go on with what is in `out`.
         progress: told of every step.
-    Raises: ConfigError and CheckpointError for what cannot be adapted, before anything is written.
+    Raises: ConfigError and CheckpointError for what cannot be adapted, before anything is written; ConfigError for a
+        training that diverges, and for a folder that is damaged or can no longer be written.
     """
+    refuse_folder(out, resume=resume)
     teacher = load_checkpoint(recipe.model)
     positions = teacher.config.max_positions - teacher.config.position_offset
     if recipe.max_tokens + recipe.prompt_tokens > positions:
@@ -123,6 +135,9 @@ def adapt(recipe: Recipe, out: Path, *, resume: bool, progress: Progress) -> Ada
         hide_word=teacher.head is not None and not teacher.config.causal,
         seed=recipe.seed,
     )
+    facts = {**recipe.facts(), "corpus_sha256": corpus.digest}
+    if resume and is_finished(out, facts):
+        return _last(out, was_finished=True)
     student = make_student(
         teacher,
         [corpus.batch(i) for i in range(CALIBRATION)],
@@ -131,52 +146,22 @@ def adapt(recipe: Recipe, out: Path, *, resume: bool, progress: Progress) -> Ada
         activation=recipe.activation,
     )
     distillation = Distillation(teacher, student, recipe.steps, recipe.rate, recipe.accumulate, recipe.half)
-    finished = _open(out, recipe, corpus.digest, resume=resume)
-    if not finished:
+    try:
+        if not resume:
+            write_whole(out / RECIPE, (json.dumps(facts, indent=2) + "\n").encode())
         trained = _train(distillation, corpus, recipe, out, progress)
         _save(recipe, out, distillation, trained, corpus)
-    last = _log(out)[-1]
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"--out {out} cannot be written ({error}): make room, or choose another folder") from error
+    return _last(out, was_finished=False)
+
+
+def _last(out: Path, *, was_finished: bool) -> Adaptation:
+    """What the last measurement says."""
+    last = read_log(out)[-1]
     return Adaptation(
-        int(last["step"]), last["similarity"], last["prompted"], last["least_kernel"], was_finished=finished
+        int(last["step"]), last["similarity"], last["prompted"], last["least_kernel"], was_finished=was_finished
     )
-
-
-def _open(out: Path, recipe: Recipe, digest: str, *, resume: bool) -> bool:
-    """Claim the folder; returns whether the run in it is finished."""
-    written, now = out / RECIPE, {**recipe.facts(), "corpus_sha256": digest}
-    if resume:
-        if not written.exists():
-            raise ConfigError(f"--resume: {out} holds no adaptation")
-        before = json.loads(written.read_text(encoding="utf-8"))
-        for key in sorted(now.keys() | before.keys()):
-            if before.get(key) != now.get(key):
-                raise ConfigError(
-                    f"--resume: {key} was {before.get(key)!r} in {out}, now it is {now.get(key)!r}: give the same"
-                )
-        return (out / FIGURE).exists() and not (out / STATE).exists()
-    if out.exists() and any(out.iterdir()):
-        raise ConfigError(f"--out {out} is not empty: choose another folder, or go on with --resume")
-    out.mkdir(parents=True, exist_ok=True)
-    write_whole(written, (json.dumps(now, indent=2) + "\n").encode())
-    return False
-
-
-@dataclass(frozen=True)
-class State:
-    """After a step: all that the next one needs."""
-
-    step: int
-    layers: Tree
-    optimizer: Tree
-
-    def save(self, out: Path) -> None:
-        """Write it."""
-        write_whole(out / STATE, serialization.to_bytes(vars(self)))
-
-    def saved(self, out: Path) -> State:
-        """The one in the folder, or this one where there is none."""
-        path = out / STATE
-        return State(**serialization.from_bytes(vars(self), path.read_bytes())) if path.exists() else self
 
 
 def _train(distillation: Distillation, corpus: Corpus, recipe: Recipe, out: Path, progress: Progress) -> Tree:
@@ -190,13 +175,14 @@ def _train(distillation: Distillation, corpus: Corpus, recipe: Recipe, out: Path
         return optax.apply_updates(layers, updates), state, losses
 
     measure = partial(_measured, jax.jit(distillation.similarity), given, corpus)
+    note = partial(_note, out, recipe, progress)
     layers = jax.tree.map(jnp.asarray, distillation.trained)
-    state = State(0, layers, optimizer.init(layers)).saved(out)
+    state = State(0, layers, optimizer.init(layers)).saved(out, recipe.steps)
     progress.stage("adaptation", recipe.steps)
     for _ in range(state.step):
         progress.step()
     if state.step == 0:
-        _note(out, {"step": 0, **measure(state.layers)}, progress)
+        note({"step": 0, **measure(state.layers)})
     start = time.perf_counter()
     try:
         while state.step < recipe.steps:
@@ -209,13 +195,14 @@ def _train(distillation: Distillation, corpus: Corpus, recipe: Recipe, out: Path
             if is_measured:
                 values = {name: float(loss) for name, loss in losses.items()}
                 seconds = round(time.perf_counter() - start, 1)
-                _note(out, {"step": step, **measure(layers), **values, "seconds": seconds}, progress)
+                note({"step": step, **measure(layers), **values, "seconds": seconds})
             state = State(step, layers, moments)  # no sooner, so that no measurement is lost with an interruption
             if is_measured:
                 state.save(out)
             progress.step()
     except KeyboardInterrupt:
-        state.save(out)
+        if all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.layers)):  # else the one before is better
+            state.save(out)
         raise
     return state.layers
 
@@ -233,25 +220,36 @@ def _mean_cosine(found: Sequence[tuple[Any, Any]]) -> float:
     return float(np.concatenate([np.asarray(cosines) for cosines, _ in found]).mean())
 
 
-def _note(out: Path, line: dict[str, float], progress: Progress) -> None:
-    """Add a measurement to the log, after what an interrupted run has left of later ones."""
-    kept = [before for before in _log(out) if before["step"] < line["step"]]
+def _note(out: Path, recipe: Recipe, progress: Progress, line: dict[str, float]) -> None:
+    """Add a measurement to the log, after what an interrupted run has left of later ones.
+
+    Raises: ConfigError for one that is not finite, which it does not add.
+    """
+    _refuse_diverged(recipe, line)
+    kept = [before for before in read_log(out) if before["step"] < line["step"]]
     write_whole(out / LOG, "".join(json.dumps(row) + "\n" for row in [*kept, line]).encode())
-    losses = ", ".join(f"{name} {line[name]:.4f}" for name in ("hidden", "output") if name in line)
+    losses = ", ".join(f"{name} {line[name]:.4f}" for name in LOSSES if name in line)
     progress.line(
         f"step {line['step']:5d}: similarity {line['similarity']:.4f}, behind prompts {line['prompted']:.4f}, "
         f"{losses or 'untrained'}, least mean kernel {line['least_kernel']:.3f}"
     )
 
 
-def _log(out: Path) -> list[dict[str, float]]:
-    path = out / LOG
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+def _refuse_diverged(recipe: Recipe, line: Mapping[str, float]) -> None:
+    wrong = next((name for name, value in line.items() if not math.isfinite(value)), None)
+    if wrong is None:
+        return
+    if line["step"] == 0:
+        raise ConfigError(f"--model {recipe.model}: {wrong} is {line[wrong]} before training: its weights are unsound")
+    raise ConfigError(
+        f"training diverged, {wrong} is {line[wrong]} at step {line['step']}: lower --rate {recipe.rate:g}, and choose "
+        "another --out"
+    )
 
 
 def _save(recipe: Recipe, out: Path, distillation: Distillation, layers: Tree, corpus: Corpus) -> None:
     """The checkpoint, with how it was made in its config.json, and the figure; then the state is done with."""
-    teacher, log = distillation.teacher, _log(out)
+    teacher, log = distillation.teacher, read_log(out)
     hub, _ = read_config(recipe.model)
     special = {name: hub[f"{name}_token_id"] for name in SPECIAL if isinstance(hub.get(f"{name}_token_id"), int)}
     save_checkpoint(
@@ -283,7 +281,7 @@ def _draw(log: Sequence[dict[str, float]]) -> Figure:
     similarity.plot([row["step"] for row in log], [row["similarity"] for row in log], color="#3d6fb4")
     similarity.set(title="Similarity to the teacher, held-out lines", xlabel="step", ylabel="cosine", ylim=(None, 1))
     rows = [row for row in log if "hidden" in row]
-    for name, colour in (("hidden", "#3d6fb4"), ("output", "#e0a458")):
+    for name, colour in zip(LOSSES, ("#3d6fb4", "#e0a458"), strict=True):
         loss.plot([row["step"] for row in rows], [row[name] for row in rows], label=name, color=colour)
     loss.set(title="Loss of the last batch", xlabel="step", yscale="log")
     loss.legend(frameon=False)

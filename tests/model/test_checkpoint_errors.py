@@ -9,7 +9,7 @@ import pytest
 from random_weights import CONFIG, encoder_variables, head_params
 from safetensors.numpy import load_file, save_file
 
-from secp_spu.model import CheckpointError, load_checkpoint, load_embeddings, save_checkpoint
+from secp_spu.model import CheckpointError, load_checkpoint, load_embeddings, save_checkpoint, save_embeddings
 
 RFA = replace(CONFIG, attention="rfa", features=29, feature_seed=3)
 QUERY = "roberta.encoder.layer.1.attention.self.query"
@@ -176,7 +176,25 @@ def test_a_missing_file_is_named(name, folder):
     assert_refused(folder, name)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "\xff"])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("empty", "has no config.json"),
+        ("file", "is a file"),
+        ("absent", "does not exist"),
+        ("file/x", "does not exist"),
+    ],
+)
+def test_what_is_no_model_is_told_what_one_is(name, message, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    wanted = f"{name} {message}: give a Hugging Face folder, with config.json, model.safetensors and tokenizer.json"
+    assert_refused(tmp_path / name, wanted)
+    with pytest.raises(CheckpointError, match=wanted):
+        save_embeddings(tmp_path / name, tmp_path / "out")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "\xff", "[" * 10**5])
 def test_a_damaged_configuration_is_named(content, folder):
     (folder / "config.json").write_text(content, encoding="latin-1")
     assert_refused(folder, r"config\.json")
@@ -209,6 +227,20 @@ def test_embeddings_are_checked_alone(folder):
     edit_tensors(folder, lambda tensors: tensors.pop("roberta.embeddings.LayerNorm.bias"))
     with pytest.raises(CheckpointError, match=r"lacks the tensor roberta\.embeddings\.LayerNorm\.bias"):
         load_embeddings(folder)
+
+
+def test_embeddings_are_not_saved_where_nothing_can_be_written(folder, tmp_path, monkeypatch):
+    (folder / "tokenizer.json").write_text("{}")
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file" / "out"):
+        with pytest.raises(CheckpointError, match="file is a file: choose a folder"):
+            save_embeddings(folder, out)
+    with pytest.raises(CheckpointError, match="nnn cannot be written .*too long.*: choose another folder"):
+        save_embeddings(folder, tmp_path / ("n" * 300))
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(CheckpointError, match=f"{tmp_path} cannot be written: choose another folder"):
+        save_embeddings(folder, tmp_path / "new" / "out")
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize(

@@ -13,17 +13,20 @@ import optax
 import pytest
 from flax import serialization
 from flax.traverse_util import flatten_dict
+from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 from words import CLS, MASK, PAD, SEP, UNKNOWN, VOCABULARY, write_lines, write_tokenizer
 
 from secp_spu.cli import app
+from secp_spu.cli_adapt import Interrupted
 from secp_spu.config import ConfigError
 from secp_spu.model import CheckpointError, Encoder, EncoderConfig, LabelWordHead, load_checkpoint, save_checkpoint
 from secp_spu.model.activation import QUADRATIC, gelu_quadratic
 from secp_spu.model.adapt import LEAST_KERNEL, RANGE_SHARE, Distillation, Texts, make_student, run
 from secp_spu.protocol.reciprocal import FLOOR
 from secp_spu.tuning import Progress, adaptation
-from secp_spu.tuning.adaptation import FIGURE, RECIPE, STATE, Recipe, adapt
+from secp_spu.tuning.adaptation import Recipe, adapt
+from secp_spu.tuning.adaptation_folder import FIGURE, RECIPE, STATE, read_log
 from secp_spu.tuning.corpus import HELD_OUT, Corpus
 
 LINES = HELD_OUT + 400
@@ -228,7 +231,7 @@ def test_ctrl_c_loses_no_step(whole, tmp_path, step):
     assert_same_run(tmp_path / "out", undisturbed)
 
 
-@pytest.mark.parametrize("number", [1, 3], ids=["between", "last"])
+@pytest.mark.parametrize("number", [0, 1, 3], ids=["first", "between", "last"])
 def test_ctrl_c_while_measuring_loses_no_measurement(whole, tmp_path, monkeypatch, number):
     """The step before the measurement is done again, so that its losses are in the log."""
     recipe, undisturbed = whole
@@ -243,7 +246,8 @@ def test_ctrl_c_while_measuring_loses_no_measurement(whole, tmp_path, monkeypatc
         patch.setattr(adaptation, "_measured", stopped)
         with pytest.raises(KeyboardInterrupt):
             adapt(recipe, tmp_path / "out", resume=False, progress=Progress())
-    assert len(log_of(tmp_path / "out")) == number
+    assert len(read_log(tmp_path / "out")) == number
+    assert (tmp_path / "out" / STATE).exists() == (number > 0)
     adapt(recipe, tmp_path / "out", resume=True, progress=Progress())
     assert_same_run(tmp_path / "out", undisturbed)
 
@@ -257,11 +261,53 @@ def test_ctrl_c_while_the_figure_is_drawn_leaves_a_run_to_finish(whole, tmp_path
     assert_same_run(tmp_path / "out", undisturbed)
 
 
-def _interrupt(*_):
+def _interrupt(*_, **__):
     raise KeyboardInterrupt
 
 
-def test_resuming_a_finished_run_changes_nothing_and_says_so(whole):
+def test_ctrl_c_before_the_run_began_promises_nothing(recipe, tmp_path, monkeypatch):
+    call = ["adapt", "--model", recipe.model, "--corpus", recipe.corpus, "--out", tmp_path / "out"]
+    call += ["--features", 16, "--batch-tokens", 128, "--max-tokens", 12, "--prompt-tokens", 3]
+    for name, message in (
+        ("make_student", "interrupted before the run began"),
+        ("_measured", f"interrupted; go on with --resume --out {tmp_path / 'out'}"),
+    ):
+        monkeypatch.setattr(adaptation, name, _interrupt)
+        ended = CliRunner().invoke(app, list(map(str, call))).exception
+        assert (type(ended), str(ended)) == (Interrupted, message)
+        assert (tmp_path / "out").exists() == (name == "_measured")
+        monkeypatch.undo()
+
+
+def test_a_run_that_diverges_ends_with_its_last_good_state(recipe, tmp_path):
+    """The first of two steps of warm-up is of length zero, the second far too long."""
+    recipe = replace(recipe, rate=1e30, steps=20)
+    with pytest.raises(ConfigError, match=r"diverged, .* is nan at step 2: lower --rate 1e\+30, and choose another"):
+        adapt(replace(recipe, every=1), tmp_path / "out", resume=False, progress=Progress())
+    assert [row["step"] for row in log_of(tmp_path / "out")] == [0, 1]
+    assert serialization.msgpack_restore((tmp_path / "out" / STATE).read_bytes())["step"] == 1
+    with pytest.raises(KeyboardInterrupt):
+        adapt(recipe, tmp_path / "stopped", resume=False, progress=StopAt(3))
+    assert not (tmp_path / "stopped" / STATE).exists()
+
+
+def test_a_model_that_overflows_is_named(recipe, tmp_path):
+    huge = tmp_path / "huge"
+    shutil.copytree(recipe.model, huge)
+    tensors = load_file(huge / "model.safetensors")
+    huge_ones = {name: tensor * np.float32(1e30) for name, tensor in tensors.items() if "dense" in name}
+    save_file(tensors | huge_ones, huge / "model.safetensors", metadata={"format": "pt"})
+    call = partial(adapt, resume=False, progress=Progress())
+    with pytest.raises(CheckpointError, match="huge computes values that are not finite: take a model whose"):
+        call(replace(recipe, model=huge, activation="series"), tmp_path / "series")
+    assert not (tmp_path / "series").exists()
+    with pytest.raises(ConfigError, match="--model .*huge: similarity is nan before training"):
+        call(replace(recipe, model=huge), tmp_path / "out")
+
+
+def test_resuming_a_finished_run_changes_nothing_and_says_so(whole, monkeypatch):
+    """At once: nothing is calibrated or compiled."""
+    monkeypatch.setattr(adaptation, "make_student", None)
     recipe, out = whole
     before, last = content_of(out), log_of(out)[-1]
     done = adapt(recipe, out, resume=True, progress=Progress())
@@ -390,8 +436,48 @@ def test_bad_input_is_refused_before_anything_is_written(models_of, recipe, tmp_
     refused(ConfigError, "holds no adaptation", resume=True)
     adapt(replace(recipe, steps=1), tmp_path / "done", resume=False, progress=Progress())
     refused(CheckpointError, "has fourier attention: adapt the checkpoint that it came from", model=tmp_path / "done")
-    with pytest.raises(ConfigError, match="is not empty"):
-        adapt(recipe, tmp_path / "done", resume=False, progress=Progress())
+
+
+def test_a_folder_that_will_not_do_is_named_before_anything_is_computed(whole, tmp_path, monkeypatch):
+    recipe, finished = whole
+    monkeypatch.setattr(adaptation, "make_student", None)
+
+    def refused(message, out, resume=False):
+        with pytest.raises(ConfigError, match=message):
+            adapt(recipe, out, resume=resume, progress=Progress())
+
+    (tmp_path / "file").touch()
+    refused("--out: .*file is a file: choose a folder", tmp_path / "file")
+    refused("--out .*out holds an adaptation already: choose another folder, or go on with --resume", finished)
+    for name in (RECIPE, "adaptation.jsonl"):
+        damaged = tmp_path / name.split(".")[0]
+        shutil.copytree(finished, damaged)
+        (damaged / name).write_bytes((damaged / name).read_bytes()[:-20])
+        refused(f"--resume: .*{name} is damaged", damaged, resume=True)
+
+
+def test_a_damaged_state_is_named(whole, tmp_path):
+    recipe, finished = whole
+    shutil.copytree(finished, tmp_path / "out")
+    (tmp_path / "out" / STATE).write_bytes(b"")
+    with pytest.raises(ConfigError, match="--resume: .*state.msgpack is damaged"):
+        adapt(recipe, tmp_path / "out", resume=True, progress=Progress())
+
+
+def test_a_folder_that_can_no_longer_be_written_is_named(recipe, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(adaptation, "write_whole", full)
+    with pytest.raises(ConfigError, match="--out .*out cannot be written .*No space left.*: make room, or choose an"):
+        adapt(recipe, tmp_path / "out", resume=False, progress=Progress())
+
+
+@pytest.mark.parametrize("option", [("--features", 2**16 + 1), ("--seed", 2**63), ("--rate", "inf")], ids=str)
+def test_what_no_checkpoint_can_say_is_refused(recipe, tmp_path, option):
+    call = ["adapt", "--model", recipe.model, "--corpus", recipe.corpus, "--out", tmp_path / "out", *option]
+    assert CliRunner().invoke(app, list(map(str, call))).exit_code == 2
+    assert not (tmp_path / "out").exists()
 
 
 def test_texts_are_a_pytree():

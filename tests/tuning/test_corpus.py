@@ -199,11 +199,15 @@ def test_the_digest_is_of_the_file_as_it_is(files, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "--corpus .*lines.txt cannot be read"),
-        (b"\xff\xfe", "--corpus .*lines.txt cannot be read"),
-        (b" w1  w2\n\nw1  w2 \n" * 300, "has 1 different lines, needed are 263: 256 to measure with, and a batch"),
+        (None, r"--corpus .*lines.txt cannot be read \(.*\): give a UTF-8 file with a text a line"),
+        (b"\xff\xfe", r"--corpus .*lines.txt cannot be read \(.*\): give a UTF-8 file with a text a line"),
+        (b"", "has 0 different lines, needed are 263"),
+        (
+            b" w1  w2\n\nw1  w2 \n" * 300,
+            "has 1 different lines, needed are 263: 256 to measure with, and a batch; give",
+        ),
     ],
-    ids=["missing", "binary", "short"],
+    ids=["missing", "binary", "empty", "short"],
 )
 def test_a_file_that_will_not_do_is_named(files, tmp_path, content, message):
     path = tmp_path / "lines.txt"
@@ -211,6 +215,11 @@ def test_a_file_that_will_not_do_is_named(files, tmp_path, content, message):
         path.write_bytes(content)
     with pytest.raises(ConfigError, match=message):
         make((path, files[1]))
+
+
+def test_a_folder_is_no_corpus(files, tmp_path):
+    with pytest.raises(ConfigError, match="--corpus .* cannot be read .*: give a UTF-8 file with a text a line"):
+        make((tmp_path, files[1]))
 
 
 def test_as_few_lines_as_needed_will_do(files, tmp_path):
@@ -228,6 +237,12 @@ def test_a_tokenizer_that_will_not_do_is_named(files, tmp_path):
     small = EncoderConfig(**{**vars(CONFIG), "vocab_size": VOCABULARY - 1})
     with pytest.raises(ConfigError, match=f"gives token {VOCABULARY - 1}, the model has {VOCABULARY - 1}: take its"):
         make(files, small)
+    content = json.loads(files[1].read_text())
+    content["model"]["vocab"]["[MASK]"] = VOCABULARY
+    (tmp_path / "mask.json").write_text(json.dumps(content))
+    make((files[0], tmp_path / "mask.json"))
+    with pytest.raises(ConfigError, match=f"mask.json gives token {VOCABULARY}, the model has {VOCABULARY}: take its"):
+        make((files[0], tmp_path / "mask.json"), hide_word=True)
 
 
 def test_lines_without_a_token_are_refused(files, tmp_path):
