@@ -11,6 +11,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from secp_spu.bench import (
     ADAPTED,
@@ -68,18 +69,21 @@ JsonOption = Annotated[
     Path | None, typer.Option("--json", help="File for the records; what it holds already is not measured again.")
 ]
 ProtocolOption = Annotated[str, typer.Option("--protocol", help="aby3 or semi2k.")]
-PartiesOption = Annotated[int | None, typer.Option("--parties", help="Compute parties; 3 under aby3, 2 by default.")]
+PartiesOption = Annotated[int | None, typer.Option("--parties", help="Compute parties; 3 under aby3, else 2 to 10.")]
 CorrelationsOption = Annotated[str, typer.Option("--correlations", help="joint, or dealt by a dealer.")]
-TABLE_WIDTH = 118
-"""Columns of a terminal that the widest table takes."""
+WIDEST = 10_000
+"""Columns that no table takes."""
+
+LARGEST = 10**12
+"""Of sizes; what takes more memory than there is, is refused by its own check."""
 
 ModelOption = Annotated[str, typer.Option(help=f"A shape: {', '.join(SHAPES)}.")]
 LayersOption = Annotated[int | None, typer.Option(min=1, help="Layers to run; all by default.")]
 ActivationOption = Annotated[str, typer.Option(help="Of the feed-forward layers.")]
-FeaturesOption = Annotated[int, typer.Option(min=1, help="Frequencies a head, for cosine and sine.")]
+FeaturesOption = Annotated[int, typer.Option(min=1, max=LARGEST, help="Frequencies a head, for cosine and sine.")]
 LengthOption = Annotated[int, typer.Option("--seq-len", help="Tokens of prompt and text together.")]
 LengthsOption = Annotated[str, typer.Option("--seq-len", help="Tokens a sequence; several with commas.")]
-ElementsOption = Annotated[int, typer.Option("--elements", min=1, help="How many at once.")]
+ElementsOption = Annotated[int, typer.Option("--elements", min=1, max=LARGEST, help="How many at once.")]
 
 
 @bench.command()
@@ -115,8 +119,8 @@ def attention(
     protocol: ProtocolOption = "aby3",
     parties: PartiesOption = None,
     correlations: CorrelationsOption = "joint",
-    heads: Annotated[int, typer.Option(min=1)] = 16,
-    head_dim: Annotated[int, typer.Option(min=1)] = 64,
+    heads: Annotated[int, typer.Option(min=1, max=LARGEST)] = 16,
+    head_dim: Annotated[int, typer.Option(min=1, max=LARGEST)] = 64,
     features: Annotated[str, typer.Option(help="Frequencies a head; several with commas.")] = "64",
     json: JsonOption = None,
     quiet: QuietOption = False,
@@ -134,7 +138,7 @@ def iteration(
     methods: Annotated[str, typer.Option(help="Several with commas.")] = ",".join(ATTENTION),
     layers: LayersOption = None,
     extrapolate: Annotated[bool, typer.Option(help="Scale these layers to the whole model.")] = False,
-    batch: Annotated[int, typer.Option(min=1, help="Texts.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, max=LARGEST, help="Texts.")] = 1,
     activation: ActivationOption = "gelu_tanh",
     features: FeaturesOption = 64,
     operations: Annotated[bool, typer.Option(help="Measure the parts of a layer too.")] = True,
@@ -159,7 +163,7 @@ def iteration(
             features,
         )
         for length in _counts(lengths)
-        for method in methods.split(",")
+        for method in _known(methods, ATTENTION, "--methods")
     ]
     tables = (iteration_tables, operation_tables) if operations else (iteration_tables,)
     _measure(lambda progress: iteration_cases(wanted, progress, operations=operations), json, quiet, *tables)
@@ -170,7 +174,7 @@ def batching(
     model: ModelOption = "tiny",
     length: LengthOption = 32,
     candidates: Annotated[str, typer.Option(help="Of one pass; several with commas.")] = "1,2,4,8",
-    batch: Annotated[int, typer.Option(min=1, help="Texts.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, max=LARGEST, help="Texts.")] = 1,
     layers: LayersOption = None,
     activation: ActivationOption = "gelu_tanh",
     features: FeaturesOption = 64,
@@ -189,7 +193,7 @@ def batching(
 def embedding(
     model: ModelOption = "tiny",
     length: LengthOption = 32,
-    batch: Annotated[int, typer.Option(min=1, help="Texts.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, max=LARGEST, help="Texts.")] = 1,
     layers: LayersOption = None,
     activation: ActivationOption = "gelu_tanh",
     features: FeaturesOption = 64,
@@ -233,11 +237,13 @@ def network(
     """Seconds on the paper's LAN and two WANs: predicted from records, or predicted and measured."""
     if check == bool(records):
         raise ConfigError("bench network: give either --records FILE or --check")
+    if protocol and not check:
+        raise ConfigError("--protocol is for --check: records say what they were measured under")
     if check:
         settings = [make_setting(name, None, "joint") for name in ([protocol] if protocol else ["aby3", "semi2k"])]
         _measure(lambda _: check_cases(settings), json, quiet, check_tables)
     else:
-        found = [record for path in records or () for record in read_records(path)]
+        found = _read(records or ())
         _measure(lambda _: network_cases(found), json, quiet, network_tables)
 
 
@@ -245,21 +251,27 @@ def network(
 def optimizers(
     tasks: Annotated[str, typer.Option(help="Several with commas; all but tiny want real data.")] = ",".join(TASKS),
     optimizers: Annotated[str, typer.Option(help="Several with commas.")] = ",".join(get_args(OptimizerKind)),
-    seeds: Annotated[int, typer.Option(min=1, help="How many, from 0.")] = 5,
-    evaluations: Annotated[int, typer.Option(min=1, help="Of a prompt on the training texts, at most.")] = 240,
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="How many, from 0.")] = 5,
+    evaluations: Annotated[
+        int, typer.Option(min=1, max=1_000_000, help="Of a prompt on the training texts, at most.")
+    ] = 240,
     json: JsonOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Gradient-free optimizers in plaintext: validation loss and test accuracy against evaluations."""
-    console = Console(quiet=quiet)
-    for name in _known(tasks, TASKS, "--tasks"):
-        if name != "tiny" and not has_data():
-            console.print(f"{name} is left out: {DATA_SETTING} is not set, which says where its texts are")
+    names, kinds = _known(tasks, TASKS, "--tasks"), _known(optimizers, get_args(OptimizerKind), "--optimizers")
+    left_out = [name for name in names if name != "tiny" and not has_data()]
+    if left_out == names:
+        raise ConfigError(
+            f"--tasks {tasks}: {DATA_SETTING} is not set, which says where its texts are; set it, or take --tasks tiny"
+        )
+    for name in left_out:
+        Console(quiet=quiet).print(f"{name} is left out: {DATA_SETTING} is not set, which says where its texts are")
     wanted = [
         Comparison(task, cast(Any, kind), seed, evaluations)
-        for task in _known(tasks, TASKS, "--tasks")
-        if task == "tiny" or has_data()
-        for kind in _known(optimizers, get_args(OptimizerKind), "--optimizers")
+        for task in names
+        if task not in left_out
+        for kind in kinds
         for seed in range(seeds)
     ]
     _measure(lambda progress: optimizer_cases(wanted, progress), json, quiet, optimizer_tables)
@@ -270,8 +282,8 @@ def accuracy(
     adapted: Annotated[Path | None, typer.Option(help="MiniLM's folder as `secp-spu adapt` wrote it.")] = None,
     tasks: Annotated[str, typer.Option(help="Several with commas.")] = ",".join(FEW_SHOT),
     methods: Annotated[str, typer.Option(help="Several with commas.")] = ",".join(get_args(AccuracyMethod)),
-    seeds: Annotated[int, typer.Option(min=1, help="How many, from 0.")] = 5,
-    generations: Annotated[int, typer.Option(min=1, help="Of 20 evaluations each.")] = 10,
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="How many, from 0.")] = 5,
+    generations: Annotated[int, typer.Option(min=1, max=50_000, help="Of 20 evaluations each.")] = 10,
     test_texts: Annotated[int | None, typer.Option(min=1, help="Of each task; all by default.")] = None,
     json: JsonOption = None,
     quiet: QuietOption = False,
@@ -289,6 +301,8 @@ def accuracy(
         for seed in range(seeds)
         if (method, task) != ("fot-transfer", SOURCE)
     ]
+    if not runs:
+        raise ConfigError(f"--tasks {tasks}: fot-transfer starts from a prompt for {SOURCE}, so it takes other tasks")
     _measure(lambda progress: accuracy_cases(runs, progress), json, quiet, accuracy_tables)
 
 
@@ -300,7 +314,7 @@ def run_cost(
     quiet: QuietOption = False,
 ) -> None:
     """Hours and bytes of a whole run: evaluations that an optimizer needs, times the cost of one."""
-    records = [record for path in (optimizers, *iteration) for record in read_records(path)]
+    records = _read((optimizers, *iteration))
     _measure(lambda _: run_cost_cases(records), json, quiet, run_cost_tables)
 
 
@@ -310,28 +324,32 @@ def report(
     out: Annotated[Path, typer.Option(help="Folder for report.md and its figures.")],
 ) -> None:
     """Tables and figures of all records in some files."""
-    records = [record for path in json for record in read_records(path)]
-    for path in write_report(records, out):
-        Console().print(str(path), soft_wrap=True, highlight=False)
+    for path in write_report(_read(json), out):
+        Console(markup=False).print(str(path), soft_wrap=True, highlight=False)
+
+
+def _read(paths: Iterable[Path]) -> list[Record]:
+    """The records of some files, each file once."""
+    return [record for path in dict.fromkeys(paths) for record in read_records(path)]
 
 
 def _known(text: str, known: Iterable[str], option: str) -> list[str]:
-    """Names with commas between them."""
-    names = text.split(",")
+    """Names with commas between them, each once."""
+    names = list(dict.fromkeys(name.strip() for name in text.split(",")))
     if strangers := [name for name in names if name not in known]:
-        raise ConfigError(f"{option} {strangers[0]}: must be some of {', '.join(known)}")
+        raise ConfigError(f"{option} {strangers[0] or repr(text)}: must be some of {', '.join(known)}")
     return names
 
 
 def _counts(text: str) -> list[int]:
-    """Numbers with commas between them."""
+    """Numbers with commas between them, each once."""
     try:
         numbers = [int(part) for part in text.split(",")]
     except ValueError:
         numbers = [0]
-    if min(numbers) < 1:
-        raise ConfigError(f"{text!r} must be whole numbers from 1 with commas between them, such as 64,128")
-    return numbers
+    if min(numbers) < 1 or max(numbers) > LARGEST:
+        raise ConfigError(f"{text!r} must be whole numbers from 1 to 10^12 with commas between them, such as 64,128")
+    return list(dict.fromkeys(numbers))
 
 
 def _measure(
@@ -352,16 +370,17 @@ def _measure(
         for table in make(records):
             show(console, table)
     if json:
-        console.print(f"records in {json}", soft_wrap=True)
+        console.print(f"records in {json}", soft_wrap=True, markup=False)
 
 
 def show(console: Console, table: Table) -> None:
-    """Print a table, in full even where the terminal is narrow; figures stand right."""
-    shown = RichTable(*table.columns, title=table.title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for column in shown.columns[table.words :]:
-        column.justify = "right"
+    """Print a table, as wide as it takes: nothing in it is cut or broken; figures stand right."""
+    shown = RichTable(title=Text(table.title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for number, name in enumerate(table.columns):
+        shown.add_column(Text(name), justify="left" if number < table.words else "right", no_wrap=True)
     for row in table.rows:
-        shown.add_row(*row)
-    Console(width=max(console.width, TABLE_WIDTH), quiet=console.quiet).print(shown)
+        shown.add_row(*map(Text, row))
+    needed = console.measure(shown, options=console.options.update(max_width=WIDEST)).maximum
+    Console(width=max(console.width, needed), quiet=console.quiet).print(shown)
     for note in table.notes:
-        console.print(note, style="dim", highlight=False)
+        console.print(note, style="dim", highlight=False, markup=False)

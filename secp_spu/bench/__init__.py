@@ -1,6 +1,6 @@
 """What private tuning costs, and what the alternatives would: measurements, records, tables and figures."""
 
-from secp_spu.bench.accuracy import ADAPTED, FEW_SHOT, SOURCE, AccuracyMethod, FewShotRun, accuracy_cases
+from secp_spu.bench.accuracy import ADAPTED, FEW_SHOT, SOURCE, FewShotRun, accuracy_cases
 from secp_spu.bench.accuracy_tables import accuracy_tables
 from secp_spu.bench.activation import activation_cases
 from secp_spu.bench.attention import attention_cases
@@ -14,6 +14,7 @@ from secp_spu.bench.optimizers import DATA_SETTING, TASKS, Comparison, has_data,
 from secp_spu.bench.records import Case, Record, RecordFile, measure_all, read_records
 from secp_spu.bench.report import write_report
 from secp_spu.bench.run_cost import run_cost_cases, run_cost_tables
+from secp_spu.bench.schema import AccuracyMethod
 from secp_spu.bench.setting import Setting, make_setting
 from secp_spu.bench.shapes import SHAPES
 from secp_spu.bench.tables import (

@@ -8,24 +8,23 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal
+from typing import get_args
 
 from secp_spu.bench.records import Case, Record
 from secp_spu.bench.rivals import STEPS, FewShot, probe, train
+from secp_spu.bench.schema import AccuracyMethod, FewShotTask
 from secp_spu.bench.session import test_accuracy, tune_into, tuning_session
 from secp_spu.config import Config, ConfigError, load_config
 from secp_spu.tuning import Progress
 from secp_spu.tuning.tune import run_generation
 
 FEW_SHOT: dict[str, Path] = {
-    name: Path(__file__).parent / "few_shot" / f"{name}.yaml" for name in ("sst2", "agnews", "kitchen_reviews", "rte")
+    name: Path(__file__).parent / "few_shot" / f"{name}.yaml" for name in get_args(FewShotTask)
 }
 """Configurations; all want the setting SECP_SPU_DATA and the package of MiniLM."""
 
 SOURCE = "kitchen_reviews"
 """The task that "fot-transfer" takes its initial prompt from."""
-
-AccuracyMethod = Literal["probe", "fine-tuning", "gradient-prompt", "fot", "fot-transfer", "fot-adapted", "fot-secure"]
 
 ADAPTED: tuple[AccuracyMethod, ...] = ("fot-adapted", "fot-secure")
 """Methods that take an adapted model; all others the one it was adapted from."""
@@ -129,7 +128,7 @@ def describe_model(adapted: Path | None) -> str:
             f"{made['attention']}, {made['features']} features, {made.get('activation', 'gelu')}, "
             f"{facts['steps']} steps, similarity {facts['similarity']:.4f}"
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"--adapted {adapted} is no folder that secp-spu adapt wrote: {error}") from error
 
 

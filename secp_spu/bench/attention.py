@@ -10,6 +10,7 @@ from secp_spu.bench.parts import Part, attention_part
 from secp_spu.bench.records import Case
 from secp_spu.bench.setting import Setting
 from secp_spu.model import AttentionKind, EncoderConfig
+from secp_spu.runtime import sequence_bytes
 
 
 def attention_cases(
@@ -41,7 +42,9 @@ def attention_cases(
 
 
 def _case(key: dict, setting: Setting, config: EncoderConfig) -> Case:
-    return Case(key, lambda: _part(setting, config, key["seq_len"]).measure(setting))
+    length = key["seq_len"]
+    memory = setting.parties * sequence_bytes(replace(config, intermediate=0), length)  # attention alone
+    return Case(key, lambda: _part(setting, config, length).measure(setting), memory_bytes=memory)
 
 
 def _part(setting: Setting, config: EncoderConfig, length: int) -> Part:

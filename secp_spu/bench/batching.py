@@ -32,7 +32,8 @@ def batching_cases(iteration: Iteration, candidates: Sequence[int], progress: Pr
     for count in candidates:
         key = {"bench": "batching", **iteration.key, "layers": iteration.layers, "candidates": count}
         # A pass to compile, and one to measure.
-        yield Case(key, partial(_measure, iteration, count, progress), 2 * iteration.layers)
+        measure = partial(_measure, iteration, count, progress)
+        yield Case(key, measure, 2 * iteration.layers, iteration.memory_bytes(count))
 
 
 def _measure(iteration: Iteration, candidates: int, progress: Progress) -> Record:

@@ -47,7 +47,8 @@ def embedding_cases(iteration: Iteration, progress: Progress) -> Iterator[Case]:
         yield Case({**key, "variant": f"{what}, data_owner"}, partial(_measure, iteration, _at_home, what))
         yield Case({**key, "variant": f"{what}, private"}, partial(_measure, iteration, _under_mpc, what))
     layers = {"measured_layers": iteration.layers, "extrapolated": iteration.extrapolate}
-    yield Case({**key, "variant": "forward pass", **layers}, partial(iteration.measure, progress), iteration.layers)
+    measure, memory = partial(iteration.measure, progress), iteration.memory_bytes()
+    yield Case({**key, "variant": "forward pass", **layers}, measure, iteration.layers, memory)
 
 
 def _measure(iteration: Iteration, embed: Callable[[Iteration, What, Runtime], Stored], what: What) -> Record:

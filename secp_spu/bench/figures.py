@@ -89,7 +89,7 @@ def _draw_operations(title: str, records: Sequence[Record]) -> Figure:
         axes.set_yticks(range(len(methods)), [METHOD_NAMES[method] for method in methods])
         axes.spines["bottom"].set_visible(False)
     panels[1].set_yticklabels([])
-    names = ["attention", records[1]["operation"], "layer norm", "linear"]
+    names = ["attention", records[0]["activation"], "layer norm", "linear"]
     for colour, name in zip(PART_COLOURS, names, strict=True):
         panels[0].barh(0, 0, color=colour, label=name)
     figure.legend(loc="outside lower center", ncols=4, frameon=False)
@@ -141,7 +141,8 @@ def _draw_networks(title: str, records: Sequence[Record]) -> Figure:
         network: {_name(r, "source_variant"): r["seconds"] for r in one_a_method(group, "source_variant")}
         for network, group in groups(records, lambda r: r["variant"])
     }
-    networks, methods = list(by_network), list(next(iter(by_network.values())))
+    networks, first = list(by_network), next(iter(by_network.values()))
+    methods = [method for method in first if all(method in found for found in by_network.values())]
     width = 0.8 / len(methods)
     for i, method in enumerate(methods):
         places = [n + (i - (len(methods) - 1) / 2) * width for n in range(len(networks))]
@@ -156,13 +157,13 @@ def _draw_networks(title: str, records: Sequence[Record]) -> Figure:
 
 def draw_optimizers(records: Iterable[Record]) -> dict[str, Figure]:
     """Validation loss and test accuracy against evaluations: a row of panels for each task."""
-    found = list(groups(of_bench(records, "optimizers"), lambda r: r["task"]))
+    found = list(groups(of_bench(records, "optimizers"), lambda r: (r["task"], r["max_evaluations"])))
     if not found:
         return {}
     figure = Figure(figsize=(9, 0.6 + 3 * len(found)), layout="constrained")
     panels = figure.subplots(len(found), 2, squeeze=False)
-    for (task, of_task), (loss, accuracy) in zip(found, panels, strict=True):
-        for optimizer, runs in groups(of_task, lambda r: r["variant"]):
+    for ((task, _), of_task), (loss, accuracy) in zip(found, panels, strict=True):
+        for (optimizer, *_), runs in groups(of_task, _course):
             _band(loss, runs[0]["evaluations"], [run["validation_loss"] for run in runs], optimizer)
             tested = [[found for _, found in run["test_accuracy"]] for run in runs]
             _band(accuracy, [evaluations for evaluations, _ in runs[0]["test_accuracy"]], tested, optimizer)
@@ -177,6 +178,12 @@ def draw_optimizers(records: Iterable[Record]) -> dict[str, Figure]:
     lines = {line.get_label(): line for axes in panels[:, 0] for line in axes.get_lines()}
     figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=7, frameon=False)
     return {"optimizers": figure}
+
+
+def _course(record: Record) -> tuple[str, tuple[int, ...], tuple[int, ...]]:
+    """Optimizer, and the evaluations at which its losses and its accuracies were taken."""
+    tested = tuple(evaluations for evaluations, _ in record["test_accuracy"])
+    return record["variant"], tuple(record["evaluations"]), tested
 
 
 def _band(axes: Axes, steps: Sequence[int], runs: Sequence[Sequence[float]], name: str) -> None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,15 +20,15 @@ from secp_spu.bench.least import least_bytes
 from secp_spu.bench.parts import Gradients, Part, layer_parts
 from secp_spu.bench.records import Case, Record
 from secp_spu.bench.scaling import extrapolate, stages
+from secp_spu.bench.schema import Method
 from secp_spu.bench.setting import OWNER, Setting
 from secp_spu.bench.shapes import LABELS, SHAPES, RandomModel, RandomTexts
 from secp_spu.config import ConfigError
 from secp_spu.model import HIDDEN_BITS, ActivationKind, AttentionKind, EncoderConfig, EncoderLayer, is_function
 from secp_spu.protocol import Scheme, lower
-from secp_spu.runtime import Batch, Owned, PlaintextRuntime, Runtime, SecureModel, Stored, StreamedLayers
+from secp_spu.runtime import Batch, Owned, PlaintextRuntime, Runtime, SecureModel, Stored, StreamedLayers, pass_bytes
 from secp_spu.tuning import Progress
 
-Method = Literal["sft", "prompt", "fot", "fot-rfa", "fot-fourier"]
 ATTENTION: dict[Method, AttentionKind] = {
     "sft": "softmax",
     "prompt": "softmax",
@@ -131,6 +131,10 @@ class Iteration:
             "activation": self.activation,
             **features,
         }
+
+    def memory_bytes(self, candidates: int = 1) -> int:
+        """About what a forward pass of all parties takes, besides the weights; gradients take more."""
+        return self.setting.parties * pass_bytes(self.config, candidates * self.batch, self.seq_len)
 
     def measure(self, progress: Progress) -> Record:
         """Costs of an iteration by phase, program and stage; the error is that of the logits, or of the loss."""
@@ -278,7 +282,7 @@ def iteration_cases(iterations: Sequence[Iteration], progress: Progress, *, oper
         }
         passes = 2 if GRADIENTS[one.method] or one.setting.protocol == "semi2k" else 1
         key = {"bench": "iteration", **one.key, **sizes}
-        yield Case(key, partial(one.measure, progress), passes * one.layers)
+        yield Case(key, partial(one.measure, progress), passes * one.layers, one.memory_bytes())
     for one in iterations if operations else ():
         folded = GRADIENTS[one.method] is None
         parts = layer_parts(one.config, one.batch, one.seq_len, protocol=one.setting.protocol, folded=folded)

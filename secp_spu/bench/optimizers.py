@@ -10,7 +10,7 @@ from pathlib import Path
 
 from secp_spu.bench.records import Case, Record
 from secp_spu.bench.session import test_accuracy, tuning_session
-from secp_spu.config import Config, OptimizerKind, load_config
+from secp_spu.config import Config, ConfigError, OptimizerKind, load_config
 from secp_spu.tuning import Progress
 from secp_spu.tuning.tune import run_generation
 
@@ -46,12 +46,21 @@ class Comparison:
     evaluations: int
 
     def config(self) -> Config:
-        """The task's configuration with this optimizer, in plaintext."""
+        """The task's configuration with this optimizer, in plaintext.
+
+        Raises: ConfigError for fewer evaluations than a generation has.
+        """
         settings = ["protocol=plaintext", f"tuning.optimizer={self.optimizer}", f"tuning.seed={self.seed}"]
         if self.task == "tiny":
             settings.append("tuning.population=8")
         config = load_config(TASKS[self.task], settings)
-        generations = max(1, self.evaluations // config.tuning.population)
+        population = config.tuning.population
+        if self.evaluations < population:
+            raise ConfigError(
+                f"--evaluations {self.evaluations}: a generation of {self.optimizer} on {self.task} has {population}: "
+                f"take {population} or more"
+            )
+        generations = self.evaluations // population
         return config.model_copy(update={"tuning": config.tuning.model_copy(update={"generations": generations})})
 
     @property

@@ -34,11 +34,14 @@ from secp_spu.model.precision import (
 from secp_spu.protocol import FRACTION_BITS, Number, lift, lower, rounded
 from secp_spu.protocol.cosine import public_factor_bits
 from secp_spu.protocol.fixed import DROP_BITS
+from secp_spu.protocol.reciprocal import FLOOR
 from secp_spu.protocol.series import RESULT_BITS
 from secp_spu.runtime import Owned, PlaintextRuntime, Runtime
 
 Tree = Any
 
+SHORTER = 0.9
+"""Step by which random queries and keys are shortened."""
 
 Gradients = Literal["weights", "inputs"] | None
 """Where a part is differentiated besides its forward pass: at weights and inputs, at inputs alone, or nowhere."""
@@ -180,11 +183,25 @@ def attention_part(config: EncoderConfig, batch: int, tokens: int, *, protocol: 
     mask = np.ones((batch, tokens), np.float32)
     if config.attention != "fourier":
         return _part(config.attention, module, *heads, fixed=((mask, FRACTION_BITS),))
-    if folded:  # as angles, of queries and keys of the length that adaptation starts with
-        turns = INITIAL_LENGTH / (2 * math.pi) * ANGLE_SCALE
-        heads[:2] = [(array * np.float32(turns), bits) for array, bits in heads[:2]]
     shares = np.asarray(token_shares(mask, config.features))
+    if folded:  # as angles
+        heads[:2] = [(array * np.float32(ANGLE_SCALE / (2 * math.pi)), bits) for array, bits in heads[:2]]
+        length = _admissible_length(module, *(array for array, _ in heads), shares)
+        heads[:2] = [(array * np.float32(length), bits) for array, bits in heads[:2]]
     return _part(config.attention, module, *heads, fixed=((shares, TOKEN_SHARE_BITS),))
+
+
+def _admissible_length(module: nn.Module, query: np.ndarray, key: np.ndarray, *rest: np.ndarray) -> float:
+    """Of queries and keys: what adaptation starts with, or less until no mean kernel is below the reciprocal's floor.
+
+    Adaptation sees to that; of random inputs with few features some fall below, where small errors grow.
+    """
+    length = INITIAL_LENGTH
+    while True:
+        _, found = module.apply({}, query * length, key * length, *rest, mutable=["intermediates"])
+        if found["intermediates"]["mean_kernel"][0].min() >= FLOOR:
+            return length
+        length *= SHORTER
 
 
 def attended_bits(config: EncoderConfig) -> int:

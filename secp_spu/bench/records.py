@@ -10,11 +10,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from secp_spu.bench.schema import fault
 from secp_spu.config import ConfigError
 from secp_spu.files import write_whole
+from secp_spu.runtime import available_bytes
 from secp_spu.tuning import Progress
 
 Record = dict[str, Any]
+
+TAKE_ANOTHER = "take a file that `secp-spu bench` wrote, or a new name"
 
 
 @dataclass(frozen=True)
@@ -26,11 +30,13 @@ class Case:
             key is the same measurement.
         measure: makes the rest of the record.
         steps: how many it reports to the progress it was made with.
+        memory_bytes: about what it takes of this machine's memory, where sizes decide it.
     """
 
     key: Mapping[str, Any]
     measure: Callable[[], Record]
     steps: int = 0
+    memory_bytes: int = 0
 
     def __str__(self) -> str:
         shown = (str(value) for name, value in self.key.items() if name not in ("parties", "correlations"))
@@ -46,6 +52,8 @@ class RecordFile:
     """
 
     def __init__(self, path: Path | None = None):
+        if path and path.is_dir():
+            raise ConfigError(f"--json {path}: is a folder; name a file in it, such as {path / 'records.json'}")
         self._path = path
         self.records = read_records(path) if path and path.exists() else []
         if path:
@@ -71,28 +79,47 @@ class RecordFile:
 def read_records(path: Path) -> list[Record]:
     """Read a file of records.
 
-    Raises: ConfigError if it is missing or holds something else.
+    Raises: ConfigError if it is missing or holds something else, or records that lack what tables are made of.
     """
     try:
         records = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read as bench records: {error}") from error
-    if not isinstance(records, list) or not all(isinstance(r, dict) and "bench" in r for r in records):
-        raise ConfigError(f"{path} is no list of bench records: take a file that `secp-spu bench` wrote, or a new name")
+    if not isinstance(records, list):
+        raise ConfigError(f"{path} is no list of bench records: {TAKE_ANOTHER}")
+    for number, record in enumerate(records, 1):
+        if wrong := fault(record):
+            raise ConfigError(f"{path} is no list of bench records: record {number}: {wrong}; {TAKE_ANOTHER}")
     return records
 
 
 def measure_all(cases: Iterable[Case], file: RecordFile, progress: Progress) -> list[Record]:
-    """Measure what the file has no record of yet; returns the records of all cases, in order."""
-    cases, found = list(cases), []
-    for number, case in enumerate(cases, 1):
+    """Measure what the file has no record of yet; returns the records of all cases, in order.
+
+    Raises: ConfigError, before anything is measured, for a case that takes more memory than is free.
+    """
+    wanted, found = [], []
+    for case in cases:
+        if file.find(case.key) is None:
+            _check_memory(case)
+        wanted.append(case)
+    for number, case in enumerate(wanted, 1):
         record = file.find(case.key)
         if record is None:
-            progress.stage(f"{number} of {len(cases)}: {case}", case.steps)
+            progress.stage(f"{number} of {len(wanted)}: {case}", case.steps)
             record = {**case.key, **case.measure(), "machine": machine()}
             file.add(record)
         found.append(record)
     return found
+
+
+def _check_memory(case: Case) -> None:
+    free = available_bytes()
+    if case.memory_bytes > free:
+        raise ConfigError(
+            f"{case}: takes about {case.memory_bytes // 10**9:,} GB of memory, and {free / 1e9:,.1f} GB are free: "
+            "ask for smaller sizes"
+        )
 
 
 def machine() -> Record:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -29,10 +30,15 @@ from secp_spu.config import ConfigError
 
 NAME = "report.md"
 
+FIGURE = re.compile(r"!\[((?:iteration|operations|attention|network)-[\w-]+|optimizers|accuracy)\]\(\1\.png\)")
+"""A line of the report: the figures that it makes, by name."""
+
 Tables = Callable[[Sequence[Record]], list[Table]]
 Figures = Callable[[Sequence[Record]], dict[str, Figure]]
 
-INTRODUCTION = """# What private tuning costs
+TITLE = "# What private tuning costs"
+
+INTRODUCTION = f"""{TITLE}
 
 Measured by `secp-spu bench` on one machine that runs all parties, with no network between them: bytes and sends are
 exact, seconds are this machine's. 1 MB is 10^6 bytes. The offline phase needs no input and can run beforehand; it is
@@ -60,18 +66,33 @@ MAKERS: tuple[tuple[Tables, Figures | None], ...] = (
 def write_report(records: Sequence[Record], folder: Path) -> list[Path]:
     """Write report.md and a PNG for every figure; returns their paths.
 
+    Figures of the report that was there before, and not of this one, are removed.
+
     Raises: ConfigError without records, or for a folder that cannot be written.
     """
     if not records:
         raise ConfigError("--json: the files hold no records; run some secp-spu bench first")
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        before = _figures(folder)
         written = list(_sections(records, folder))
         text = "\n".join([INTRODUCTION, *(section for _, section in written), _machines(records)])
         (folder / NAME).write_text(text, encoding="utf-8")
+        for path in before - {path for path, _ in written}:
+            path.unlink(missing_ok=True)
     except OSError as error:
         raise ConfigError(f"--out {folder} cannot be written: {error.strerror}") from error
     return [folder / NAME, *(path for path, _ in written if path)]
+
+
+def _figures(folder: Path) -> set[Path]:
+    """What a report that is there says it has made."""
+    try:
+        lines = (folder / NAME).read_text(encoding="utf-8").splitlines()
+    except (FileNotFoundError, UnicodeDecodeError):
+        return set()
+    found = filter(None, map(FIGURE.fullmatch, lines)) if lines[:1] == [TITLE] else ()
+    return {folder / f"{match[1]}.png" for match in found}
 
 
 def _sections(records: Sequence[Record], folder: Path) -> Iterator[tuple[Path | None, str]]:

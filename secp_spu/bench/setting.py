@@ -18,6 +18,8 @@ from secp_spu.runtime import LocalRuntime, Owned, keep_openings, static_kernels
 Tree = Any
 
 LEAST_PARTIES = {"aby3": 3, "semi2k": 2}
+MOST_PARTIES = {"aby3": 3, "semi2k": 10}
+"""All parties are threads of this process, each linked to every other: some ten start within seconds, forty do not."""
 
 OWNER = "owner"
 """Who gives the inputs of a measurement and sees its result."""
@@ -61,8 +63,8 @@ def make_setting(protocol: str, parties: int | None, correlations: str) -> Setti
     if correlations not in ("joint", "dealt"):
         raise ConfigError(f"--correlations {correlations}: must be joint or dealt")
     parties = LEAST_PARTIES[protocol] if parties is None else parties
-    if parties < LEAST_PARTIES[protocol] or (protocol == "aby3" and parties > LEAST_PARTIES[protocol]):
-        raise ConfigError(f"--parties {parties}: aby3 runs among 3, semi2k among 2 or more")
+    if not LEAST_PARTIES[protocol] <= parties <= MOST_PARTIES[protocol]:
+        raise ConfigError(f"--parties {parties}: aby3 runs among 3, semi2k here among 2 to {MOST_PARTIES['semi2k']}")
     return Setting(cast(Any, protocol), parties, cast(Any, correlations))
 
 

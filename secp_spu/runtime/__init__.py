@@ -14,7 +14,7 @@ from secp_spu.runtime.embedding import (
 from secp_spu.runtime.forward import Batch, SecureModel, StreamedLayers, keep_openings, static_kernels
 from secp_spu.runtime.ledger import Ledger
 from secp_spu.runtime.local import LocalRuntime
-from secp_spu.runtime.memory import pass_bytes, sequences_within
+from secp_spu.runtime.memory import available_bytes, pass_bytes, sequence_bytes, sequences_within
 from secp_spu.runtime.plaintext import PlaintextRuntime
 from secp_spu.runtime.program import Program, Spec, compile_program
 
@@ -35,6 +35,7 @@ __all__ = [
     "Spec",
     "Stored",
     "StreamedLayers",
+    "available_bytes",
     "compile_program",
     "encoded_words",
     "keep_openings",
@@ -43,6 +44,7 @@ __all__ = [
     "other_tables",
     "parts",
     "pass_bytes",
+    "sequence_bytes",
     "sequences_within",
     "static_kernels",
 ]

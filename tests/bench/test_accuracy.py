@@ -163,3 +163,9 @@ def test_bad_input_is_one_line(monkeypatch, folder):
     refused("--adapted is missing: fot-adapted takes", "--methods", "fot,fot-adapted")
     refused("--methods no: must be some of probe, fine-tuning", "--methods", "no")
     refused("is no folder that secp-spu adapt wrote", "--methods", "fot-adapted", "--adapted", str(folder / "model"))
+    other = folder / "other"
+    other.mkdir()
+    for content in ('{"secp_spu": 1}', "[]"):
+        (other / "config.json").write_text(content)
+        refused("is no folder that secp-spu adapt wrote", "--methods", "fot-adapted", "--adapted", str(other))
+    refused("fot-transfer starts from", "--methods", "fot-transfer", "--tasks", "kitchen_reviews")

@@ -27,6 +27,10 @@ RECORD = {
     "online": PHASE,
     "max_abs_error": 0.001,
 }
+SIZES = {"model": "tiny", "batch": 1, "activation": "relu", "layers": 2, "measured_layers": 2, "extrapolated": False}
+STAGES = dict.fromkeys(("forward", "backward", "optimizer"), PHASE)
+WHOLE = {**RECORD, **SIZES, "correlations": "joint", "stages": STAGES}
+PROBE = {"bench": "accuracy", "variant": "probe", "task": "sst2", "seed": 0, "generations": 0, "model": "softmax"}
 
 
 def _chain(given, public, correlations, *, secure):  # noqa: ARG001 - the form that measure_function calls
@@ -89,7 +93,7 @@ def test_records_without_costs_are_refused(records):
 
 def test_command_predicts_all_records_and_resumes(tmp_path, monkeypatch, capsys):
     source, out = tmp_path / "iteration.json", tmp_path / "network.json"
-    source.write_text(json.dumps([RECORD, {"bench": "accuracy", "variant": "x"}]))
+    source.write_text(json.dumps([WHOLE, {**PROBE, "accuracy": 0.5, "validation_loss": 0.7}]))
     arguments = ["secp-spu", "bench", "network", "--records", str(source), "--json", str(out)]
     for _ in range(2):
         monkeypatch.setattr("sys.argv", arguments)
