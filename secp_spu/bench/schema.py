@@ -216,6 +216,7 @@ class _Accuracy(_Record):
     task: FewShotTask
     seed: Whole
     generations: Whole
+    test_texts: Count | None = None
     model: Text
     accuracy: Share
     validation_loss: Number
