@@ -166,9 +166,10 @@ def test_the_script_leaves_no_process_behind(tmp_path, number):
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as running:
-        time.sleep(12)  # all parties have started their Rays
-        mark = f"secp-spu-{running.pid}-"
-        assert len(_marked(mark)) > 3
+        mark, end = f"secp-spu-{running.pid}-", time.monotonic() + START_SECONDS
+        while len(_marked(mark)) < 9:  # all parties start their Rays, which are some processes each
+            assert time.monotonic() < end
+            time.sleep(0.2)
         os.kill(running.pid, number)
         running.communicate(timeout=30)
     assert running.returncode == 1
