@@ -24,15 +24,21 @@ from secp_spu.model import CheckpointError, save_embeddings
 from secp_spu.protocol import AuditError
 from secp_spu.runtime import RuntimeFailure
 from secp_spu.runtime.ray_processes import end_ray_processes, ray_was_started
-from secp_spu.terminal import Interrupted, QuietOption, SetOption, TerminalProgress, costs_table
+from secp_spu.terminal import (
+    Interrupted,
+    QuietOption,
+    ResumeOption,
+    SetOption,
+    TerminalProgress,
+    costs_table,
+    start_runtime,
+)
 from secp_spu.tuning import (
     DATA_OWNER,
     DataOwner,
     ModelOwner,
     Progress,
     RunRecord,
-    join_cluster,
-    make_runtime,
     open_run,
     set_up,
 )
@@ -69,7 +75,6 @@ app.command()(adapt)
 app.command()(predict)
 app.command()(export)
 
-ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
 ConfigOption = Annotated[Path, typer.Option("--config", help="YAML file; see configs/.", show_default=False)]
 
 
@@ -150,9 +155,7 @@ def _tune(config: Config, out: Path, *, resume: bool, quiet: bool, party: str | 
     at_home = party is None or (config.cluster is not None and config.cluster.data_owner == party)
     if at_home:
         open_run(out, config, resume=resume)  # what is wrong with it is said before anything starts
-    if config.cluster and bool(party) == bool(config.cluster.addresses):
-        console.print(f"starting SecretFlow as {party}, waiting for the others" if party else "starting SecretFlow")
-    with join_cluster(config, party) if party else make_runtime(config) as runtime:
+    with start_runtime(console, config, party, "tuning") as runtime:
         progress: Progress = Progress() if quiet else TerminalProgress(console)
         try:
             data_owner = runtime.actor(DATA_OWNER, DataOwner, config, out.absolute(), resume=resume)
@@ -179,11 +182,12 @@ def _how_to_go_on(out: Path) -> str:
 
 
 def _summarise(console: Console, report: dict[str, Any], out: Path) -> None:
-    generations = len(report["loss"])
+    made = len(report["loss"])
+    generations = f"{made} generation{'s' if made > 1 else ''}"
     console.print(costs_table(report["ledger"]))
     console.print(
         f"accuracy on unseen texts: {report['accuracy_before']:.3f} untuned, "
-        f"[bold]{report['accuracy_after']:.3f}[/bold] tuned, after {generations} generation{'s'[: generations > 1]} "
+        f"[bold]{report['accuracy_after']:.3f}[/bold] tuned, after {generations} "
         f"({report['forward_calls']} evaluations of a prompt) in {report['seconds']:.0f} s",
         highlight=False,
         soft_wrap=True,

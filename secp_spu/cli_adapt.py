@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from secp_spu.model.hub_config import EXTRAS
-from secp_spu.terminal import Interrupted, QuietOption, TerminalProgress
+from secp_spu.terminal import Interrupted, QuietOption, ResumeOption, TerminalProgress
 from secp_spu.tuning import Progress
 from secp_spu.tuning.adaptation import Recipe
 from secp_spu.tuning.adaptation import adapt as run_adaptation
@@ -43,7 +43,7 @@ def adapt(
     seed: Annotated[int, typer.Option(min=0, max=EXTRAS["feature_seed"][1])] = Recipe.seed,
     bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16.")] = False,
     every: Annotated[int, typer.Option(min=1, help="Steps between measurements.")] = Recipe.every,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    resume: ResumeOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Give a pre-trained model attention by features, by distillation in plaintext: the model owner's own step."""

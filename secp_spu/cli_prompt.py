@@ -10,16 +10,14 @@ from rich.console import Console
 
 from secp_spu.config import Config, ConfigError, load_config
 from secp_spu.model import is_function
-from secp_spu.terminal import Interrupted, QuietOption, SetOption, TerminalProgress, costs_table
+from secp_spu.terminal import Interrupted, QuietOption, SetOption, TerminalProgress, costs_table, start_runtime
 from secp_spu.tuning import (
     DATA_OWNER,
     ModelOwner,
     Predictor,
     Progress,
     export_peft,
-    join_cluster,
     load_run,
-    make_runtime,
     refuse_existing,
 )
 from secp_spu.tuning import predict as run_prediction
@@ -92,9 +90,7 @@ def _for_others(config: Path, party: str | None, settings: list[str], given: Pat
 
 def _predict(config: Config, files: tuple[Path, Path, Path] | None, party: str | None, console: Console) -> None:
     """Predict; files are the data owner's run, texts and results, None at the other parties of a cluster."""
-    if config.cluster and bool(party) == bool(config.cluster.addresses):
-        console.print(f"starting SecretFlow as {party}, waiting for the others" if party else "starting SecretFlow")
-    with join_cluster(config, party, "prediction") if party else make_runtime(config) as runtime:
+    with start_runtime(console, config, party, "prediction") as runtime:
         progress: Progress = Progress() if console.quiet else TerminalProgress(console)
         try:
             paths = [path.absolute() for path in files or (Path(),) * 3]

@@ -11,14 +11,25 @@ from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, 
 from rich.progress import Progress as Bars
 from rich.table import Table
 
-from secp_spu.tuning import Progress
+from secp_spu.config import Config
+from secp_spu.runtime import Runtime
+from secp_spu.tuning import Progress, join_cluster, make_runtime
+from secp_spu.tuning.parties import Purpose
 
 SetOption = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Overrides a key; can be repeated.")]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress and no summary, only errors.")]
 
 
 class Interrupted(Exception):
     """Ctrl-C; the message says what is left."""
+
+
+def start_runtime(console: Console, config: Config, party: str | None, purpose: Purpose) -> Runtime:
+    """The runtime of one party of a cluster, or without a party of all of them here; says so where that takes long."""
+    if config.cluster and bool(party) == bool(config.cluster.addresses):
+        console.print(f"starting SecretFlow as {party}, waiting for the others" if party else "starting SecretFlow")
+    return join_cluster(config, party, purpose) if party else make_runtime(config)
 
 
 def costs_table(ledger: Mapping[str, Any]) -> Table:

@@ -46,7 +46,9 @@ class Row:
 
     def describe(self) -> str:
         """Its name, generations and test texts."""
-        generations = [f"{self.generations} generation{'s'[: self.generations > 1]}"] if self.generations else []
+        generations = (
+            [f"{self.generations} generation{'s' if self.generations > 1 else ''}"] if self.generations else []
+        )
         texts = [f"{self.test_texts} texts"] if self.test_texts else []
         return ", ".join([NAMES[self.name], *generations, *texts])
 

@@ -11,6 +11,9 @@ from secp_spu.runtime import LocalRuntime, PlaintextRuntime, Runtime
 if TYPE_CHECKING:
     from secp_spu.runtime.secretflow import SecretFlowRuntime
 
+Purpose = Literal["tuning", "prediction"]
+"""What the parties of a cluster come together for."""
+
 DATA_OWNER = "data_owner"
 """The party that alone sees logits."""
 
@@ -29,7 +32,7 @@ def make_runtime(config: Config) -> Runtime:
     return LocalRuntime(config.protocol, config.parties, correlations=config.correlations)
 
 
-def join_cluster(config: Config, party: str, purpose: Literal["tuning", "prediction"] = "tuning") -> Runtime:
+def join_cluster(config: Config, party: str, purpose: Purpose) -> Runtime:
     """One party's runtime of a cluster, when all parties are up and agree on the configuration.
 
     Args:

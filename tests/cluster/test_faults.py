@@ -11,22 +11,14 @@ from pathlib import Path
 import psutil
 import pytest
 from cluster_on_this_machine import Cluster
+from small import CONFIG, SMALL, tune_in_plaintext
 
 from secp_spu.config import load_config
-from secp_spu.runtime import PlaintextRuntime
-from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, Progress, RunRecord, open_run, set_up, tune
+from secp_spu.tuning import RunRecord, open_run
 
 pytestmark = pytest.mark.cluster
 
-CONFIG = Path("configs/cluster-aby3.yaml").absolute()
-SMALL = [
-    "task.shots=2",
-    "task.validation_shots=2",
-    "task.test_examples=6",
-    "tuning.population=4",
-    "tuning.generations=3",
-    "tuning.prompt_tokens=4",
-]
+SETTINGS = [*SMALL, "tuning.generations=3", "tuning.prompt_tokens=4"]
 SEED = "--set=tuning.seed=2"  # alice's alone; its losses have a clear order, see test_tune
 
 END_SECONDS = 45
@@ -38,7 +30,7 @@ START_SECONDS = 150
 
 def _start(out, *, alice=(), **options):
     own = {"alice": [SEED, *alice]} | options.pop("own", {})
-    return Cluster(CONFIG, out, [*SMALL, *options.pop("settings", [])], own=own, quiet=True, **options)
+    return Cluster(CONFIG, out, [*SETTINGS, *options.pop("settings", [])], own=own, quiet=True, **options)
 
 
 def _wait_for(party, text, seconds=180):
@@ -66,10 +58,7 @@ def _check_ends(cluster, statuses, seconds=END_SECONDS):
 
 def _undisturbed(folder):
     """The same run in plaintext, which proposes the same candidates (test_tune)."""
-    config = load_config(CONFIG, [*SMALL, "tuning.seed=2", "protocol=plaintext", "cluster=null"])
-    with PlaintextRuntime() as runtime:
-        owner = runtime.actor(DATA_OWNER, DataOwner, config, folder, resume=False)
-        tune(set_up(runtime, config, owner, runtime.actor("model_owner", ModelOwner, config), Progress()))
+    tune_in_plaintext(folder, SETTINGS)
     return [generation.candidates for generation in RunRecord.load(folder).generations]
 
 
@@ -113,7 +102,7 @@ def test_the_spu_process_of_a_party_alone_is_killed(tmp_path):
 
 def test_a_party_that_never_comes_up(tmp_path):
     out = tmp_path / "run"
-    config = load_config(CONFIG, [*SMALL, "tuning.seed=2"])
+    config = load_config(CONFIG, [*SETTINGS, "tuning.seed=2"])
     open_run(out, config, resume=False).save(out)
     before = (out / "checkpoint.json").read_bytes()
     settings = ["cluster.start_seconds=15"]
@@ -157,7 +146,7 @@ def test_a_port_that_is_taken(key):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_script_leaves_no_process_behind(tmp_path, number):
-    arguments = [f"--set={setting}" for setting in SMALL]
+    arguments = [f"--set={setting}" for setting in SETTINGS]
     script = [sys.executable, "scripts/cluster_on_this_machine.py", "--config", CONFIG, "--out", tmp_path / "run"]
     with subprocess.Popen(
         [*script, *arguments],

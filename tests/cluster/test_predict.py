@@ -2,38 +2,19 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 import yaml
 from cluster_on_this_machine import Cluster
+from small import CONFIG, SMALL, tune_in_plaintext
 
 from secp_spu.cli import DEMO_CONFIG
 from secp_spu.config import load_config, save_config
-from secp_spu.runtime import PlaintextRuntime
-from secp_spu.tuning import (
-    DATA_OWNER,
-    DataOwner,
-    ModelOwner,
-    Predictor,
-    Progress,
-    load_run,
-    make_runtime,
-    predict,
-    set_up,
-    tune,
-)
+from secp_spu.tuning import DATA_OWNER, ModelOwner, Predictor, Progress, load_run, make_runtime, predict
 
 pytestmark = pytest.mark.cluster
 
-CONFIG = Path("configs/cluster-aby3.yaml").absolute()
-SMALL = [
-    "task.shots=2",
-    "task.validation_shots=2",
-    "task.test_examples=6",
-    "tuning.population=4",
-    "tuning.generations=2",
-]
+SETTINGS = [*SMALL, "tuning.generations=2"]
 SCORE_ERROR = 0.05
 """Of a score, between two calls under MPC: logits are off by 0.15 at most, see test_predict of tuning."""
 
@@ -42,11 +23,8 @@ SCORE_ERROR = 0.05
 def run(tmp_path_factory):
     """A prompt that was tuned in plaintext, as if in the cluster."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    config = load_config(CONFIG, [*SMALL, "tuning.seed=2", "protocol=plaintext", "cluster=null"])
-    with PlaintextRuntime() as runtime:
-        owner = runtime.actor(DATA_OWNER, DataOwner, config, folder, resume=False)
-        tune(set_up(runtime, config, owner, runtime.actor("model_owner", ModelOwner, config), Progress()))
-    save_config(load_config(CONFIG, SMALL), folder / "config.yaml")
+    tune_in_plaintext(folder, SETTINGS)
+    save_config(load_config(CONFIG, SETTINGS), folder / "config.yaml")
     return folder
 
 
@@ -63,7 +41,7 @@ def test_a_cluster_predicts_as_one_process_does(run, texts, tmp_path):
     with make_runtime(config) as runtime:
         predictor = runtime.actor(DATA_OWNER, Predictor, config, run, texts, tmp_path / "here.jsonl")
         predict(runtime, config, predictor, runtime.actor("model_owner", ModelOwner, config), Progress())
-    with Cluster(CONFIG, tmp_path / "there.jsonl", SMALL, texts=(run, texts), quiet=True) as cluster:
+    with Cluster(CONFIG, tmp_path / "there.jsonl", SETTINGS, texts=(run, texts), quiet=True) as cluster:
         assert cluster.wait(timeout=300) == {"alice": 0, "bob": 0, "carol": 0}
         lines = {name: party.lines for name, party in cluster.parties.items()}
     here, there = (_read(tmp_path / name) for name in ("here.jsonl", "there.jsonl"))
@@ -83,7 +61,7 @@ def test_a_run_of_another_model_shape_is_noticed_before_anything_is_shared(run, 
     content = yaml.safe_load(path.read_text())
     content["task"]["max_tokens"] += 1
     path.write_text(yaml.safe_dump(content))
-    with Cluster(CONFIG, tmp_path / "out.jsonl", SMALL, texts=(tmp_path / "run", texts), quiet=True) as cluster:
+    with Cluster(CONFIG, tmp_path / "out.jsonl", SETTINGS, texts=(tmp_path / "run", texts), quiet=True) as cluster:
         assert cluster.wait(timeout=300) == {"alice": 2, "bob": 2, "carol": 2}
         for party in cluster.parties.values():
             assert "the parties' configurations differ: task.max_tokens is 1" in party.lines[-1]

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 import pytest
 from cluster_on_this_machine import Cluster
+from small import CONFIG, SMALL
 
 from secp_spu.config import load_config
 from secp_spu.model import load_checkpoint
@@ -25,14 +26,7 @@ from secp_spu.tuning import DataOwner, RunRecord
 
 pytestmark = pytest.mark.cluster
 
-CONFIG = Path("configs/cluster-aby3.yaml").absolute()
-SETTINGS = [
-    "task.shots=2",
-    "task.validation_shots=2",
-    "task.test_examples=6",
-    "tuning.population=4",
-    "tuning.generations=40",
-]
+SETTINGS = [*SMALL, "tuning.generations=40"]
 COMMAND = Path(sys.executable).parent / "secp-spu"
 MODEL = load_config(CONFIG).model.folder
 SEED = "tuning.seed=2"

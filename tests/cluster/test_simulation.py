@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from small import SMALL
 
 from secp_spu.config import load_config
 from secp_spu.runtime import LocalRuntime
@@ -14,14 +15,7 @@ from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, Progress, RunReco
 pytestmark = pytest.mark.cluster
 
 COMMAND = Path(sys.executable).parent / "secp-spu"
-SMALL = [
-    "task.shots=2",
-    "task.validation_shots=2",
-    "task.test_examples=6",
-    "tuning.population=4",
-    "tuning.generations=2",
-    "tuning.seed=2",
-]
+SETTINGS = [*SMALL, "tuning.generations=2", "tuning.seed=2"]
 MPC_ERROR = 0.01  # of a loss, between any two runs: see test_tune
 
 DEALT = ["correlations=dealt", "cluster.dealer=dave"]
@@ -36,13 +30,13 @@ PRIVATE = ["model.embedding=private"]
 )
 def test_simulation_is_the_run_in_one_process(tmp_path, settings):
     here, there = tmp_path / "one_process", tmp_path / "simulation"
-    config = load_config(Path("configs/simulation.yaml"), [*SMALL, *settings])
+    config = load_config(Path("configs/simulation.yaml"), [*SETTINGS, *settings])
     with LocalRuntime(config.protocol, config.parties, correlations=config.correlations) as runtime:
         owner = runtime.actor(DATA_OWNER, DataOwner, config, here, resume=False)
         tune(set_up(runtime, config, owner, runtime.actor("model_owner", ModelOwner, config), Progress()))
     command = [COMMAND, "tune", "--config", "configs/simulation.yaml", "--out", there]
     done = subprocess.run(
-        [*command, *(f"--set={setting}" for setting in (*SMALL, *settings))],
+        [*command, *(f"--set={setting}" for setting in (*SETTINGS, *settings))],
         capture_output=True,
         text=True,
         check=False,

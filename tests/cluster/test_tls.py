@@ -5,24 +5,16 @@ import ssl
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from cluster_on_this_machine import Cluster
+from small import CONFIG, SMALL
 
 from secp_spu.config import load_config
 
 pytestmark = pytest.mark.cluster
 
-CONFIG = Path("configs/cluster-aby3.yaml").absolute()
-SMALL = [
-    "task.shots=2",
-    "task.validation_shots=2",
-    "task.test_examples=6",
-    "tuning.population=4",
-    "tuning.generations=1",
-    "cluster.start_seconds=20",
-]
+SETTINGS = [*SMALL, "tuning.generations=1", "cluster.start_seconds=20"]
 PARTIES = ("alice", "bob", "carol")
 
 
@@ -66,7 +58,7 @@ def _shakes_hands(address, folder=None, ca=None):
 
 def test_a_cluster_with_tls_and_who_may_connect_to_it(authorities, tmp_path):
     ours, theirs = authorities
-    with Cluster(CONFIG, tmp_path / "run", [*SMALL, "tuning.generations=3", _tls(ours)], quiet=True) as cluster:
+    with Cluster(CONFIG, tmp_path / "run", [*SETTINGS, "tuning.generations=3", _tls(ours)], quiet=True) as cluster:
         alice, end = cluster.parties["alice"], time.monotonic() + 120
         while not any("untuned" in line for line in alice.lines):
             assert alice.process.poll() is None, alice.lines
@@ -85,7 +77,7 @@ def test_a_cluster_with_tls_and_who_may_connect_to_it(authorities, tmp_path):
 def test_a_stranger_is_refused(authorities, tmp_path, stranger):
     ours, theirs = authorities
     carol = [f"--set={_tls(theirs)}" if stranger == "another authority" else "--set=cluster.tls=null"]
-    with Cluster(CONFIG, tmp_path / "run", [*SMALL, _tls(ours)], own={"carol": carol}, quiet=True) as cluster:
+    with Cluster(CONFIG, tmp_path / "run", [*SETTINGS, _tls(ours)], own={"carol": carol}, quiet=True) as cluster:
         assert cluster.wait(timeout=120) == dict.fromkeys(PARTIES, 1)
         for name, party in cluster.parties.items():
             (error,) = [line for line in party.lines if line.startswith("error")]
