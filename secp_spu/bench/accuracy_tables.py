@@ -54,18 +54,26 @@ class Row:
 
 
 def accuracy_tables(records: Iterable[Record]) -> list[Table]:
-    """Accuracy by method and task, a table for each adapted model; and what MPC changes."""
-    of_accuracy = of_bench(records, "accuracy")
-    models = [model for model, _ in groups(of_accuracy, lambda r: r["model"]) if model != "softmax"]
-    tables = []
-    for model in models or (["softmax"] if of_accuracy else []):
-        some = [record for record in of_accuracy if record["model"] in ("softmax", model)]
-        tables.append(_table(_rows(some), model))
-        tables += _secure_table(some)
+    """Accuracy by method and task, a table for each adapted model; and what MPC changes.
+
+    Softmax stands beside the adapted models that were tested on as many texts, or else in a table of its own.
+    """
+    by_model = dict(groups(of_bench(records, "accuracy"), lambda record: record["model"]))
+    softmax = by_model.pop("softmax", [])
+    alone = [record for record in softmax if not any(_beside([record], found) for found in by_model.values())]
+    tables = [_table(_rows(alone))] if alone else []
+    for model, found in by_model.items():
+        tables += [_table(_rows([*_beside(softmax, found), *found]), f"; adapted: {model}"), *_secure_table(found)]
     return tables
 
 
-def _table(rows: Sequence[Row], model: str) -> Table:
+def _beside(softmax: Sequence[Record], adapted: Sequence[Record]) -> list[Record]:
+    """What was measured with softmax on as many test texts as something was with an adapted model."""
+    counts = {record.get("test_texts") for record in adapted}
+    return [record for record in softmax if record.get("test_texts") in counts]
+
+
+def _table(rows: Sequence[Row], model: str = "") -> Table:
     tasks = [task for task in FEW_SHOT if any(task in row.found for row in rows)]
     body = []
     for row in rows:
@@ -76,7 +84,7 @@ def _table(rows: Sequence[Row], model: str) -> Table:
         "Test accuracy in percent, mean and standard deviation over seeds, in brackets how many; in plaintext where a "
         "row does not say ABY3. Nothing was chosen by a test set. The initial prompt is of random words."
     )
-    return Table(f"Accuracy with 16 examples a class; adapted: {model}", ["method", *tasks, "mean"], body, [note])
+    return Table(f"Accuracy with 16 examples a class{model}", ["method", *tasks, "mean"], body, [note])
 
 
 def _cell(values: Sequence[float]) -> str:

@@ -118,6 +118,22 @@ def test_fewer_test_texts_are_a_row_of_their_own(folder, records):
     assert table.rows[0][1].endswith("(1)")
 
 
+def test_softmax_stands_beside_what_was_tested_on_as_many_texts(records):
+    softmax, adapted = records["fot"], records["fot-adapted"]
+    few = {**adapted, "test_texts": 5, "model": "another"}
+    title = "Accuracy with 16 examples a class"
+
+    def shown(*some):
+        return {table.title.removeprefix(title): [row[0] for row in table.rows] for table in accuracy_tables(some)}
+
+    alone = {"": ["softmax, initial prompt", "FoT, softmax, 2 generations"]}
+    fewer = {"; adapted: another": ["FoT, adapted, 2 generations, 5 texts"]}
+    assert shown() == {}
+    assert shown(softmax) == alone
+    assert shown(softmax, few) == alone | fewer
+    assert [len(rows) for rows in shown(softmax, adapted, few).values()] == [4, 1]
+
+
 @pytest.mark.parametrize("method", ["fine-tuning", "gradient-prompt"])
 def test_gradients_lower_the_loss(folder, method):
     task = FewShot(load_config(folder / "task.yaml", ["tuning.seed=0"]))
