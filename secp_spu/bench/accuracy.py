@@ -10,12 +10,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import get_args
 
+import numpy as np
+
 from secp_spu.bench.records import Case, Record
 from secp_spu.bench.rivals import STEPS, FewShot, probe, train
 from secp_spu.bench.schema import AccuracyMethod, FewShotTask
-from secp_spu.bench.session import test_accuracy, tune_into, tuning_session
+from secp_spu.bench.session import test_accuracy, tuning_session
 from secp_spu.config import Config, ConfigError, load_config
-from secp_spu.tuning import Progress
+from secp_spu.tuning import Progress, save_peft
 from secp_spu.tuning.tune import run_generation
 
 FEW_SHOT: dict[str, Path] = {
@@ -39,8 +41,8 @@ class FewShotRun:
     Attributes:
         task: a name in FEW_SHOT.
         method: "probe", "fine-tuning", "gradient-prompt" (see rivals.py); "fot": forward-only tuning with softmax
-            attention in plaintext; "fot-transfer": the same from a prompt that was tuned on SOURCE; "fot-adapted": with
-            the adapted model, in plaintext; "fot-secure": the same under ABY3.
+            attention in plaintext; "fot-transfer": the same from the gradient prompt of SOURCE, as if its texts were
+            the model owner's; "fot-adapted": with the adapted model, in plaintext; "fot-secure": the same under ABY3.
         seed: of the few-shot draw, the prompt space and the optimizer.
         generations: of tuning.
         adapted: folder of the adapted model, for the methods that take one.
@@ -92,11 +94,11 @@ class FewShotRun:
             return {"validation_loss": round(found.validation_loss, 5), "accuracy": round(found.accuracy, 4)}
         if self.method != "fot-transfer":
             return _tune(self.config(), progress)
-        source = FewShotRun(SOURCE, "fot", self.seed, self.generations)
+        source = FewShot(FewShotRun(SOURCE, "gradient-prompt", self.seed, self.generations).config())
+        prompt = np.asarray(train(source, "gradient-prompt").trained["prompt"])
         with TemporaryDirectory() as folder:
-            run = Path(folder) / "run"
-            tune_into(run, source.config())
-            return _tune(self.config(f"tuning.initial_prompt={{run: {json.dumps(str(run))}}}"), progress)
+            save_peft(Path(folder), prompt, source.encoder)
+            return _tune(self.config(f"tuning.initial_prompt={{peft: {json.dumps(folder)}}}"), progress)
 
 
 def _tune(config: Config, progress: Progress) -> Record:

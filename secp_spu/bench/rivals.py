@@ -28,10 +28,10 @@ from secp_spu.tuning.task import TaskTokenizer
 Tree = Any
 
 STEPS, CHECK = 40, 4
-"""Steps of Adam, each on all training texts, and between two looks at the validation texts."""
+"""Steps of Adam on all training texts, for all learning rates together; between two looks at the validation texts."""
 
-RATES = {"fine-tuning": 1e-4, "gradient-prompt": 2e-2}
-"""Learning rates, found on the pool of SST-2."""
+RATES = {"fine-tuning": (1e-5, 3e-5), "gradient-prompt": (2e-2,)}
+"""Learning rates, found on the tasks' pools; the validation texts choose one."""
 
 PENALTIES = 10.0 ** np.arange(-4, 2)
 """Of a probe's squared weights; the validation texts choose one."""
@@ -50,7 +50,8 @@ class FewShot:
         seed = config.tuning.seed or 0
         checkpoint = load_checkpoint(config.model.folder)
         tokenizer = TaskTokenizer(config.model.folder / "tokenizer.json")
-        self._encoder, self._variables = Encoder(checkpoint.config), checkpoint.variables
+        self.encoder = checkpoint.config
+        self._module, self._variables = Encoder(checkpoint.config), checkpoint.variables
         self.params = checkpoint.variables["params"]
         self.texts = read_splits(config.task, tokenizer, seed)
         described = tokenizer.encode_descriptions(config.task)
@@ -64,7 +65,7 @@ class FewShot:
         before = jnp.broadcast_to(prompt, (len(ids), *prompt.shape))
         vectors = jnp.concatenate([before, params["embeddings"]["word"]["embedding"][ids]], 1)
         mask = jnp.concatenate([jnp.ones(before.shape[:2]), mask], 1)
-        hidden = self._encoder.apply({**self._variables, "params": params}, vectors, mask, method=_encode)
+        hidden = self._module.apply({**self._variables, "params": params}, vectors, mask, method=_encode)
         return jnp.asarray(PooledEmbedding().apply({}, hidden, mask / mask.sum(1, keepdims=True)))
 
     def embeddings(self, texts: Texts, params: Tree, prompt: Any) -> np.ndarray:
@@ -87,10 +88,12 @@ class Result:
     Attributes:
         validation_loss: of what was selected.
         accuracy: on the test texts.
+        trained: by gradients: {"params", "labels"}, or {"prompt"} [prompt_tokens, width] among word embeddings.
     """
 
     validation_loss: float
     accuracy: float
+    trained: Tree = None
 
 
 def probe(task: FewShot) -> Result:
@@ -115,36 +118,39 @@ def probe(task: FewShot) -> Result:
     return Result(validation[best], accuracy(found["test"] @ fits[best], labels["test"]))
 
 
-def train(task: FewShot, method: str, on_step: Callable[[], None]) -> Result:
+def train(task: FewShot, method: str, on_step: Callable[[], None] = lambda: None) -> Result:
     """Adam on all weights and the labels' embeddings ("fine-tuning"), or on the soft prompt ("gradient-prompt")."""
     whole = method == "fine-tuning"
     start: Tree = {"params": task.params, "labels": task.labels} if whole else {"prompt": task.prompt}
     given: Tree = {"prompt": task.prompt[:0]} if whole else {"params": task.params, "labels": task.labels}
-    adam = optax.adam(RATES[method])
+    adam = optax.scale_by_adam()
     training, validation = task.texts["training"], task.texts["validation"]
 
     @jax.jit
-    def step(trained: Tree, state: Tree, given: Tree) -> tuple[Tree, Tree]:
+    def step(trained: Tree, state: Tree, given: Tree, rate: float) -> tuple[Tree, Tree]:
         def objective(trained: Tree) -> Array:
             now = {**given, **trained}
             vectors = task.embed(now["params"], now["prompt"], training.tokens.token_ids, training.tokens.padding_mask)
             return _cross_entropy(vectors @ now["labels"].T * SIMILARITY_SCALE, training.labels)
 
         updates, state = adam.update(jax.grad(objective)(trained), state)
-        return optax.apply_updates(trained, updates), state
+        return optax.apply_updates(trained, jax.tree.map(lambda update: -rate * update, updates)), state
 
     def logits(trained: Tree, texts: Texts) -> np.ndarray:
         now = {**given, **trained}
         return task.embeddings(texts, now["params"], now["prompt"]) @ np.asarray(now["labels"]).T * SIMILARITY_SCALE
 
-    trained = jax.tree.map(jnp.asarray, start)
-    state, best, least = adam.init(trained), trained, _loss(logits(trained, validation), validation.labels)
-    for number in range(1, STEPS + 1):
-        trained, state = step(trained, state, given)
-        if number % CHECK == 0 and (found := _loss(logits(trained, validation), validation.labels)) < least:
-            best, least = trained, found
-        on_step()
-    return Result(least, accuracy(logits(best, task.texts["test"]), task.texts["test"].labels))
+    best = jax.tree.map(jnp.asarray, start)
+    least = _loss(logits(best, validation), validation.labels)
+    for rate in RATES[method]:
+        trained = jax.tree.map(jnp.asarray, start)
+        state = adam.init(trained)
+        for number in range(1, STEPS // len(RATES[method]) + 1):
+            trained, state = step(trained, state, given, rate)
+            if number % CHECK == 0 and (found := _loss(logits(trained, validation), validation.labels)) < least:
+                best, least = trained, found
+            on_step()
+    return Result(least, accuracy(logits(best, task.texts["test"]), task.texts["test"].labels), best)
 
 
 def _cross_entropy(logits: Any, labels: np.ndarray) -> Array:

@@ -8,22 +8,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from secp_spu.config import Config
-from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, Progress, Session, make_runtime, set_up, tune
+from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, Progress, Session, make_runtime, set_up
 from secp_spu.tuning.inputs import PromptSet
 
 
 @contextmanager
-def tuning_session(config: Config, folder: Path | None = None) -> Iterator[Session]:
-    """A run that is set up, with the runtime that its configuration asks for; `folder` for outputs that are kept."""
+def tuning_session(config: Config) -> Iterator[Session]:
+    """A run that is set up, with the runtime that its configuration asks for."""
     with TemporaryDirectory() as nowhere, make_runtime(config) as runtime:
-        owner = runtime.actor(DATA_OWNER, DataOwner, config, folder or Path(nowhere), resume=False)
+        owner = runtime.actor(DATA_OWNER, DataOwner, config, Path(nowhere), resume=False)
         yield set_up(runtime, config, owner, runtime.actor("model_owner", ModelOwner, config), Progress())
-
-
-def tune_into(folder: Path, config: Config) -> None:
-    """A whole run, whose outputs are left in a folder."""
-    with tuning_session(config, folder) as session:
-        tune(session)
 
 
 def test_accuracy(session: Session, prompt: PromptSet) -> float:

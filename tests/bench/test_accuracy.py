@@ -82,9 +82,9 @@ def test_tuning_under_mpc_is_tuning_in_plaintext(records):
 
 
 def test_a_transferred_prompt_is_another_start(records):
-    """Source and target are the same task here: the source's tuned prompt is where tuning begins."""
-    assert records["fot-transfer"]["untuned"] == records["fot"]["accuracy"]
-    assert records["fot-transfer"]["validation_loss"] <= records["fot"]["validation_loss"]
+    """Source and target are the same task here: the source's gradient prompt is where tuning begins."""
+    assert records["fot-transfer"]["untuned"] == records["gradient-prompt"]["accuracy"]
+    assert records["fot-transfer"]["validation_loss"] != records["fot"]["validation_loss"]
 
 
 def test_the_table_has_a_row_a_method_and_secure_runs_beside_plaintext(records, tmp_path):
