@@ -13,7 +13,7 @@ from typing import get_args
 import numpy as np
 
 from secp_spu.bench.records import Case, Record
-from secp_spu.bench.rivals import STEPS, FewShot, probe, train
+from secp_spu.bench.rivals import RATES, STEPS, FewShot, probe, train
 from secp_spu.bench.schema import AccuracyMethod, FewShotTask
 from secp_spu.bench.session import test_accuracy, tuning_session
 from secp_spu.config import Config, ConfigError, load_config
@@ -79,7 +79,7 @@ class FewShotRun:
     def steps(self) -> int:
         """Of progress."""
         if self.method in WITHOUT_GENERATIONS:
-            return 0 if self.method == "probe" else STEPS
+            return 0 if self.method == "probe" else len(RATES[self.method]) * STEPS[self.method]
         return self.generations
 
     def measure(self, progress: Progress) -> Record:

@@ -27,11 +27,14 @@ from secp_spu.tuning.task import TaskTokenizer
 
 Tree = Any
 
-STEPS, CHECK = 40, 4
-"""Steps of Adam on all training texts, for all learning rates together; between two looks at the validation texts."""
-
-RATES = {"fine-tuning": (1e-5, 3e-5), "gradient-prompt": (2e-2,)}
+RATES = {"fine-tuning": (1e-5, 3e-5, 1e-4), "gradient-prompt": (2e-2,)}
 """Learning rates, found on the tasks' pools; the validation texts choose one."""
+
+STEPS = {"fine-tuning": 20, "gradient-prompt": 40}
+"""Steps of Adam at each learning rate, each on all training texts."""
+
+CHECK = 4
+"""Steps between two looks at the validation texts."""
 
 PENALTIES = 10.0 ** np.arange(-4, 2)
 """Of a probe's squared weights; the validation texts choose one."""
@@ -145,7 +148,7 @@ def train(task: FewShot, method: str, on_step: Callable[[], None] = lambda: None
     for rate in RATES[method]:
         trained = jax.tree.map(jnp.asarray, start)
         state = adam.init(trained)
-        for number in range(1, STEPS // len(RATES[method]) + 1):
+        for number in range(1, STEPS[method] + 1):
             trained, state = step(trained, state, given, rate)
             if number % CHECK == 0 and (found := _loss(logits(trained, validation), validation.labels)) < least:
                 best, least = trained, found

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from secp_spu.bench import FewShotRun, RecordFile, accuracy_cases, accuracy_tables, measure_all, write_report
 from secp_spu.bench import accuracy as accuracy_module
 from secp_spu.bench.accuracy import FEW_SHOT
-from secp_spu.bench.rivals import STEPS, FewShot, probe, train
+from secp_spu.bench.rivals import RATES, STEPS, FewShot, probe, train
 from secp_spu.cli import DEMO_CONFIG, app
 from secp_spu.config import load_config
 from secp_spu.tuning import Progress, accuracy
@@ -143,7 +143,7 @@ def test_gradients_lower_the_loss(folder, method):
     logits = 20 * untrained @ np.asarray(task.labels).T
     before = -np.log(np.exp(logits) / np.exp(logits).sum(-1, keepdims=True))
     labels = task.texts["validation"].labels
-    assert len(steps) == STEPS
+    assert len(steps) == len(RATES[method]) * STEPS[method]
     assert found.validation_loss < before[np.arange(len(labels)), labels].mean() - 0.01
 
 
