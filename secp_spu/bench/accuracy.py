@@ -13,7 +13,7 @@ from typing import get_args
 import numpy as np
 
 from secp_spu.bench.records import Case, Record
-from secp_spu.bench.rivals import RATES, STEPS, FewShot, probe, train
+from secp_spu.bench.rivals import RATES, STEPS, FewShot, descend, probe, train
 from secp_spu.bench.schema import AccuracyMethod, FewShotTask
 from secp_spu.bench.session import test_accuracy, tuning_session
 from secp_spu.config import Config, ConfigError, load_config
@@ -95,9 +95,9 @@ class FewShotRun:
         if self.method != "fot-transfer":
             return _tune(self.config(), progress)
         source = FewShot(FewShotRun(SOURCE, "gradient-prompt", self.seed, self.generations).config())
-        prompt = np.asarray(train(source, "gradient-prompt").trained["prompt"])
+        _, tuned = descend(source, "gradient-prompt")
         with TemporaryDirectory() as folder:
-            save_peft(Path(folder), prompt, source.encoder)
+            save_peft(Path(folder), np.asarray(tuned["prompt"]), source.encoder)
             return _tune(self.config(f"tuning.initial_prompt={{peft: {json.dumps(folder)}}}"), progress)
 
 

@@ -27,6 +27,8 @@ NAMES: dict[str, str] = {
 }
 """Of the rows, in their order."""
 
+TITLE = "Accuracy with 16 examples a class"
+
 
 @dataclass(frozen=True)
 class Row:
@@ -60,20 +62,16 @@ def accuracy_tables(records: Iterable[Record]) -> list[Table]:
     """
     by_model = dict(groups(of_bench(records, "accuracy"), lambda record: record["model"]))
     softmax = by_model.pop("softmax", [])
-    alone = [record for record in softmax if not any(_beside([record], found) for found in by_model.values())]
-    tables = [_table(_rows(alone))] if alone else []
+    counts = {model: {record.get("test_texts") for record in found} for model, found in by_model.items()}
+    alone = [record for record in softmax if record.get("test_texts") not in set().union(*counts.values())]
+    tables = [_table(TITLE, _rows(alone))] if alone else []
     for model, found in by_model.items():
-        tables += [_table(_rows([*_beside(softmax, found), *found]), f"; adapted: {model}"), *_secure_table(found)]
+        beside = [record for record in softmax if record.get("test_texts") in counts[model]]
+        tables += [_table(f"{TITLE}; adapted: {model}", _rows([*beside, *found])), *_secure_table(found)]
     return tables
 
 
-def _beside(softmax: Sequence[Record], adapted: Sequence[Record]) -> list[Record]:
-    """What was measured with softmax on as many test texts as something was with an adapted model."""
-    counts = {record.get("test_texts") for record in adapted}
-    return [record for record in softmax if record.get("test_texts") in counts]
-
-
-def _table(rows: Sequence[Row], model: str = "") -> Table:
+def _table(title: str, rows: Sequence[Row]) -> Table:
     tasks = [task for task in FEW_SHOT if any(task in row.found for row in rows)]
     body = []
     for row in rows:
@@ -84,7 +82,7 @@ def _table(rows: Sequence[Row], model: str = "") -> Table:
         "Test accuracy in percent, mean and standard deviation over seeds, in brackets how many; in plaintext where a "
         "row does not say ABY3. Nothing was chosen by a test set. The initial prompt is of random words."
     )
-    return Table(f"Accuracy with 16 examples a class{model}", ["method", *tasks, "mean"], body, [note])
+    return Table(title, ["method", *tasks, "mean"], body, [note])
 
 
 def _cell(values: Sequence[float]) -> str:

@@ -79,6 +79,12 @@ class FewShot:
             [self._embed(params, prompt, ids[i : i + TEST_BATCH], mask[i : i + TEST_BATCH]) for i in starts]
         )
 
+    def logits(self, texts: Texts, model: Tree) -> np.ndarray:
+        """Of a model {"params", "labels", "prompt"} [texts, labels]."""
+        return (
+            self.embeddings(texts, model["params"], model["prompt"]) @ np.asarray(model["labels"]).T * SIMILARITY_SCALE
+        )
+
 
 def _encode(encoder: Encoder, vectors: Array, mask: Array) -> Array:
     return encoder.encode(encoder.embeddings(vectors), mask)
@@ -91,12 +97,10 @@ class Result:
     Attributes:
         validation_loss: of what was selected.
         accuracy: on the test texts.
-        trained: by gradients: {"params", "labels"}, or {"prompt"} [prompt_tokens, width] among word embeddings.
     """
 
     validation_loss: float
     accuracy: float
-    trained: Tree = None
 
 
 def probe(task: FewShot) -> Result:
@@ -121,12 +125,22 @@ def probe(task: FewShot) -> Result:
     return Result(validation[best], accuracy(found["test"] @ fits[best], labels["test"]))
 
 
-def train(task: FewShot, method: str, on_step: Callable[[], None] = lambda: None) -> Result:
-    """Adam on all weights and the labels' embeddings ("fine-tuning"), or on the soft prompt ("gradient-prompt")."""
+def train(task: FewShot, method: str, on_step: Callable[[], None]) -> Result:
+    """What `descend` finds, on the test texts."""
+    least, model = descend(task, method, on_step)
+    test = task.texts["test"]
+    return Result(least, accuracy(task.logits(test, model), test.labels))
+
+
+def descend(task: FewShot, method: str, on_step: Callable[[], None] = lambda: None) -> tuple[float, Tree]:
+    """Adam on all weights and the labels' embeddings ("fine-tuning"), or on the soft prompt ("gradient-prompt").
+
+    Returns: the least validation loss, and the model that has it: {"params", "labels", "prompt"}, of which the prompt
+        is among word embeddings [prompt_tokens, width].
+    """
     whole = method == "fine-tuning"
     start: Tree = {"params": task.params, "labels": task.labels} if whole else {"prompt": task.prompt}
     given: Tree = {"prompt": task.prompt[:0]} if whole else {"params": task.params, "labels": task.labels}
-    adam = optax.scale_by_adam()
     training, validation = task.texts["training"], task.texts["validation"]
 
     @jax.jit
@@ -136,24 +150,22 @@ def train(task: FewShot, method: str, on_step: Callable[[], None] = lambda: None
             vectors = task.embed(now["params"], now["prompt"], training.tokens.token_ids, training.tokens.padding_mask)
             return _cross_entropy(vectors @ now["labels"].T * SIMILARITY_SCALE, training.labels)
 
-        updates, state = adam.update(jax.grad(objective)(trained), state)
-        return optax.apply_updates(trained, jax.tree.map(lambda update: -rate * update, updates)), state
+        updates, state = optax.adam(rate).update(jax.grad(objective)(trained), state)
+        return optax.apply_updates(trained, updates), state
 
-    def logits(trained: Tree, texts: Texts) -> np.ndarray:
-        now = {**given, **trained}
-        return task.embeddings(texts, now["params"], now["prompt"]) @ np.asarray(now["labels"]).T * SIMILARITY_SCALE
+    def validation_loss(trained: Tree) -> float:
+        return _loss(task.logits(validation, {**given, **trained}), validation.labels)
 
-    best = jax.tree.map(jnp.asarray, start)
-    least = _loss(logits(best, validation), validation.labels)
+    start = jax.tree.map(jnp.asarray, start)
+    best, least = start, validation_loss(start)
     for rate in RATES[method]:
-        trained = jax.tree.map(jnp.asarray, start)
-        state = adam.init(trained)
+        trained, state = start, optax.adam(rate).init(start)
         for number in range(1, STEPS[method] + 1):
             trained, state = step(trained, state, given, rate)
-            if number % CHECK == 0 and (found := _loss(logits(trained, validation), validation.labels)) < least:
+            if number % CHECK == 0 and (found := validation_loss(trained)) < least:
                 best, least = trained, found
             on_step()
-    return Result(least, accuracy(logits(best, task.texts["test"]), task.texts["test"].labels), best)
+    return least, {**given, **best}
 
 
 def _cross_entropy(logits: Any, labels: np.ndarray) -> Array:
