@@ -1,4 +1,4 @@
-"""A configuration in, the proofs of all programs of its runs out; nothing is run."""
+"""Compiles and audits all programs of a configuration's runs; nothing is run."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from secp_spu.config import Config, ConfigError
-from secp_spu.protocol import AuditReport
-from secp_spu.runtime import AuditRuntime
+from secp_spu.runtime import AuditRuntime, Program
 from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, Progress, set_up, tune
 
 
-def audit_config(config: Config) -> list[AuditReport]:
+def audit_config(config: Config) -> list[Program]:
     """Compile every program that tuning with this configuration runs, and prove its openings masked.
 
     The driver is the real one, on a runtime that compiles and audits but does not execute: one generation goes through
     every program there is.
 
+    Returns: the programs, with their texts and proofs.
     Raises: AuditError naming each opening that is not proven; ConfigError for a configuration without MPC; else as
         `tune` does.
     """
@@ -27,4 +27,4 @@ def audit_config(config: Config) -> list[AuditReport]:
     with TemporaryDirectory() as folder, audit as runtime:
         data_owner = runtime.actor(DATA_OWNER, DataOwner, config, Path(folder), resume=False)
         tune(set_up(runtime, config, data_owner, runtime.actor("model_owner", ModelOwner, config), Progress()))
-        return [program.audit for program in runtime.programs]
+        return runtime.programs

@@ -6,25 +6,24 @@ import json
 import logging
 import os
 import sys
-from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from secp_spu.audit_config import audit_config
+from secp_spu.audit import AuditError
 from secp_spu.cli_adapt import adapt
+from secp_spu.cli_audit import audit
 from secp_spu.cli_bench import bench
 from secp_spu.cli_prompt import export, predict
 from secp_spu.config import Config, ConfigError, load_config
 from secp_spu.model import CheckpointError, save_embeddings
-from secp_spu.protocol import AuditError
 from secp_spu.runtime import RuntimeFailure
 from secp_spu.runtime.ray_processes import end_ray_processes, ray_was_started
 from secp_spu.terminal import (
+    ConfigOption,
     Interrupted,
     QuietOption,
     ResumeOption,
@@ -72,10 +71,9 @@ def options(
 
 app.add_typer(bench, name="bench")
 app.command()(adapt)
+app.command()(audit)
 app.command()(predict)
 app.command()(export)
-
-ConfigOption = Annotated[Path, typer.Option("--config", help="YAML file; see configs/.", show_default=False)]
 
 
 @app.command()
@@ -99,22 +97,6 @@ def tune(
 ) -> None:
     """Tune a soft prompt as a configuration says."""
     _tune(load_config(config, settings), out, resume=resume, quiet=quiet)
-
-
-@app.command()
-def audit(config: ConfigOption, settings: SetOption = []) -> None:  # noqa: B006
-    """Compile every program of a configuration and prove its openings masked; nothing is run."""
-    reports = audit_config(load_config(config, settings))
-    rows = Counter((report.program, tuple(name for _, name in report.openings)) for report in reports)
-    table = Table("program", "compiled for", "openings", "masked by")
-    for (program, masks), times in rows.items():
-        shapes = f"{times} shape{'s' if times > 1 else ''}"
-        table.add_row(program, shapes, str(len(masks)), ", ".join(masks) or "nothing is opened")
-    console = Console()
-    console.print(table)
-    console.print(
-        f"{len(reports)} programs: every opening is proven masked, by a mask that is used once", soft_wrap=True
-    )
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -16,6 +17,7 @@ from secp_spu.runtime import Runtime
 from secp_spu.tuning import Progress, join_cluster, make_runtime
 from secp_spu.tuning.parties import Purpose
 
+ConfigOption = Annotated[Path, typer.Option("--config", help="YAML file; see configs/.", show_default=False)]
 SetOption = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Overrides a key; can be repeated.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress and no summary, only errors.")]

@@ -1,5 +1,6 @@
 """The commands as a user calls them: exit status, one line on bad input, outputs, Ctrl-C, nothing lost."""
 
+import hashlib
 import json
 import os
 import re
@@ -13,7 +14,9 @@ from pathlib import Path
 import pytest
 
 import secp_spu.__main__
+from secp_spu.audit_config import audit_config
 from secp_spu.cli import DEMO_CONFIG, main
+from secp_spu.config import load_config
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 ABY3 = CONFIGS / "cluster-aby3.yaml"
@@ -309,6 +312,39 @@ def test_audit_names_every_program_and_what_masks_it():
         assert program in done.stdout
     assert "combine" not in done.stdout, "ABY3's parties make correlations without a program"
     assert "mask" in done.stdout
+
+
+def test_audit_writes_the_proofs_with_digests_of_what_is_executed(tmp_path):
+    done = _call("audit", "--config", DEMO_CONFIG, *SMALL, "--json", tmp_path / "proofs.json")
+    assert done.returncode == 0, done.stderr
+    assert f"proofs in {tmp_path}/proofs.json" in done.stdout.replace("\n", " ")
+    written = json.loads((tmp_path / "proofs.json").read_text())
+    programs = audit_config(load_config(DEMO_CONFIG, [s.removeprefix("--set=") for s in SMALL]))
+    assert [p["sha256"] for p in written["programs"]] == [hashlib.sha256(p.code).hexdigest() for p in programs]
+    assert written["openings"] == sum(len(p["openings"]) for p in written["programs"]) == 3
+    assert {o["mask"] for p in written["programs"] for o in p["openings"]} == {"1.attention.features.mask"}
+    assert written["operations"]["pphlo.custom_call @spu.reveal"] == 3
+    assert "v - t" in written["covers"]
+    assert "do not follow the protocol" in written["does_not_cover"]
+    assert written["versions"]["spu"] == version("spu")
+
+
+def test_audit_shows_a_program_with_its_openings_marked(refusal):
+    done = _call("audit", "--config", DEMO_CONFIG, *SMALL, "--show", "layer")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    marked = [line for line in lines if line.startswith("> ")]
+    assert len(marked) == 3 == sum(line.startswith("// layer, shape ") for line in lines)
+    assert all("spu.reveal" in line and "// opens value - 1.attention.features.mask" in line for line in marked)
+    assert "there is no such program; there are assemble, layer, head" in refusal(
+        "audit", "--config", DEMO_CONFIG, *SMALL, "--show", "nothing"
+    )
+
+
+def test_audit_refuses_a_place_for_the_proofs_that_it_cannot_write(refusal, tmp_path):
+    assert "--json: " in refusal("audit", "--config", DEMO_CONFIG, "--json", tmp_path)
+    (tmp_path / "file").touch()
+    assert "is a file" in refusal("audit", "--config", DEMO_CONFIG, "--json", tmp_path / "file" / "proofs.json")
 
 
 def test_help_is_there():

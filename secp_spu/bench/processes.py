@@ -21,8 +21,9 @@ from secp_spu.protocol import MaskStream, Scheme
 from secp_spu.protocol.sharing import KEY_BYTES
 from secp_spu.runtime import LocalRuntime, RuntimeFailure, Stored
 from secp_spu.runtime.compute_party import ComputeParty, spu_config
-from secp_spu.runtime.ledger import Cost, profile_log
+from secp_spu.runtime.ledger import Cost
 from secp_spu.runtime.local import PartyThread, first_line
+from secp_spu.runtime.profile import profile_log
 from secp_spu.runtime.program import Program
 
 END_SECONDS = 5
@@ -68,8 +69,11 @@ class ProcessRuntime(LocalRuntime):
 
     def _execute(self, program: Program, inputs: list[Stored], outputs: list[Stored]) -> None:
         names = [handle.name for handle in inputs], [handle.name for handle in outputs]
+        openings = len(program.audit.openings)
         with self.ledger.timed(program.name) as rows:
-            costs = self._everywhere(lambda party: cast(Any, party).side.execute(program.name, program.code, *names))
+            costs = self._everywhere(
+                lambda party: cast(Any, party).side.execute(openings, program.name, program.code, *names)
+            )
             rows += [(op, replace(cost, seconds=cost.seconds / self.parties)) for of in costs for op, cost in of]
 
     def close(self) -> None:
@@ -160,6 +164,7 @@ def _serve(pipe: Connection, place: _Place) -> None:
     """A party's process: link up, then run one method after another until the driver closes the pipe."""
     try:
         log = profile_log()
+        log.acquire()
         link, streams = place.link(), {c: MaskStream(key) for c, key in place.keys.items()}
         spu = SpuRuntime(link, spu_config(place.scheme))
         side = ComputeParty(place.scheme, place.rank, spu, link, streams=streams)
@@ -168,8 +173,9 @@ def _serve(pipe: Connection, place: _Place) -> None:
             method, args = pipe.recv()
             rows: list[tuple[str, Cost]] = []
             if method == "execute":
-                with log.run(1, rows):
-                    side.execute(*args)
+                openings, program, *rest = args
+                with log.run(program, 1, openings, rows):
+                    side.execute(program, *rest)
                 pipe.send((True, rows))
             else:
                 pipe.send((True, getattr(side, method)(*args)))

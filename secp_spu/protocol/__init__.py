@@ -1,6 +1,5 @@
 """Secure functions as pure JAX: arrays in, arrays out; no parties, no files, no configuration."""
 
-from secp_spu.protocol.audit import AuditError, AuditReport, audit_program
 from secp_spu.protocol.correlation import (
     CosineCorrelation,
     SpentCorrelationError,
@@ -56,8 +55,6 @@ from secp_spu.protocol.sharing import MaskStream, Scheme, decode, encode
 __all__ = [
     "FRACTION_BITS",
     "ROUNDS",
-    "AuditError",
-    "AuditReport",
     "Correction",
     "CorrelationMaker",
     "CosineCorrelation",
@@ -70,7 +67,6 @@ __all__ = [
     "Number",
     "Scheme",
     "SpentCorrelationError",
-    "audit_program",
     "batched_product",
     "combine_factors",
     "constant",

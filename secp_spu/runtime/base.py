@@ -137,6 +137,7 @@ class Runtime(ABC):
         """
         trees = tuple(arg.tree if isinstance(arg, Correlations) else arg for arg in args)
         program = self._compiled(name, fn, trees)
+        self._require_pinned(program, jax.tree.leaves(trees))
         spent = [arg.tree for arg in args if isinstance(arg, Correlations)]
         self._spend(jax.tree.leaves(spent, is_leaf=is_declared), trees)
         outputs = jax.tree.map(lambda spec: Stored(next(self._names), spec), program.outputs)
@@ -151,6 +152,13 @@ class Runtime(ABC):
         another array, the same mask would hide that one too.
         """
         self._pinned |= {stored.name for stored in jax.tree.leaves(values)}
+
+    def _require_pinned(self, program: Program, inputs: list[Stored]) -> None:
+        for number in program.audit.kept:
+            if inputs[number].name not in self._pinned:
+                raise ValueError(
+                    f"{program.name} keeps the opening of {inputs[number].name}, which is not pinned: call pin first"
+                )
 
     def _refuse_pinned(self, values: Tree) -> None:
         if pinned := [stored.name for stored in jax.tree.leaves(values) if stored.name in self._pinned]:

@@ -1,20 +1,12 @@
-"""What SPU logs of a program in; bytes, sends and seconds by phase, operation and program out."""
+"""Keeps the books: bytes, sends and seconds by phase, operation and program."""
 
 from __future__ import annotations
 
-import os
-import re
-import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import cache
-from pathlib import Path
 from typing import Literal
-
-from spu import libspu
 
 Phase = Literal["setup", "offline", "online"]
 PHASES: tuple[Phase, ...] = ("setup", "offline", "online")
@@ -139,71 +131,3 @@ class Ledger:
 
 def _largest_first(costs: dict[str, Cost]) -> list[tuple[str, Cost]]:
     return sorted(costs.items(), key=lambda item: -item[1].bytes_total)
-
-
-_ROW = re.compile(
-    r"- pphlo\.(?:custom_call: )?(\S+), executed \d+ times, duration (\S+)s, "
-    r"send bytes (\d+) recv bytes \d+, send actions (\d+),"
-)
-_LINK = re.compile(r"Link details: total send bytes (\d+), recv bytes \d+, send actions (\d+),")
-
-
-class ProfileError(RuntimeError):
-    """SPU's log does not have the lines of a run, or its rows do not add up to its total."""
-
-
-class ProfileLog:
-    """SPU's log of this process, read after every run: there is no other way to its counters (SPU 0.9.5).
-
-    The log belongs to the process, so runs of several runtimes take turns.
-    """
-
-    def __init__(self):
-        self._lock = threading.RLock()
-        handle, path = tempfile.mkstemp(prefix="secp_spu-", suffix=".log")
-        os.close(handle)
-        self._path = Path(path)
-        options = libspu.logging.LogOptions()
-        options.enable_console_logger = False
-        options.system_log_path = path
-        options.max_log_file_size = 2**62
-        libspu.logging.setup_logging(options)
-        # The file stays open in SPU; without a name it goes away with the process, however that ends.
-        self._reader = self._path.open("r+")
-        self._path.unlink()
-
-    @contextmanager
-    def run(self, parties: int, rows: list[tuple[str, Cost]]) -> Iterator[None]:
-        """Append the (operation, cost) rows of the program that runs inside, summed over `parties`."""
-        with self._lock:
-            self._take()  # what a run that failed has left
-            yield
-            rows += parse_profile(self._take(), parties)
-
-    def _take(self) -> str:
-        self._reader.seek(0)
-        text = self._reader.read()
-        os.truncate(self._reader.fileno(), 0)
-        return text
-
-
-@cache
-def profile_log() -> ProfileLog:
-    """The one log of this process."""
-    return ProfileLog()
-
-
-def parse_profile(text: str, parties: int) -> list[tuple[str, Cost]]:
-    """The rows of one run from the log of all its parties, costs summed over them, seconds averaged.
-
-    Raises: ProfileError if a party's lines are missing or the rows do not add up to the link's total.
-    """
-    links = _LINK.findall(text)
-    if len(links) != parties:
-        raise ProfileError(f"SPU's log has the totals of {len(links)} parties, not of {parties}")
-    rows = [(op, Cost(int(sent), int(sends), float(s) / parties)) for op, s, sent, sends in _ROW.findall(text)]
-    by_rows = sum(cost.bytes_total for _, cost in rows), sum(cost.sends_total for _, cost in rows)
-    by_links = sum(int(sent) for sent, _ in links), sum(int(sends) for _, sends in links)
-    if by_rows != by_links:
-        raise ProfileError(f"operations sent {by_rows} (bytes, messages), but the links {by_links}")
-    return [(op, cost) for op, cost in rows if op != "free"]

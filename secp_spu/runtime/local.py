@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import count
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar
 
 import jax
 from spu import Runtime as SpuRuntime
@@ -16,8 +16,9 @@ from spu import libspu
 from secp_spu.protocol import CosineCorrelation, Dealer, MaskStream, Scheme, party_streams
 from secp_spu.runtime.base import Correlations, Owned, RuntimeFailure, Stored, is_declared, spec_of
 from secp_spu.runtime.compute_party import ComputeParty, join, split, spu_config
-from secp_spu.runtime.ledger import Cost, profile_log
+from secp_spu.runtime.ledger import Cost
 from secp_spu.runtime.one_process import OneProcessRuntime
+from secp_spu.runtime.profile import UnprovenOpening, profile_log
 from secp_spu.runtime.program import Program, Tree
 
 Source = Literal["joint", "dealt"]
@@ -58,7 +59,7 @@ class LocalRuntime(OneProcessRuntime):
         by_rank, originals = party_streams(self._scheme)
         self._dealer = Dealer(self._scheme, originals) if correlations == "dealt" else None
         self._failure: RuntimeFailure | None = None
-        profile_log()
+        profile_log().acquire()
         self._parties = self._make_parties(by_rank, timeout_seconds)
         self._everywhere(lambda party: party.connect())
 
@@ -139,8 +140,15 @@ class LocalRuntime(OneProcessRuntime):
 
     def _execute(self, program: Program, inputs: list[Stored], outputs: list[Stored]) -> None:
         names = [handle.name for handle in inputs], [handle.name for handle in outputs]
-        with self.ledger.timed(program.name) as rows, profile_log().run(self.parties, rows):
-            self._everywhere(lambda party: party.side.execute(program.name, program.code, *names))
+        openings = len(program.audit.openings)
+        try:
+            with (
+                self.ledger.timed(program.name) as rows,
+                profile_log().run(program.name, self.parties, openings, rows),
+            ):
+                self._everywhere(lambda party: party.side.execute(program.name, program.code, *names))
+        except UnprovenOpening as error:
+            self._end_all(RuntimeFailure(f"all parties ended: {error}"), error)
 
     def _everywhere(self, task: Callable[[PartyThread], Result]) -> list[Result]:
         """Run a task at all parties at once; the first failure ends them all.
@@ -160,21 +168,25 @@ class LocalRuntime(OneProcessRuntime):
             results[rank] = result
         return [results[rank] for rank in range(self.parties)]
 
-    def _fail(self, rank: int, error: BaseException) -> None:
+    def _fail(self, rank: int, error: BaseException) -> NoReturn:
         """Report the failure at once; a party that waits for a message of the failed one ends when its wait does."""
-        self._failure = RuntimeFailure(f"rank {rank} failed, all parties ended: {first_line(error)}")
+        self._end_all(RuntimeFailure(f"rank {rank} failed, all parties ended: {first_line(error)}"), error)
+
+    def _end_all(self, failure: RuntimeFailure, cause: BaseException) -> NoReturn:
+        self._failure = failure
         for party in self._parties:
             party.end()
-        raise self._failure from error
+        raise failure from cause
 
     def close(self) -> None:
-        """See `Runtime.close`. A program that runs is finished first; after a failure nothing is waited for."""
+        """A program that runs is finished first; after a failure nothing is waited for, and SPU may still log."""
         if self._failure is None:
             self._failure = RuntimeFailure("the runtime is closed")
             for party in self._parties:
                 party.end()
             for party in self._parties:
                 party.thread.join()
+            profile_log().release()
 
 
 class PartyThread:

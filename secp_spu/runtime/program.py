@@ -1,8 +1,7 @@
-"""A JAX function and the shapes of its inputs in, a compiled and audited SPU program out."""
+"""Compiles a JAX function for SPU, and audits it."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,9 @@ import numpy as np
 from spu import libspu
 from spu.utils import frontend
 
-from secp_spu.protocol import AuditReport, CosineCorrelation, audit_program
+from secp_spu.audit import AuditReport, CorrelationInput, audit_program
+from secp_spu.audit.parser import Region, parse_program
+from secp_spu.protocol import CosineCorrelation
 
 Tree = Any
 """A JAX pytree."""
@@ -68,22 +69,20 @@ def compile_program(name: str, fn: Callable, inputs: tuple) -> Program:
         frontend.Kind.JAX, program, shapes, {}, names, vis, lambda out: [str(i) for i in range(len(out))], copts=options
     )
     code = executable.code
-    masks, factors = _correlation_inputs(inputs)
-    audit = audit_program(code.decode(), names, masks=masks, factors=factors, program=name)
-    return Program(name, code, _output_specs(code.decode(), results), audit)
+    audit = audit_program(code.decode(), names, correlations=correlation_inputs(inputs), program=name)
+    return Program(name, code, _output_specs(parse_program(code.decode()), results), audit)
 
 
-def _correlation_inputs(inputs: tuple) -> tuple[dict[str, str], dict[str, str]]:
-    """Input name -> correlation, of all masks and of all factors."""
-    masks: dict[str, str] = {}
-    factors: dict[str, str] = {}
-    with_path = jax.tree_util.tree_leaves_with_path(inputs, is_leaf=lambda node: isinstance(node, CosineCorrelation))
-    for path, node in with_path:
-        if isinstance(node, CosineCorrelation):
-            correlation = input_name(path)
-            masks[f"{correlation}.mask"] = correlation
-            factors |= {f"{correlation}.cos": correlation, f"{correlation}.sin": correlation}
-    return masks, factors
+def correlation_inputs(inputs: tuple) -> list[CorrelationInput]:
+    """Which of a program's arguments are a correlation's mask and factors, by their numbers: names may be alike."""
+    tree = jax.tree.structure(inputs)
+    numbered = jax.tree.unflatten(tree, range(tree.num_leaves))
+    nodes = jax.tree_util.tree_leaves_with_path(numbered, is_leaf=lambda node: isinstance(node, CosineCorrelation))
+    return [
+        CorrelationInput(input_name(path), node.mask, (node.cos, node.sin))
+        for path, node in nodes
+        if isinstance(node, CosineCorrelation)
+    ]
 
 
 def input_name(path: tuple) -> str:
@@ -91,12 +90,11 @@ def input_name(path: tuple) -> str:
     return ".".join(str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key)))) for key in path)
 
 
-def _output_specs(code: str, results: Tree) -> Tree:
-    """Shapes from JAX, visibility from the types that the program returns."""
-    returned = re.findall(r"^    return [^:]*: (.*)$", code, re.MULTILINE)
-    kinds = re.findall(r"tensor<[^>]*>+", returned[-1]) if returned else []
+def _output_specs(body: Region, results: Tree) -> Tree:
+    """Shapes and types from JAX, visibility from the program."""
     leaves, tree = jax.tree.flatten(results)
-    if len(kinds) != len(leaves):
-        raise ValueError(f"the program returns {len(leaves)} arrays, but its text names {len(kinds)}")
-    specs = [Spec(tuple(r.shape), np.dtype(r.dtype), "secret" in k) for r, k in zip(leaves, kinds, strict=True)]
+    specs = [
+        Spec(tuple(result.shape), np.dtype(result.dtype), value.kind.secret)
+        for result, value in zip(leaves, body.returned, strict=True)
+    ]
     return jax.tree.unflatten(tree, specs)

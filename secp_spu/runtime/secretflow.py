@@ -27,9 +27,10 @@ from secp_spu.protocol import Correction, CosineCorrelation, Dealer, MaskStream,
 from secp_spu.protocol.sharing import KEY_BYTES
 from secp_spu.runtime.base import Correlations, Owned, Runtime, RuntimeFailure, Stored, is_declared, spec_of
 from secp_spu.runtime.compute_party import ComputeParty, join, split, spu_settings
-from secp_spu.runtime.ledger import Cost, Ledger, Phase, profile_log
+from secp_spu.runtime.ledger import Cost, Ledger, Phase
 from secp_spu.runtime.local import first_line
 from secp_spu.runtime.memory import available_bytes
+from secp_spu.runtime.profile import profile_log
 from secp_spu.runtime.program import Program, Tree
 from secp_spu.runtime.ray_processes import end_ray_processes, mark_ray_processes
 from secp_spu.runtime.spu_logging import provide_spu_logging, worker_hook
@@ -183,7 +184,8 @@ class SecretFlowRuntime(Runtime):
     def _execute(self, program: Program, inputs: list[Stored], outputs: list[Stored]) -> None:
         if id(program) not in self._loaded:  # programs live as long as the runtime
             self._loaded[id(program)] = len(self._loaded)
-            self._everywhere("load", self._loaded[id(program)], program.name, program.code)
+            openings = len(program.audit.openings)
+            self._everywhere("load", self._loaded[id(program)], program.name, program.code, openings)
         names = [handle.name for handle in inputs], [handle.name for handle in outputs]
         done = self._everywhere("execute", self.ledger.current, self._loaded[id(program)], *names)
         for name, ref in zip(self._cluster.compute, done, strict=True):
@@ -388,9 +390,10 @@ class _SpuParty(SPURuntime):
         super().__init__(rank, cluster_def, link, quiet)
         self._rank, self._scheme = rank, scheme
         self._log = profile_log()
+        self._log.acquire()
         self._ledger = Ledger(1)
         self._keys: dict[int, bytes] = {}
-        self._programs: dict[int, tuple[str, bytes]] = {}
+        self._programs: dict[int, tuple[str, bytes, int]] = {}
         self._failure: Exception | None = None
         self._side: ComputeParty
 
@@ -452,12 +455,12 @@ class _SpuParty(SPURuntime):
             received = self._side.deal(wanted, names, correction)
             rows.append(("deal", Cost(received, int(received > 0))))
 
-    def load(self, number: int, name: str, code: bytes) -> None:
-        self._programs[number] = name, code
+    def load(self, number: int, name: str, code: bytes, openings: int) -> None:
+        self._programs[number] = name, code, openings
 
     def execute(self, phase: Phase, number: int, inputs: list[str], outputs: list[str]) -> None:
-        name, code = self._programs[number]
-        with self._ledger.phase(phase), self._ledger.timed(name) as rows, self._log.run(1, rows):
+        name, code, openings = self._programs[number]
+        with self._ledger.phase(phase), self._ledger.timed(name) as rows, self._log.run(name, 1, openings, rows):
             self._side.execute(name, code, inputs, outputs)
 
     def free_memory_bytes(self) -> int:

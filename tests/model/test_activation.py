@@ -210,7 +210,7 @@ def test_the_audit_finds_one_opening_and_only_in_a_series(runtimes):
     runtime = runtimes(ABY3)
     for config in (SERIES, QUADRATIC):
         run(runtime, config, inputs(1))
-    masks = [mask for p in runtime.programs if p.name == "activation" for _, mask in p.audit.openings]
+    masks = [mask for p in runtime.programs if p.name == "activation" for mask in p.audit.masks]
     assert set(masks) == {"1.series.mask"}
     assert any(not p.audit.openings for p in runtime.programs if p.name == "activation")
 

@@ -8,69 +8,9 @@ from parties import ABY3, MULTIPLY, SEMI2K_2, SEMI2K_3, TRUNCATE, cost_of, opene
 from secp_spu.bench.scaling import LAYER_PROGRAMS
 from secp_spu.protocol import cos_sin, declare_correlation
 from secp_spu.runtime import Ledger, LocalRuntime
-from secp_spu.runtime.ledger import Cost, ProfileError, parse_profile
+from secp_spu.runtime.ledger import Cost
 
 ZERO = {"bytes": 0, "bytes_total": 0, "sends": 0, "seconds": 0}
-
-
-def party_log(multiply=(120, 2), reveal=(48, 1), link=None):
-    """What one party of SPU 0.9.5 logs of a run."""
-    link = link or (multiply[0] + reveal[0], multiply[1] + reveal[1])
-    prefix = "2026-11-23 14:42:17.433 [info] [api.cc:printProfilingData:"
-    return (
-        f"{prefix}172] [Profiling] SPU execution f completed, input processing took 1.3e-05s, execution took 0.01s, "
-        "output processing took 4.7e-06s, total time 0.011217896s.\n"
-        f"{prefix}220] HLO profiling: total time 0.002255746\n"
-        f"{prefix}223] - pphlo.free, executed 3 times, duration 1e-06s, send bytes 0 recv bytes 0, "
-        "send actions 0, recv actions 0\n"
-        f"{prefix}223] - pphlo.multiply, executed 1 times, duration 0.5s, send bytes {multiply[0]} recv bytes 120, "
-        f"send actions {multiply[1]}, recv actions 2\n"
-        f"{prefix}223] - pphlo.custom_call: spu.reveal, executed 2 times, duration 2.5e-01s, send bytes {reveal[0]} "
-        f"recv bytes 48, send actions {reveal[1]}, recv actions 1\n"
-        f"{prefix}233] Link details: total send bytes {link[0]}, recv bytes 168, send actions {link[1]}, "
-        "recv actions 3\n"
-    )
-
-
-# Reading SPU's log
-
-
-def test_parse_profile_reads_the_rows_of_all_parties():
-    rows = parse_profile(party_log() + party_log(multiply=(80, 1)), parties=2)
-    assert rows == [
-        ("multiply", Cost(120, 2, 0.25)),
-        ("spu.reveal", Cost(48, 1, 0.125)),
-        ("multiply", Cost(80, 1, 0.25)),
-        ("spu.reveal", Cost(48, 1, 0.125)),
-    ]
-
-
-def test_parse_profile_reads_lines_in_any_order():
-    """The parties write at the same time."""
-    lines = (party_log() + party_log()).splitlines(keepends=True)
-    mixed = parse_profile("".join(lines[::2] + lines[1::2]), parties=2)
-    assert sorted(map(str, mixed)) == sorted(map(str, parse_profile("".join(lines), parties=2)))
-
-
-@pytest.mark.parametrize(("text", "found"), [("", 0), (party_log(), 1), (party_log() * 3, 3)])
-def test_parse_profile_misses_a_party(text, found):
-    with pytest.raises(ProfileError, match=f"SPU's log has the totals of {found} parties, not of 2"):
-        parse_profile(text, parties=2)
-
-
-@pytest.mark.parametrize(("link", "by_links"), [((169, 3), r"\(337, 6\)"), ((168, 4), r"\(336, 7\)")])
-def test_parse_profile_misses_a_row(link, by_links):
-    """A line that it could not read must not be a cost that nobody counts."""
-    with pytest.raises(
-        ProfileError, match=rf"operations sent \(336, 6\) \(bytes, messages\), but the links {by_links}"
-    ):
-        parse_profile(party_log() + party_log(link=link), parties=2)
-
-
-def test_parse_profile_misses_a_row_of_another_form():
-    text = (party_log() * 2).replace("- pphlo.multiply, executed", "- pphlo.multiply was executed", 1)
-    with pytest.raises(ProfileError, match=r"operations sent \(216, 4\)"):
-        parse_profile(text, parties=2)
 
 
 # The books

@@ -1,9 +1,12 @@
+import hashlib
+
 import numpy as np
 import pytest
 from parties import SEMI2K_2, opened, peek, shared
 from spu.experimental import reveal
 
-from secp_spu.protocol import AuditError, AuditReport, declare_correlation, open_masked, to_ring
+from secp_spu.audit import AuditError
+from secp_spu.protocol import declare_correlation, open_masked, to_ring
 from secp_spu.runtime import Spec, compile_program
 
 FLOAT, INTEGER = np.dtype(np.float32), np.dtype(np.int32)
@@ -24,7 +27,9 @@ def test_compile_program_says_shape_type_and_visibility_of_every_output():
         "same": PUBLIC,
     }
     assert program.name == "mixed"
-    assert program.audit == AuditReport("mixed", ())
+    assert program.audit.program == "mixed"
+    assert program.audit.openings == ()
+    assert program.audit.sha256 == hashlib.sha256(program.code).hexdigest()
     assert b"func.func" in program.code
 
 
