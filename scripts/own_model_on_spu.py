@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import sys
 import warnings
-from functools import partial
 from typing import Any
 
 import jax
@@ -18,7 +17,6 @@ import numpy as np
 
 from secp_spu.model import EncoderConfig, RandomFeatureAttention
 from secp_spu.protocol import cos_sin, declare_correlation, to_float
-from secp_spu.runtime import Spec, compile_program
 from secp_spu.runtime.spu_logging import provide_spu_logging, worker_hook
 
 PATCHED = provide_spu_logging()  # before SecretFlow, which cannot be imported without
@@ -52,8 +50,8 @@ def cosine(correlations: SpuCorrelations, spu: sf.SPU, alice: sf.PYU, numbers: n
         cos, sin = cos_sin(x, frequencies, correlation)
         return to_float(cos), to_float(sin)  # from all bits of its products to SPU's own numbers
 
-    audit("cosine", program, numbers, turns, declared)
-    result = spu(program)(alice(lambda: numbers)().to(spu), turns, correlations.make(declared))
+    result = correlations.run("cosine", program, alice(lambda: numbers)().to(spu), turns, correlations.make(declared))
+    show_proof("cosine", correlations)
     show("cosine and sine", result.to(alice), cos_sin(numbers, turns))
 
 
@@ -69,18 +67,20 @@ def attention(correlations: SpuCorrelations, spu: sf.SPU, alice: sf.PYU, bob: sf
     def attend(params: Any, public: Any, correlations: Any, *inputs: Any) -> Any:
         return module.apply({"params": params, "public": public, "correlations": correlations}, *inputs)
 
-    audit("attention", attend, params, public, declared, *inputs)
     secret_params, secret_inputs = bob(lambda: params)().to(spu), [alice(lambda a=a: a)().to(spu) for a in inputs]
-    result = spu(attend)(secret_params, public, correlations.make(declared), *secret_inputs)
+    fresh = correlations.make(declared)
+    result = correlations.run("attention", attend, secret_params, public, fresh, *secret_inputs)
+    show_proof("attention", correlations)
     plaintext = module.apply({"params": params, "public": public}, *inputs)
     show("random feature attention", result.to(alice), plaintext)
 
 
-def audit(name: str, program: Any, *inputs: Any) -> None:
-    """Prove that everything the program opens is masked; raises AuditError otherwise."""
-    leaf = partial(jax.tree.map, lambda a: Spec(tuple(a.shape), np.dtype(a.dtype), secret=True))
-    report = compile_program(name, program, tuple(leaf(value) for value in inputs)).audit
-    print(f"{name}: {len(report.openings)} opening, masked by {report.openings[0][1]}")
+def show_proof(name: str, correlations: SpuCorrelations) -> None:
+    """Say what was proven of the program that has just run; it would not have run otherwise."""
+    report = correlations.programs[-1].audit
+    print(
+        f"{name}: {len(report.openings)} opening, masked by {', '.join(report.masks)}, SHA-256 {report.sha256[:16]}..."
+    )
 
 
 def show(name: str, result: sf.PYUObject, expected: Any) -> None:
@@ -95,17 +95,22 @@ def _largest_error(found: Any, expected: Any) -> float:
     )
 
 
-def main() -> None:
-    """Both examples in SecretFlow's simulation mode."""
+def start() -> tuple[SpuCorrelations, sf.SPU, sf.PYU, sf.PYU]:
+    """SecretFlow's simulation with an SPU device of three parties, two PYUs, and correlations for the device."""
     options = {"num_cpus": 16, "log_to_driver": False, "include_dashboard": False, "configure_logging": False}
     if not PATCHED:
         options["runtime_env"] = {"worker_process_setup_hook": worker_hook()}
     warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)  # JAX's, of Ray's processes
     sf.init(PARTIES, address="local", **options)
     settings = {"protocol": "ABY3", "field": "FM64", "fxp_fraction_bits": 18}
-    nodes = sf.utils.testing.cluster_def(PARTIES, settings)
-    spu, alice, bob = sf.SPU(nodes), sf.PYU("alice"), sf.PYU("bob")
-    correlations, rng = SpuCorrelations(spu), np.random.default_rng(0)
+    spu = sf.SPU(sf.utils.testing.cluster_def(PARTIES, settings))
+    return SpuCorrelations(spu), spu, sf.PYU("alice"), sf.PYU("bob")
+
+
+def main() -> None:
+    """Both examples in SecretFlow's simulation mode."""
+    correlations, spu, alice, bob = start()
+    rng = np.random.default_rng(0)
     cosine(correlations, spu, alice, rng.uniform(-9, 9, (6, 2)).astype(np.float32))
     attention(correlations, spu, alice, bob, rng)
     sf.shutdown()

@@ -35,12 +35,14 @@ class Program:
     Attributes:
         name: for logs and the ledger.
         code: what SPU executes (pphlo text).
+        inputs: how many arrays it takes.
         outputs: specs of the results, as a pytree.
         audit: what was proven.
     """
 
     name: str
     code: bytes
+    inputs: int
     outputs: Tree
     audit: AuditReport
 
@@ -70,7 +72,7 @@ def compile_program(name: str, fn: Callable, inputs: tuple) -> Program:
     )
     code = executable.code
     audit = audit_program(code.decode(), names, correlations=correlation_inputs(inputs), program=name)
-    return Program(name, code, _output_specs(parse_program(code.decode()), results), audit)
+    return Program(name, code, len(leaves), _output_specs(parse_program(code.decode()), results), audit)
 
 
 def correlation_inputs(inputs: tuple) -> list[CorrelationInput]:

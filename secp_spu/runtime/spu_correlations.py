@@ -1,16 +1,16 @@
-"""A plain SecretFlow SPU device in, fresh joint correlations as its SPUObjects out: for programs that are not ours.
+"""Runs audited programs on a plain SecretFlow SPU device, with fresh joint correlations: for programs of your own.
 
-With these, `secp_spu.protocol.cos_sin` and `secp_spu.model.RandomFeatureAttention` are functions for `spu(...)` like
-any other. Whoever uses them so audits the programs with `secp_spu.runtime.compile_program`, and uses each correlation
-once.
+With these, `secp_spu.protocol.cos_sin` and `secp_spu.model.RandomFeatureAttention` run on PYU data like any other JAX
+function. What runs is the very program that was audited, and each correlation is spent by one run.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
+from weakref import WeakSet
 
 import jax
 import numpy as np
@@ -24,16 +24,19 @@ from secp_spu.protocol import (
     MaskStream,
     Message,
     Scheme,
+    SpentCorrelationError,
     combine_factors,
     finish_exchange,
 )
 from secp_spu.protocol.sharing import KEY_BYTES
-from secp_spu.runtime.base import is_declared
+from secp_spu.runtime.base import Correlations, is_declared
+from secp_spu.runtime.program import Program, Spec, compile_program
 from secp_spu.runtime.spu_logging import provide_spu_logging
 
 provide_spu_logging()  # before SecretFlow, which cannot be imported without
 
 import secretflow as sf  # noqa: E402
+import secretflow.distributed as sfd  # noqa: E402
 import spu as libspu  # noqa: E402
 from secretflow.device.device.spu import (  # noqa: E402
     SPUCompilerNumReturnsPolicy,
@@ -51,6 +54,8 @@ class SpuCorrelations:
 
     Args:
         spu: of ABY3 or SEMI2K, with field FM64 and 18 fraction bits.
+    Attributes:
+        programs: everything that `run` has compiled, with its proof.
     Raises: ValueError for another device.
     """
 
@@ -62,6 +67,9 @@ class SpuCorrelations:
                 f"correlations are of FM64 with fxp_fraction_bits {FRACTION_BITS}"
             )
         self._spu, self._scheme = spu, Scheme(protocol, spu.world_size)
+        self._fresh: list[Correlations] = []
+        self._parts: WeakSet[SPUObject] = WeakSet()
+        self._compiled: dict[tuple, Program] = {}
         places = [sf.PYU(party) for party in spu.actors]
         make = sf.proxy(sf.PYUObject)(_MakerHost)
         self._makers = [make(self._scheme, rank, device=place) for rank, place in enumerate(places)]
@@ -71,14 +79,76 @@ class SpuCorrelations:
             for rank in others:
                 self._makers[rank].take_key(component, sf.PYUObject(places[rank], key.data))
 
-    def make(self, declared: Any) -> Any:
-        """Correlations for one call of one program.
+    @property
+    def programs(self) -> list[Program]:
+        """Everything that `run` has compiled, with its proof."""
+        return list(self._compiled.values())
+
+    def make(self, declared: Any) -> Correlations:
+        """Correlations for one run of one program.
 
         Args:
             declared: a pytree of `declare_correlation` results, or of their shapes from `jax.eval_shape`.
-        Returns: the same pytree with an SPUObject at every leaf; use each once, and never again.
         """
-        return jax.tree.map(self._make_one, declared, is_leaf=is_declared)
+        made = Correlations(jax.tree.map(self._make_one, declared, is_leaf=is_declared))
+        self._fresh.append(made)
+        self._parts.update(jax.tree.leaves(made.tree))
+        return made
+
+    def run(self, name: str, fn: Callable, *args: Any) -> SPUObject:
+        """Compile and audit a JAX function, and run what was audited.
+
+        Args:
+            name: of the program, in messages.
+            fn: a JAX function; keep it alive, programs are cached by its identity.
+            args: pytrees of device objects and of public arrays; or what `make` returned, which this run spends.
+        Returns: its results, as one object of the device.
+        Raises: AuditError, before anything runs; SpentCorrelationError.
+        """
+        self._check([arg for arg in args if isinstance(arg, Correlations)], args)
+        trees = tuple(arg.tree if isinstance(arg, Correlations) else arg for arg in args)
+        (placed, _) = self._spu._place_arguments(*trees)
+        program = self._compile(name, fn, self._specs(placed))
+        self._fresh = [fresh for fresh in self._fresh if not any(fresh is arg for arg in args)]
+        leaves, outputs = jax.tree.leaves(placed), [str(i) for i in range(len(jax.tree.leaves(program.outputs)))]
+        executable = libspu.Executable(
+            name=name, input_names=[str(i) for i in range(program.inputs)], output_names=outputs, code=program.code
+        )
+        single = SPUCompilerNumReturnsPolicy.SINGLE
+        done = [
+            actor.run.options(num_returns=2).remote(
+                single, program.outputs, executable, *[leaf.shares_name[rank] for leaf in leaves]
+            )
+            for rank, actor in enumerate(self._spu.actors.values())
+        ]
+        return SPUObject(self._spu, done[0][0], [names for _, names in done])
+
+    def _check(self, given: Sequence[Correlations], args: tuple) -> None:
+        """Refuse correlations that are not fresh, that are given twice, or whose parts come in by another way."""
+        for correlations in given:
+            if sum(correlations is fresh for fresh in self._fresh) != 1 or sum(correlations is g for g in given) != 1:
+                raise SpentCorrelationError("correlations serve one run, as one argument: make others with make()")
+        plain = jax.tree.leaves([arg for arg in args if not isinstance(arg, Correlations)])
+        if any(leaf in self._parts for leaf in plain if isinstance(leaf, SPUObject)):
+            raise SpentCorrelationError("an argument is part of a correlation: hand over what make() returned")
+
+    def _specs(self, placed: tuple) -> tuple:
+        """Shapes, types and visibility of objects, each of which may stand for a pytree."""
+        leaves, tree = jax.tree.flatten(placed)
+        metas = [leaf.meta if _is_here(leaf.meta) else sfd.get(leaf.meta) for leaf in leaves]
+        is_secret = libspu.Visibility.VIS_SECRET
+
+        def spec(meta: SPUValueMeta) -> Spec:
+            return Spec(tuple(meta.shape), np.dtype(meta.dtype), meta.vtype == is_secret)
+
+        return jax.tree.unflatten(tree, [jax.tree.map(spec, meta) for meta in metas])
+
+    def _compile(self, name: str, fn: Callable, specs: tuple) -> Program:
+        leaves, tree = jax.tree.flatten(specs)
+        key = (fn, tree, tuple(leaves))
+        if key not in self._compiled:
+            self._compiled[key] = compile_program(name, fn, specs)
+        return self._compiled[key]
 
     def _make_one(self, wanted: CosineCorrelation) -> CosineCorrelation:
         return self._exchange(wanted) if self._scheme.replicated else self._combine(wanted)
@@ -123,6 +193,11 @@ class SpuCorrelations:
         secret = libspu.Visibility.VIS_SECRET
         meta = SPUValueMeta(shape, int32, secret, conf.protocol, conf.field, conf.fxp_fraction_bits)
         return SPUObject(self._spu, meta, self._spu.infeed_shares(info, [part.data for part in parts]))
+
+
+def _is_here(meta: Any) -> bool:
+    """Whether this is a pytree of what objects are, and no reference to one."""
+    return all(isinstance(leaf, SPUValueMeta) for leaf in jax.tree.leaves(meta))
 
 
 class _MakerHost:

@@ -19,5 +19,58 @@ def test_the_example_runs_and_its_errors_are_small():
     assert 0 < float(errors["cosine and sine"]) < bound
     # a feature's error enters numerator and denominator of a mean over 8 tokens and 32 features
     assert 0 < float(errors["random feature attention"]) < 20 * bound
-    assert re.search(r"^cosine: 1 opening, masked by 2\.mask$", done.stdout, re.MULTILINE)
-    assert re.search(r"^attention: 1 opening, masked by 2\.features\.mask$", done.stdout, re.MULTILINE)
+    for name, mask in (("cosine", "2"), ("attention", "2.features")):
+        proof = rf"^{name}: 1 opening, masked by {re.escape(mask)}\.mask, SHA-256 [0-9a-f]{{16}}\.\.\.$"
+        assert re.search(proof, done.stdout, re.MULTILINE)
+
+
+MISUSE = """
+import sys
+sys.path.insert(0, "scripts")
+import own_model_on_spu as example
+import numpy as np, secretflow as sf
+from spu.experimental import reveal
+from secp_spu.audit import AuditError
+from secp_spu.protocol import SpentCorrelationError, declare_correlation, open_masked, to_ring
+
+def opens(x, c):
+    return open_masked(to_ring(x), c.mask)
+
+def leaks(x, c):
+    return opens(x, c), reveal(to_ring(x))
+
+def under(x, mask):
+    return to_ring(x) - mask
+
+def refused(kind, *call):
+    try:
+        correlations.run("misuse", *call)
+    except kind as error:
+        print(type(error).__name__, error, flush=True)
+
+correlations, spu, alice, _ = example.start()
+x = alice(lambda: np.ones(3, np.float32))().to(spu)
+fresh = correlations.make(declare_correlation((3,)))
+refused(AuditError, leaks, x, fresh)  # which spends nothing
+refused(SpentCorrelationError, lambda x, c, d: opens(x, c), x, fresh, fresh)
+refused(SpentCorrelationError, under, x, fresh.tree.mask)
+refused(SpentCorrelationError, opens, x, fresh.tree)
+first = sf.reveal(correlations.run("open", opens, x, fresh))
+second = sf.reveal(correlations.run("open", opens, x, correlations.make(declare_correlation((3,)))))
+print("differ", bool((first != second).all()), len(correlations.programs))
+refused(SpentCorrelationError, opens, x, fresh)
+refused(SpentCorrelationError, under, x, fresh.tree.mask)
+"""
+
+
+def test_a_correlation_serves_one_run_of_an_audited_program():
+    done = subprocess.run([sys.executable, "-c", MISUSE], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if re.match("AuditError|SpentCorrelationError|differ", line)]
+    assert [line.split()[0] for line in lines] == [
+        "AuditError",
+        *["SpentCorrelationError"] * 3,
+        "differ",
+        *["SpentCorrelationError"] * 2,
+    ], done.stdout
+    assert lines[4] == "differ True 1"
