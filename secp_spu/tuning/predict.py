@@ -12,7 +12,7 @@ import numpy as np
 from scipy.special import softmax
 
 from secp_spu.config import Config, ConfigError
-from secp_spu.files import write_whole
+from secp_spu.files import make_private_folder, write_whole
 from secp_spu.runtime import Owned, Runtime, RuntimeFailure, Stored, parts
 from secp_spu.tuning.batching import even
 from secp_spu.tuning.finished_run import load_tuned_prompt
@@ -60,7 +60,7 @@ class Predictor(InputOwner):
         """
         refuse_existing(self._out)
         try:
-            self._out.parent.mkdir(parents=True, exist_ok=True)
+            make_private_folder(self._out.parent)
             TemporaryFile(dir=self._out.parent).close()  # it has no name, so that nothing can be left of it
         except OSError as error:
             raise ConfigError(f"{self._out} cannot be written: {error.strerror}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,13 @@ LARGEST_OPERATIONS = 8
 
 
 def write_report(folder: Path, config: Config, record: RunRecord, run: dict[str, Any]) -> None:
-    """Write report.json, loss.png and costs.png; `run` has what the driver knows: `batching` and `ledger`."""
+    """Write report.json, loss.png and costs.png for their owner's eyes; `run`: the driver's `batching` and `ledger`."""
     report = build_report(config, record, run)
     write_whole(folder / REPORT, (json.dumps(report, indent=2) + "\n").encode(), secret=True)
-    _draw_loss(record).savefig(folder / "loss.png", dpi=120)
-    _draw_costs(report).savefig(folder / "costs.png", dpi=120)
+    for name, figure in (("loss.png", _draw_loss(record)), ("costs.png", _draw_costs(report))):
+        drawn = BytesIO()
+        figure.savefig(drawn, format="png", dpi=120)
+        write_whole(folder / name, drawn.getvalue(), secret=True)
 
 
 def build_report(config: Config, record: RunRecord, run: dict[str, Any]) -> dict[str, Any]:
