@@ -25,9 +25,16 @@ from pathlib import Path
 import psutil
 
 from secp_spu.config import ClusterSection, ConfigError, load_config
+from secp_spu.files import make_private_folder
+from secp_spu.runtime.cgroup import oom_kills, why_killed
 
 GRACE_SECONDS = 30
 """How long the others may go on after one party has failed; each of them notices on its own within some 20 seconds."""
+
+
+def _for_owners_eyes(path: str, flags: int) -> int:
+    """A party's lines hold losses."""
+    return os.open(path, flags, 0o600)
 
 
 class Party:
@@ -51,7 +58,8 @@ class Party:
 
     def _read(self, log: Path, quiet: bool) -> None:
         assert self.process.stdout is not None
-        with log.open("a", encoding="utf-8") as file:
+        with open(log, "a", encoding="utf-8", opener=_for_owners_eyes) as file:
+            os.fchmod(file.fileno(), 0o600)
             for line in self.process.stdout:
                 self.lines.append(line.rstrip("\n"))
                 file.write(line)
@@ -110,7 +118,8 @@ class Cluster:
             raise ConfigError(f"{config} has no `cluster`")
         self.settings = [*settings, *_addresses(cluster)]
         logs = out.with_name(f"{out.name}.logs")
-        logs.mkdir(parents=True, exist_ok=True)
+        make_private_folder(logs)
+        self.oom_kills = oom_kills()
         self.parties: dict[str, Party] = {}
         for name in cluster.everyone:
             if name in leave_out:
@@ -143,6 +152,9 @@ class Cluster:
             if timeout is not None and now - start > timeout:
                 raise TimeoutError(f"after {timeout} s still running: {[n for n, s in statuses.items() if s is None]}")
             time.sleep(0.2)
+        for name, status in statuses.items():
+            if status == -signal.SIGKILL:  # by somebody else: this script has killed none yet
+                print(f"{name} was killed, {why_killed(self.oom_kills)}", file=sys.stderr)
         self.kill()
         return {name: party.process.returncode for name, party in self.parties.items()}
 

@@ -144,6 +144,8 @@ def _tune(config: Config, out: Path, *, resume: bool, quiet: bool, party: str | 
             model_owner = runtime.actor("model_owner", ModelOwner, config)
             if runtime.disclose(data_owner.is_finished()):
                 console.print("this run has finished before: nothing is left to do")
+                if line := runtime.at_home(data_owner.why_stopped()):
+                    console.print(line, highlight=False, soft_wrap=True)
             else:
                 run_tuning(set_up(runtime, config, data_owner, model_owner, progress))
         except KeyboardInterrupt:

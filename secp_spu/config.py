@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from secp_spu.files import write_whole
 from secp_spu.protocol.series import LIMITS, TERMS
 
 PACKAGE_PREFIX = "package:"
@@ -450,9 +451,9 @@ class Config(_Section):
 
 
 def save_config(config: Config, path: Path) -> None:
-    """Write what `load_config` reads, with all defaults, and paths as they were found."""
+    """Write what `load_config` reads, with all defaults, and paths as they were found; it may hold the secret seed."""
     content = config.model_dump(mode="json")
-    path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    write_whole(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode(), secret=True)
 
 
 def load_config(

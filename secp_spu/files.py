@@ -1,4 +1,4 @@
-"""A file's content in, the file as a whole or the one before it out."""
+"""Writes files as a whole, and keeps secret ones for their owner's eyes alone."""
 
 from __future__ import annotations
 
@@ -17,18 +17,38 @@ def unwritable(folder: Path) -> str | None:
     return None if os.access(found, os.W_OK | os.X_OK) else f"{found} cannot be written: choose another folder"
 
 
+def make_private_folder(folder: Path) -> None:
+    """Make a folder and those above it that are not there, for their owner alone (mode 700, whatever the umask).
+
+    Folders that are there keep their modes.
+
+    Raises: OSError.
+    """
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    for path in reversed(missing):
+        path.mkdir(0o700, exist_ok=True)
+        path.chmod(0o700)
+
+
 def write_whole(path: Path, content: bytes, *, secret: bool = False) -> None:
     """Write atomically: an interruption leaves the file before or after, never between.
 
     Args:
         path: of the file; its folder is made if it is not there.
         content: all of it.
-        secret: whether the file is for its owner's eyes alone.
+        secret: whether the file is for its owner's eyes alone: mode 600, and 700 of a folder that is made, whatever the
+            umask and the modes of the file before.
     Raises: OSError.
     """
     part = path.with_name(f"{path.name}.part")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if secret:
+        make_private_folder(path.parent)
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
     part.unlink(missing_ok=True)
-    part.touch(0o600 if secret else 0o666)
-    part.write_bytes(content)
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if secret else 0o666)
+    with os.fdopen(descriptor, "wb") as file:
+        if secret:
+            os.fchmod(descriptor, 0o600)
+        file.write(content)
     part.replace(path)

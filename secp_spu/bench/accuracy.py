@@ -18,7 +18,7 @@ from secp_spu.bench.schema import AccuracyMethod, FewShotTask
 from secp_spu.bench.session import test_accuracy, tuning_session
 from secp_spu.config import Config, ConfigError, load_config
 from secp_spu.tuning import Progress, save_peft
-from secp_spu.tuning.tune import run_generation
+from secp_spu.tuning.tune import confirm_best, run_generation
 
 FEW_SHOT: dict[str, Path] = {
     name: Path(__file__).parent / "few_shot" / f"{name}.yaml" for name in get_args(FewShotTask)
@@ -108,6 +108,7 @@ def _tune(config: Config, progress: Progress) -> Record:
         for _ in range(config.tuning.generations):
             run_generation(session)
             progress.step()
+        confirm_best(session)
         tuned = test_accuracy(session, "best")
         _, validation = session.runtime.disclose(session.data_owner.standing())
         costs = session.runtime.ledger.report() if session.runtime.secure else {}

@@ -12,7 +12,7 @@ from secp_spu.bench.records import Case, Record
 from secp_spu.bench.session import test_accuracy, tuning_session
 from secp_spu.config import Config, ConfigError, OptimizerKind, load_config
 from secp_spu.tuning import Progress
-from secp_spu.tuning.tune import run_generation
+from secp_spu.tuning.tune import confirm_best, run_generation
 
 PACKAGE = Path(__file__).parent.parent
 
@@ -93,6 +93,7 @@ class Comparison:
                 losses.append(min([told, *losses[-1:]]))
                 validation.append(selected)
                 if number == generations or number % max(1, generations // TESTS) == 0:
+                    confirm_best(session)
                     accuracies.append((number * population, test_accuracy(session, "best")))
                 progress.step()
         return {

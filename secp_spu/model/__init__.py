@@ -17,6 +17,7 @@ from secp_spu.model.fourier import FourierAttention, projected_columns, token_sh
 from secp_spu.model.head import LabelEmbeddingHead, LabelWordHead, PooledEmbedding, read_out
 from secp_spu.model.hub_config import CheckpointError
 from secp_spu.model.layers import Dense, Norm
+from secp_spu.model.logit_bound import label_embedding_limit, label_word_limit
 from secp_spu.model.precision import HIDDEN_BITS, SUM_BITS
 
 __all__ = [
@@ -48,6 +49,8 @@ __all__ = [
     "fold_quadratic",
     "hidden_bits",
     "is_function",
+    "label_embedding_limit",
+    "label_word_limit",
     "layer_class",
     "load_checkpoint",
     "load_embeddings",

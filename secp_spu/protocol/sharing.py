@@ -66,11 +66,20 @@ def encode(values: np.ndarray) -> RingArray:
 
 
 def decode(elements: RingArray, dtype: np.dtype) -> np.ndarray:
-    """What `encode` made, as float32 or int32."""
+    """What `encode` made, as float32 or int32.
+
+    Raises: ValueError for an element that int32 cannot hold, which would wrap around.
+    """
     signed = elements.view(np.int64)
     if dtype == np.float32:
         return (signed * 2.0**-FRACTION_BITS).astype(np.float32)
-    return signed.astype(dtype)
+    allowed = np.iinfo(np.int32)
+    if signed.size and not allowed.min <= signed.min() <= signed.max() <= allowed.max:
+        raise ValueError(
+            f"an opened element has a value outside {allowed.min:,} to {allowed.max:,}, which int32 cannot hold: open "
+            "ring integers as fixed-point numbers, by from_ring, or look for overflow in the program"
+        )
+    return signed.astype(np.int32)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import psutil
 
 from secp_spu.model import ActivationKind, EncoderConfig
 from secp_spu.model.causal import causal_blocks
+from secp_spu.runtime.cgroup import PROC, memory_groups
 
 WIDTH_BYTES = 120
 """An element of a hidden state."""
@@ -82,13 +83,11 @@ def sequences_within(limit_bytes: int, config: EncoderConfig, tokens: int) -> in
     return max(1, (limit_bytes - pass_bytes(config, 0, tokens)) // sequence_bytes(config, tokens))
 
 
-def available_bytes(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """Memory that this machine, or the container that limits this process, has left."""
-    free = psutil.virtual_memory().available
-    try:
-        limit = int((cgroup / "memory.max").read_text())
-        rows = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
-        used = int((cgroup / "memory.current").read_text()) - int(rows["inactive_file"])
-    except (OSError, ValueError, KeyError):  # there is no container, or none with a limit ("max")
-        return free
-    return min(free, max(0, limit - used))
+def available_bytes(proc: Path = PROC) -> int:
+    """Memory that this machine, or the tightest of the control groups that this process is in, has left.
+
+    Args:
+        proc: where the kernel tells of processes.
+    """
+    left = [bytes_ for group in memory_groups(proc) if (bytes_ := group.left_bytes()) is not None]
+    return min([psutil.virtual_memory().available, *left])

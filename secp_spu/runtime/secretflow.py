@@ -26,6 +26,7 @@ from secp_spu.config import ClusterSection, port_of
 from secp_spu.protocol import Correction, CosineCorrelation, Dealer, MaskStream, Scheme
 from secp_spu.protocol.sharing import KEY_BYTES
 from secp_spu.runtime.base import Correlations, Owned, Runtime, RuntimeFailure, Stored, is_declared, spec_of
+from secp_spu.runtime.cgroup import oom_kills, why_killed
 from secp_spu.runtime.compute_party import ComputeParty, join, split, spu_settings
 from secp_spu.runtime.ledger import Cost, Ledger, Phase
 from secp_spu.runtime.local import first_line
@@ -45,6 +46,9 @@ from fed.exceptions import FedRemoteError  # noqa: E402
 from secretflow.device.device.spu import SPURuntime  # noqa: E402
 
 _POLL_SECONDS = 0.5
+RAY_KILLED = (
+    "for lack of memory, as Ray says, which keeps a part of the machine's free: lower tuning.candidates_per_call"
+)
 _LOGGING_LEVEL = "critical"  # SecretFlow's; what a user has to know is raised
 
 
@@ -63,6 +67,7 @@ class SecretFlowRuntime(Runtime):
         self._scheme, self._cluster, self._party = Scheme(protocol, self.parties), cluster, party
         self._owners = {"data_owner": cluster.data_owner, "model_owner": cluster.model_owner}
         self._failure: RuntimeFailure | None = None
+        self._oom_kills = oom_kills()
         self._waiter = ThreadPoolExecutor(1, "secretflow")
         self._waiting: Future[Any] = Future()
         self._waiting.set_result(None)
@@ -252,7 +257,7 @@ class SecretFlowRuntime(Runtime):
             self._failure = failure
             raise
         except Exception as error:
-            self._failure = _failure_of(error, party or self._party)
+            self._failure = _failure_of(error, party or self._party, self._oom_kills)
             if isinstance(cause := getattr(error, "cause", None), OwnerError):
                 raise cause.original from None
             if self._watch and not isinstance(error, FedRemoteError):
@@ -561,12 +566,13 @@ def _join(specs: Tree, *parts: Sequence[np.ndarray]) -> Tree:
     return jax.tree.unflatten(tree, join(parts, leaves))
 
 
-def _failure_of(error: Exception, party: str | None) -> RuntimeFailure:
+def _failure_of(error: Exception, party: str | None, oom_kills_before: int | None) -> RuntimeFailure:
     """One line on what went wrong, and at which party as far as this process knows."""
     where = party or "a party"
     if isinstance(error, FedRemoteError):
         found = re.search(r"occurred at (\w+)", str(error))
         return RuntimeFailure(f"{found.group(1) if found else 'another party'} failed: see its own output")
     if isinstance(error, ray.exceptions.RayActorError):
-        return RuntimeFailure(f"{where} failed: a process of it has ended")
+        why = RAY_KILLED if "OUT_OF_MEMORY" in str(error) else why_killed(oom_kills_before)
+        return RuntimeFailure(f"{where} failed: a process of it has ended, {why}")
     return RuntimeFailure(f"{where} failed: {first_line(getattr(error, 'cause', None) or error)}")

@@ -12,7 +12,8 @@ from secp_spu.runtime import Runtime, sequences_within
 from secp_spu.tuning.inputs import Split
 
 FINALISTS = 2
-"""Prompts that each generation sends to the validation texts: its best candidate, and the optimizer's mean."""
+"""Prompts that each generation sends to the validation texts: its best candidate and the optimizer's mean, or instead
+of the mean a point of the generation before that was better than all, evaluated once more."""
 
 MEMORY_SHARE = 0.5
 """Of what is free at a compute party: the estimate is of one pass, and other processes want some too."""

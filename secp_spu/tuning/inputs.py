@@ -14,12 +14,13 @@ from secp_spu.config import Config, ConfigError
 from secp_spu.model import Embeddings, hidden_bits, load_embeddings, load_encoder_config
 from secp_spu.protocol import lower
 from secp_spu.runtime import SHIFT_BITS, one_hot
+from secp_spu.tuning.plausible import LARGEST_LIMIT, check_limit
 from secp_spu.tuning.prompt import SoftPrompt
 from secp_spu.tuning.task import TaskTokenizer, TokenBatch
 
 Split = Literal["training", "validation", "test", "new"]
 TokenSet = Literal["training", "validation", "test", "new", "labels", "prompt"]
-PromptSet = Literal["untuned", "candidates", "finalists", "best"]
+PromptSet = Literal["untuned", "candidates", "finalists", "leaders", "best"]
 
 
 class Tables:
@@ -57,10 +58,12 @@ class InputOwner:
     Attributes:
         _tokens: the texts, by split; a subclass reads them.
         _initial: what the prompts have in common.
+        _logit_limit: the size that no logit exceeds.
     """
 
     _tokens: Mapping[Split, TokenBatch]
     _initial: SoftPrompt
+    _logit_limit: float = LARGEST_LIMIT
 
     def __init__(self, config: Config):
         self._config = config
@@ -89,6 +92,13 @@ class InputOwner:
     def label_word_ids(self) -> list[int]:
         """The label words' tokens, none for the label-embedding head; everybody may know them."""
         return self._word_ids
+
+    def expect_logits(self, limit: float) -> None:
+        """Take the bound of the logits that the model owner names.
+
+        Raises: RuntimeFailure for one that cannot be.
+        """
+        self._logit_limit = check_limit(limit)
 
     def sizes(self) -> dict[Split, int]:
         """How many texts each split has; everybody may know."""

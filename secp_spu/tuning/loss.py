@@ -24,5 +24,5 @@ def losses(kind: str, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Share of texts [texts, labels] whose largest logit is their label's [texts]."""
-    return float((logits.argmax(-1) == labels).mean())
+    """Share of texts [texts, labels] whose largest logit is their label's [texts]; NaN is nobody's."""
+    return float(((logits.argmax(-1) == labels) & ~np.isnan(logits).any(-1)).mean())

@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 
 from secp_spu.config import Config, ConfigError, ModelSection
-from secp_spu.model import Checkpoint, EncoderConfig, fold_head, fold_layer, load_checkpoint
+from secp_spu.model import (
+    Checkpoint,
+    EncoderConfig,
+    fold_head,
+    fold_layer,
+    label_embedding_limit,
+    label_word_limit,
+    load_checkpoint,
+)
 from secp_spu.runtime import encoded_words, other_tables
 
 
@@ -52,6 +60,19 @@ class ModelOwner:
     def label_word_head(self, token_ids: Sequence[int]) -> Any:
         """The masked-LM head's weights, folded, with the decoder columns of the given tokens alone."""
         return fold_head(self._checkpoint.label_word_head(token_ids), self.last_norm())
+
+    def logit_limit(self, token_ids: Sequence[int]) -> float:
+        """The size that no logit exceeds, a power of two; everybody may know it.
+
+        With the label-word head it says how long the largest label word's column is, times the norm's gain, to a factor
+        of two. The label-embedding head's is the same for every model.
+
+        Args:
+            token_ids: of the label words; none for the label-embedding head.
+        """
+        if not token_ids:
+            return label_embedding_limit()
+        return label_word_limit(self._checkpoint.label_word_head(token_ids))
 
     def last_norm(self) -> Any:
         """What the label-embedding head has of weights: gain and shift of the last layer's norm."""

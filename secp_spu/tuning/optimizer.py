@@ -69,6 +69,11 @@ class CmaEs:
         """See `Optimizer.mean`."""
         return np.array(self._strategy.mean)
 
+    @property
+    def stopped_by(self) -> list[str]:
+        """Names of the package's own conditions to stop that are met, such as `tolfun`."""
+        return sorted(self._strategy.stop())
+
 
 def make_optimizer(
     kind: OptimizerKind, intrinsic_dim: int, population: int, sigma: float, seed: list[int], *, labels: np.ndarray
@@ -91,6 +96,11 @@ def make_optimizer(
     if kind in ("spsa", "random"):
         return Spsa(*sizes) if kind == "spsa" else RandomSearch(*sizes)
     return CmaEs(*sizes, diagonal=kind == "sep-cma")
+
+
+def stopped_by(optimizer: Optimizer) -> list[str]:
+    """Why an optimizer itself would go no further; only CMA-ES knows such conditions."""
+    return optimizer.stopped_by if isinstance(optimizer, CmaEs) else []
 
 
 def fingerprint(candidates: np.ndarray) -> str:

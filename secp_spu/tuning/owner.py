@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,15 +10,23 @@ from typing import Any
 import numpy as np
 
 from secp_spu.config import Config, ConfigError, TaskSection, save_config
+from secp_spu.protocol import FRACTION_BITS
+from secp_spu.runtime import RuntimeFailure
 from secp_spu.tuning.finished_run import CONFIG_NAME
 from secp_spu.tuning.initial_prompt import make_initial_prompt, prompt_generator
 from secp_spu.tuning.inputs import InputOwner, PromptSet, Split
 from secp_spu.tuning.loss import accuracy, losses
-from secp_spu.tuning.optimizer import fingerprint, make_optimizer
+from secp_spu.tuning.optimizer import fingerprint, make_optimizer, stopped_by
+from secp_spu.tuning.plausible import plausible
 from secp_spu.tuning.prompt import FILE_NAME, PromptSpace, SoftPrompt, save_prompt
 from secp_spu.tuning.record import Generation, Usage, open_run
 from secp_spu.tuning.report import REPORT, describe_generation, write_report
+from secp_spu.tuning.selection import Selection
 from secp_spu.tuning.task import Example, TaskTokenizer, TokenBatch, draw_few_shot, read_examples
+
+FLAT = 1e-3
+"""Difference of losses up to which candidates are alike. Losses of equal prompts differed by 2.5e-4 in a generation of
+the demo under ABY3. Losses of the demo's candidates differ by 0.6 at first, and by 1.6e-3 in generation 40."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,7 @@ class DataOwner(InputOwner):
 
     def __init__(self, config: Config, folder: Path, *, resume: bool):
         self._record, self._folder = open_run(folder, config, resume=resume), folder
+        self._selection = Selection(self._record)
         super().__init__(config)
         self._texts = read_splits(config.task, self._tokenizer, self._record.seed)
         self._tokens = {split: texts.tokens for split, texts in self._texts.items()}
@@ -101,9 +111,16 @@ class DataOwner(InputOwner):
 
     def is_finished(self) -> bool:
         """Whether the run in the folder has nothing left to do, and its outputs are there."""
-        made, wanted = len(self._record.generations), self._config.tuning.generations
         there = all((self._folder / name).exists() for name in (FILE_NAME, REPORT))
-        return self._record.accuracy_after is not None and made == wanted and there
+        return self._record.accuracy_after is not None and self.has_ended() and there
+
+    def has_ended(self) -> bool:
+        """Whether no generation is left to make: all are made, or the run was stopped. Everybody may know."""
+        return bool(self._record.stopped) or len(self._record.generations) == self._config.tuning.generations
+
+    def why_stopped(self) -> str | None:
+        """A line for the data owner on why the run ended before its last generation, if it did."""
+        return self._record.stopped or None
 
     def begin(self) -> None:
         """Claim the folder for this run, and leave its configuration there."""
@@ -113,15 +130,18 @@ class DataOwner(InputOwner):
     def prompts(self, which: PromptSet, first: int, last: int) -> np.ndarray:
         """Prompts first..last - 1 of a set, ready for the first layer [prompts, prompt_tokens, width].
 
+        The leaders are the best and the pending point; where there is but one, it stands twice.
+
         Without embedding tables what is to be added to p0's words, in standard deviations of the word embeddings.
         """
-        points = {
-            "untuned": np.zeros((1, self._config.tuning.intrinsic_dim)),
-            "candidates": self._candidates,
-            "finalists": self._finalists,
-            "best": np.array([self._record.best]),
-        }[which][first:last]
-        return self._for_sharing(self._space.shifts(points))
+        points: dict[PromptSet, Callable[[], np.ndarray]] = {
+            "untuned": lambda: np.zeros((1, self._config.tuning.intrinsic_dim)),
+            "candidates": lambda: self._candidates,
+            "finalists": lambda: self._finalists,
+            "leaders": lambda: self._selection.leaders,
+            "best": lambda: np.array([self._record.selected[0]]),
+        }
+        return self._for_sharing(self._space.shifts(points[which]()[first:last]))
 
     def ask(self) -> None:
         """Propose the next generation's candidates."""
@@ -132,26 +152,69 @@ class DataOwner(InputOwner):
 
         Args:
             logits: for each part of the candidates those of each batch of texts.
+        Raises: RuntimeFailure if no candidate's logits are plausible.
         """
-        answers = np.concatenate([self._answers("training", part) for part in logits])
-        told = self._losses("training", answers)
-        if not np.isfinite(told).all():
-            raise ConfigError("losses are not finite: take a smaller tuning.alpha, or look for overflow in the model")
+        answers, told, refused = self._trusted(np.concatenate([self._answers("training", part) for part in logits]))
         self._optimizer.tell(told, answers)
         # Only Gauss-Newton's course depends on more than the losses, so only its record has to keep more.
         kept = answers.tolist() if self._config.tuning.optimizer == "gauss-newton" else []
-        self._record.accuracy_after = None  # what it was after fewer generations
-        self._record.generations.append(Generation(fingerprint(self._candidates), told.tolist(), float("inf"), kept))
-        self._finalists = np.stack([self._candidates[told.argmin()], self._optimizer.mean])
+        record, print_ = self._record, fingerprint(self._candidates)
+        record.accuracy_after, record.pending_again = None, None  # what they were after fewer generations
+        record.generations.append(Generation(print_, told.tolist(), float("inf"), kept, refused))
+        record.stopped = self._reason_to_stop(told)
+        self._finalists = self._selection.finalists(self._candidates[told.argmin()], self._optimizer.mean)
+
+    def _trusted(self, answers: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[int]]:
+        """Logits of candidates and their losses, with stand-ins for implausible ones; and the numbers of these.
+
+        A stand-in has the largest loss of the others, so that it cannot win, and the others' mean logits.
+        """
+        trusted = plausible(answers, self._logit_limit).all(-1)
+        if not trusted.any():
+            raise RuntimeFailure(
+                f"the logits of all candidates of generation {len(self._record.generations) + 1} are implausible (not "
+                f"within +-{self._logit_limit:g}): go on with --resume, which evaluates the generation again; if that "
+                "does not help, take a smaller tuning.alpha, or look for overflow in the model"
+            )
+        answers = np.where(trusted[:, None, None], answers, answers[trusted].mean(0))
+        told = self._losses("training", answers)
+        told[~trusted] = told[trusted].max()
+        return answers, told, np.flatnonzero(~trusted).tolist()
+
+    def _reason_to_stop(self, told: np.ndarray) -> str:
+        """Why further generations would find nothing; empty where they may."""
+        alpha = self._config.tuning.alpha
+        if self._alike(self.prompts("candidates", 0, len(told))):
+            found = "all candidates' prompts are alike to the secure arithmetic"
+        elif np.ptp(told) <= FLAT:
+            found = f"all candidates' losses are alike, to {FLAT:g}"
+        elif names := stopped_by(self._optimizer):
+            found = f"CMA-ES has converged ({', '.join(names)})"
+        else:
+            return ""
+        return (
+            f"stopped after generation {len(self._record.generations)}: {found}, so further ones would find nothing; "
+            f"to search more widely, raise tuning.alpha, which is {alpha:g}, and start in another folder"
+        )
+
+    @staticmethod
+    def _alike(prompts: np.ndarray) -> bool:
+        """Whether prompts, as they are shared, differ by less than a unit of the ring integers."""
+        return bool(np.ptp(prompts, axis=0).max() < 2.0**-FRACTION_BITS)
 
     def select(self, logits: list[np.ndarray]) -> None:
-        """Take the finalists' logits on the validation texts, batch by batch, and keep the best so far."""
-        found = self._losses("validation", self._answers("validation", logits))
-        record = self._record
-        record.generations[-1].validation_loss = float(found.min())
-        if found.min() < record.best_validation_loss:
-            record.best_validation_loss = float(found.min())
-            record.best = self._finalists[found.argmin()].tolist()
+        """Take the finalists' logits on the validation texts, batch by batch."""
+        self._selection.take(self._finalists, self._validation_losses(logits))
+
+    def confirm(self, logits: list[np.ndarray]) -> None:
+        """Take the leaders' logits on the validation texts, batch by batch, at the end of the run."""
+        self._selection.take_last(self._validation_losses(logits))
+
+    def _validation_losses(self, logits: list[np.ndarray]) -> np.ndarray:
+        """Of prompts' logits on the validation texts, batch by batch; infinite where these are implausible."""
+        answers = self._answers("validation", logits)
+        trusted = plausible(answers, self._logit_limit).all(-1)
+        return np.where(trusted, self._losses("validation", np.where(trusted[:, None, None], answers, 0)), np.inf)
 
     def _losses(self, split: Split, logits: np.ndarray) -> np.ndarray:
         return losses(self._config.tuning.loss, logits, self._texts[split].labels)
@@ -162,13 +225,15 @@ class DataOwner(InputOwner):
         return np.concatenate([batch.reshape(prompts, -1, batch.shape[-1]) for batch in batches], axis=1)
 
     def standing(self) -> tuple[float, float]:
-        """The last generation's least loss and the selected prompt's validation loss, for measurements."""
+        """The last generation's least loss and the best validation loss, perhaps pending, for measurements."""
         record = self._record
-        return min(record.generations[-1].losses), record.best_validation_loss
+        return min(record.generations[-1].losses), min(record.best_validation_loss, record.pending_loss)
 
     def test_accuracy(self, logits: list[np.ndarray]) -> float:
-        """Accuracy of logits on the test texts, given part by part."""
-        return accuracy(np.concatenate(logits), self._texts["test"].labels)
+        """Accuracy of logits on the test texts, given part by part; implausible logits count as wrong."""
+        answers = np.concatenate(logits)
+        trusted = plausible(answers, self._logit_limit)
+        return accuracy(np.where(trusted[:, None], answers, np.nan), self._texts["test"].labels)
 
     def public_state(self) -> dict[str, Any]:
         """How far the run is and what it took: everybody may know."""
@@ -198,5 +263,5 @@ class DataOwner(InputOwner):
 
     def _tuned(self) -> SoftPrompt:
         """The selected prompt; in terms of words where this owner has no table of theirs."""
-        prompt = self._space.at(np.array(self._record.best))
+        prompt = self._space.at(np.array(self._record.selected[0]))
         return prompt if self._tables is None else SoftPrompt.of_vectors(prompt.vectors(self._tables.words))

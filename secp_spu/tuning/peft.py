@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from secp_spu.config import ConfigError
+from secp_spu.files import make_private_folder, write_whole
 from secp_spu.model import EncoderConfig
 from secp_spu.tuning.prompt import SoftPrompt
 
@@ -20,7 +21,7 @@ TENSOR = "prompt_embeddings"
 
 
 def save_peft(folder: Path, vectors: np.ndarray, encoder: EncoderConfig) -> None:
-    """Write an adapter.
+    """Write an adapter, for its owner's eyes alone.
 
     PEFT puts the vectors before the word embeddings of a text, and the model adds positions to both, as here. The task
     type is CAUSAL_LM for a decoder, with which PEFT also generates text; for an encoder FEATURE_EXTRACTION whatever the
@@ -48,8 +49,9 @@ def save_peft(folder: Path, vectors: np.ndarray, encoder: EncoderConfig) -> None
     }
     _make_empty(folder)
     try:
-        save_file({TENSOR: np.ascontiguousarray(vectors)}, folder / WEIGHTS_NAME, metadata={"format": "pt"})
-        (folder / CONFIG_NAME).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        weights = save({TENSOR: np.ascontiguousarray(vectors)}, metadata={"format": "pt"})
+        write_whole(folder / WEIGHTS_NAME, weights, secret=True)
+        write_whole(folder / CONFIG_NAME, (json.dumps(config, indent=2) + "\n").encode(), secret=True)
     except (OSError, SafetensorError) as error:
         for name in (WEIGHTS_NAME, CONFIG_NAME):
             (folder / name).unlink(missing_ok=True)
@@ -61,7 +63,7 @@ def _make_empty(folder: Path) -> None:
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ConfigError(f"{folder} is {'not empty' if folder.is_dir() else 'a file'}: choose another folder")
-        folder.mkdir(parents=True, exist_ok=True)
+        make_private_folder(folder)
     except OSError as error:
         raise ConfigError(f"{folder} cannot be written: {error.strerror}") from error
 

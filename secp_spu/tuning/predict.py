@@ -12,13 +12,14 @@ import numpy as np
 from scipy.special import softmax
 
 from secp_spu.config import Config, ConfigError
-from secp_spu.files import write_whole
-from secp_spu.runtime import Runtime, parts
+from secp_spu.files import make_private_folder, write_whole
+from secp_spu.runtime import Owned, Runtime, RuntimeFailure, Stored, parts
 from secp_spu.tuning.batching import even
 from secp_spu.tuning.finished_run import load_tuned_prompt
 from secp_spu.tuning.inputs import InputOwner, PromptSet
+from secp_spu.tuning.plausible import plausible
 from secp_spu.tuning.progress import Progress
-from secp_spu.tuning.shared_model import share_model
+from secp_spu.tuning.shared_model import SharedModel, share_model
 from secp_spu.tuning.task import read_texts, template_fields
 
 RESULTS = {"label", "scores"}
@@ -50,7 +51,7 @@ class Predictor(InputOwner):
         self._texts = read_texts(texts, config.task)
         self._tokens = {"new": self._tokenizer.encode(self._texts, config.task)}
         self._out = out
-        self._found: list[dict[str, Any]] = []
+        self._logits: list[np.ndarray] = []
 
     def begin(self) -> None:
         """Make sure that the results can be written.
@@ -59,7 +60,7 @@ class Predictor(InputOwner):
         """
         refuse_existing(self._out)
         try:
-            self._out.parent.mkdir(parents=True, exist_ok=True)
+            make_private_folder(self._out.parent)
             TemporaryFile(dir=self._out.parent).close()  # it has no name, so that nothing can be left of it
         except OSError as error:
             raise ConfigError(f"{self._out} cannot be written: {error.strerror}") from error
@@ -71,27 +72,52 @@ class Predictor(InputOwner):
         return self._for_sharing(self._initial.shift[None])
 
     def take(self, logits: np.ndarray) -> None:
-        """Keep what the next texts' logits [texts, labels] say."""
-        if not np.isfinite(logits).all():
-            raise ConfigError("logits are not finite: look for overflow in the model, or leave the longest texts out")
-        labels = list(self._config.task.labels)
-        for scores in softmax(logits.astype(np.float64), axis=-1):
-            text = self._texts[len(self._found)]
+        """Keep the logits [texts, labels] of the next pass."""
+        self._logits.append(logits)
+
+    def passes_to_repeat(self) -> list[int]:
+        """Numbers of the passes that gave implausible logits, to be made once more; everybody may know them."""
+        return [number for number, logits in enumerate(self._logits) if not self._plausible(logits).all()]
+
+    def take_again(self, number: int, logits: np.ndarray) -> None:
+        """Take the logits of a pass that was made once more, where they were implausible."""
+        before = self._logits[number]
+        self._logits[number] = np.where(self._plausible(before)[:, None], before, logits)
+
+    def _plausible(self, logits: np.ndarray) -> np.ndarray:
+        return plausible(logits, self._logit_limit)
+
+    def _results(self) -> list[dict[str, Any]]:
+        """A result for every text.
+
+        Raises: RuntimeFailure for implausible logits.
+        """
+        logits = np.concatenate(self._logits)
+        if wrong := np.flatnonzero(~self._plausible(logits)).tolist():
+            raise RuntimeFailure(
+                f"the logits of {len(wrong)} of {len(logits)} texts, the first being text {wrong[0] + 1}, are "
+                f"implausible in two evaluations (not within +-{self._logit_limit:g}), and nothing was written: leave "
+                "these texts out, or look for overflow in the model"
+            )
+        labels, results = list(self._config.task.labels), []
+        for text, scores in zip(self._texts, softmax(logits.astype(np.float64), axis=-1), strict=True):
             rounded = dict(zip(labels, scores.round(SCORE_DECIMALS).tolist(), strict=True))
-            self._found.append({**text.others, **text.fields, "label": labels[scores.argmax()], "scores": rounded})
+            results.append({**text.others, **text.fields, "label": labels[scores.argmax()], "scores": rounded})
+        return results
 
     def finish(self) -> str:
         """Write the results, all or nothing; returns a line for the data owner.
 
-        Raises: ConfigError.
+        Raises: ConfigError; RuntimeFailure for implausible logits.
         """
         refuse_existing(self._out)
-        lines = [json.dumps(found, ensure_ascii=False) + "\n" for found in self._found]
+        results = self._results()
+        lines = [json.dumps(result, ensure_ascii=False) + "\n" for result in results]
         try:
             write_whole(self._out, "".join(lines).encode(errors="replace"), secret=True)
         except OSError as error:
             raise ConfigError(f"{self._out} cannot be written: {error.strerror}") from error
-        counts = Counter(found["label"] for found in self._found)
+        counts = Counter(result["label"] for result in results)
         return f"{len(lines)} texts: {', '.join(f'{counts[label]} {label}' for label in self._config.task.labels)}"
 
 
@@ -121,11 +147,21 @@ def predict(runtime: Runtime, config: Config, predictor: Any, model_owner: Any, 
     progress.stage(f"{texts} texts, {len(passes[0])} a pass", shared.model.layers * len(passes))
     prompt = shared.embedding.prompts("best", 0, 1)
     for some in passes:
-        batch = shared.embedding.texts("new", some.start, some.stop)
-        predictor.take(shared.answer(prompt, batch))
-        runtime.free(batch.handles)
+        predictor.take(_answer(shared, prompt, some))
+    if repeated := sorted(set(range(len(passes))) & set(runtime.disclose(predictor.passes_to_repeat()))):
+        progress.stage("passes once more, whose logits were implausible", shared.model.layers * len(repeated))
+        for number in repeated:
+            predictor.take_again(number, _answer(shared, prompt, passes[number]))
     runtime.free(prompt)
     found = predictor.finish()
     runtime.settle()
     if line := runtime.at_home(found):
         progress.line(line)
+
+
+def _answer(shared: SharedModel, prompt: Stored, texts: range) -> Owned:
+    """Logits of some of the texts, whose embeddings are shared for this pass alone."""
+    batch = shared.embedding.texts("new", texts.start, texts.stop)
+    logits = shared.answer(prompt, batch)
+    shared.runtime.free(batch.handles)
+    return logits

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from secp_spu.config import ConfigError
+from secp_spu.files import write_whole
 
 FILE_NAME = "prompt.safetensors"
 
@@ -116,15 +117,18 @@ class PromptSpace:
 def save_prompt(path: Path, prompt: SoftPrompt) -> None:
     """Write a soft prompt as safetensors: `prompt`, or `initial_tokens` and `shift` where it is in terms of tokens.
 
+    The file is for its owner's eyes alone.
+
     Raises: ValueError for vectors that are still to be shifted.
     """
     if prompt.of_words:
         shift = np.ascontiguousarray(prompt.shift, np.float32)
-        save_file({"initial_tokens": prompt.start.astype(np.int64), "shift": shift}, path)
+        tensors = {"initial_tokens": prompt.start.astype(np.int64), "shift": shift}
     elif prompt.shift.any():
         raise ValueError("prompt holds vectors and a shift: hand over SoftPrompt.of_vectors(prompt.vectors(words))")
     else:
-        save_file({"prompt": np.ascontiguousarray(prompt.start, np.float32)}, path)
+        tensors = {"prompt": np.ascontiguousarray(prompt.start, np.float32)}
+    write_whole(path, save(tensors), secret=True)
 
 
 def load_prompt(path: Path) -> SoftPrompt:

@@ -17,6 +17,7 @@ from typing import Any
 from secp_spu.config import Config, ConfigError
 from secp_spu.files import write_whole
 from secp_spu.runtime import Ledger
+from secp_spu.tuning.plausible import AGREEMENT
 
 FILE_NAME = "checkpoint.json"
 
@@ -43,14 +44,19 @@ class Generation:
     Attributes:
         candidates: fingerprint.
         losses: of the candidates, in order.
-        validation_loss: of the better one of the generation's best candidate and the mean.
+        validation_loss: the smaller one of its finalists', which are its best candidate and the optimizer's mean, or in
+            a generation that evaluates the pending point again the candidate alone; infinite if none was plausible.
         logits: of the candidates on the training texts [population, texts, labels], where the optimizer is told them.
+        implausible: numbers of the candidates whose logits were not taken; the largest other loss stands for theirs.
+        notes: what else was not taken, a sentence each.
     """
 
     candidates: str
     losses: list[float]
     validation_loss: float
     logits: list[list[list[float]]] = field(default_factory=list)
+    implausible: list[int] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -62,8 +68,12 @@ class RunRecord:
         seed: of the run; the data owner's secret.
         initial_prompt: fingerprint of p0, which may come of another folder; empty before the run begins.
         generations: those finished.
-        best: the selected point z; empty before the first generation.
-        best_validation_loss: its loss on the validation examples.
+        best: the best point z that two evaluations agree on; empty before the first.
+        best_validation_loss: the larger one of its two losses on the validation examples.
+        pending: a point of the last generation that is better, to be evaluated once more; empty if there is none.
+        pending_loss: its loss on the validation examples.
+        pending_again: the same of its second evaluation at the end of the run.
+        stopped: why the run ended before its last generation; empty if it did not.
         accuracy_before: of the untuned prompt on the test examples.
         accuracy_after: of the selected prompt, once the run has finished.
         usage: what the run took so far.
@@ -75,9 +85,22 @@ class RunRecord:
     generations: list[Generation] = field(default_factory=list)
     best: list[float] = field(default_factory=list)
     best_validation_loss: float = float("inf")
+    pending: list[float] = field(default_factory=list)
+    pending_loss: float = float("inf")
+    pending_again: float | None = None
+    stopped: str = ""
     accuracy_before: float | None = None
     accuracy_after: float | None = None
     usage: Usage = field(default_factory=Usage)
+
+    @property
+    def selected(self) -> tuple[list[float], float]:
+        """The tuned prompt's point and validation loss: the pending point's if its second evaluation confirms it."""
+        if self.pending_again is not None and confirms(self.pending_again, self.pending_loss):
+            loss = max(self.pending_again, self.pending_loss)
+            if loss < self.best_validation_loss:
+                return self.pending, loss
+        return self.best, self.best_validation_loss
 
     def save(self, folder: Path) -> None:
         """Write atomically: an interruption leaves the file before or after, never between.
@@ -110,15 +133,31 @@ class RunRecord:
 
     def _check(self) -> None:
         """Raise ValueError or TypeError for fields that no run writes."""
-        numbers = [self.seed, self.best_validation_loss, self.usage.seconds, self.usage.forward_calls, *self.best]
+        numbers = [
+            self.seed,
+            self.best_validation_loss,
+            self.pending_loss,
+            self.usage.seconds,
+            self.usage.forward_calls,
+        ]
+        numbers += [*self.best, *self.pending]
         for generation in self.generations:
             numbers += [*generation.losses, generation.validation_loss]
         if any(not isinstance(number, int | float) or math.isnan(number) for number in numbers):
             raise ValueError("a number is missing")
-        if bool(self.generations) != bool(self.best) or len({len(g.losses) for g in self.generations}) > 1:
+        points = [point for point in (self.best, self.pending) if point]
+        found = (self.best, self.best_validation_loss), (self.pending, self.pending_loss)
+        if any(bool(point) != math.isfinite(loss) for point, loss in found) or (points and not self.generations):
+            raise ValueError("points and their losses do not fit")
+        if max(len({len(g.losses) for g in self.generations}), len({len(point) for point in points})) > 1:
             raise ValueError("generations and their results do not fit")
         if self.usage.ledger:
             Ledger(1).restore(self.usage.ledger)
+
+
+def confirms(again: float, before: float) -> bool:
+    """Whether a second evaluation's loss tells that the first one's is right."""
+    return abs(again - before) <= AGREEMENT
 
 
 def open_run(folder: Path, config: Config, *, resume: bool) -> RunRecord:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from secp_spu.config import Config
 from secp_spu.files import write_whole
-from secp_spu.tuning.record import RunRecord, Usage
+from secp_spu.tuning.record import Generation, RunRecord, Usage
 
 REPORT = "report.json"
 PHASE_COLOURS = {"setup": "#9aa5b1", "offline": "#e0a458", "online": "#3d6fb4"}
@@ -20,11 +22,13 @@ LARGEST_OPERATIONS = 8
 
 
 def write_report(folder: Path, config: Config, record: RunRecord, run: dict[str, Any]) -> None:
-    """Write report.json, loss.png and costs.png; `run` has what the driver knows: `batching` and `ledger`."""
+    """Write report.json, loss.png and costs.png for their owner's eyes; `run`: the driver's `batching` and `ledger`."""
     report = build_report(config, record, run)
     write_whole(folder / REPORT, (json.dumps(report, indent=2) + "\n").encode(), secret=True)
-    _draw_loss(record).savefig(folder / "loss.png", dpi=120)
-    _draw_costs(report).savefig(folder / "costs.png", dpi=120)
+    for name, figure in (("loss.png", _draw_loss(record)), ("costs.png", _draw_costs(report))):
+        drawn = BytesIO()
+        figure.savefig(drawn, format="png", dpi=120)
+        write_whole(folder / name, drawn.getvalue(), secret=True)
 
 
 def build_report(config: Config, record: RunRecord, run: dict[str, Any]) -> dict[str, Any]:
@@ -33,8 +37,11 @@ def build_report(config: Config, record: RunRecord, run: dict[str, Any]) -> dict
         "accuracy_before": record.accuracy_before,
         "accuracy_after": record.accuracy_after,
         "loss": [min(generation.losses) for generation in record.generations],
-        "validation_loss": [generation.validation_loss for generation in record.generations],
-        "best_validation_loss": record.best_validation_loss,
+        "validation_loss": [_finite(generation.validation_loss) for generation in record.generations],
+        "best_validation_loss": record.selected[1],
+        "implausible_candidates": sum(len(generation.implausible) for generation in record.generations),
+        "notes": [note for generation in record.generations for note in generation.notes],
+        "stopped": record.stopped,
         "forward_calls": record.usage.forward_calls,
         "seconds": round(record.usage.seconds, 3),
         "protocol": config.protocol,
@@ -45,16 +52,34 @@ def build_report(config: Config, record: RunRecord, run: dict[str, Any]) -> dict
     }
 
 
+def _finite(loss: float) -> float | None:
+    """JSON has no infinity."""
+    return loss if math.isfinite(loss) else None
+
+
 def describe_generation(record: RunRecord, before: Usage) -> str:
     """One line on the last generation: losses, evaluations, and what it took."""
     last = record.generations[-1]
     spent = {key: _total(record.usage, key) - _total(before, key) for key in ("bytes_total", "sends_total")}
     return (
         f"generation {len(record.generations):3d}: loss {min(last.losses):.3f}, validation {last.validation_loss:.3f} "
-        f"(best {record.best_validation_loss:.3f}), {record.usage.forward_calls} evaluations, "
+        f"({_best(record)}), {record.usage.forward_calls} evaluations, "
         f"{spent['bytes_total'] / 1e6:,.0f} MB and {spent['sends_total']:,} sends of all parties, "
-        f"{record.usage.seconds - before.seconds:.1f} s"
+        f"{record.usage.seconds - before.seconds:.1f} s{_what_was_not_taken(last)}"
     )
+
+
+def _best(record: RunRecord) -> str:
+    if record.pending and record.pending_loss == record.generations[-1].validation_loss:
+        return "new best, to be evaluated again"
+    return f"best {record.best_validation_loss:.3f}" if record.best else "no best yet"
+
+
+def _what_was_not_taken(last: Generation) -> str:
+    notes = list(last.notes)
+    if last.implausible:
+        notes.append(f"implausible logits of {len(last.implausible)} of {len(last.losses)} candidates were not taken")
+    return "".join(f"; {note}" for note in notes)
 
 
 def _total(usage: Usage, key: str) -> int:

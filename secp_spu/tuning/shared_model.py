@@ -61,6 +61,7 @@ def share_model(
             layers.append({"params": runtime.share(model_owner.layer(number)), "public": public})
             progress.step()
         head = runtime.share(model_owner.label_word_head(word_ids) if by_words else model_owner.last_norm())
+        data_owner.expect_logits(runtime.disclose(model_owner.logit_limit(word_ids)))
         model = SecureModel(runtime, encoder, layers, head, len(config.task.labels), on_layer=progress.step)
         prompt_tokens = config.tuning.prompt_tokens
         embedding = make_embedding(runtime, config.model.embedding, encoder, owners, prompt_tokens=prompt_tokens)

@@ -103,11 +103,15 @@ def tune(session: Session) -> None:
     batches, candidates = session.batches, session.batching.candidates
     passes = len(session.chunks) * len(batches["training"]) + len(batches["validation"])
     for number in range(state["generations"], config.tuning.generations):
+        if session.runtime.disclose(owner.has_ended()):
+            break
         label = f"generation {number + 1} of {config.tuning.generations}, {candidates} candidates a pass"
         progress.stage(label, layers * passes)
         run_generation(session)
         session.show(owner.save(session.clock.read()))
-    progress.stage("tuned prompt", layers * len(session.batches["test"]))
+    session.show(owner.why_stopped())
+    progress.stage("tuned prompt", layers * (len(batches["validation"]) + len(batches["test"])))
+    confirm_best(session)
     after = session.logits("best", 0, 1, "test")
     usage = session.clock.read()
     session.runtime.disclose(owner.finish(after, usage, session.runtime.ledger.report(), asdict(session.batching)))
@@ -119,3 +123,8 @@ def run_generation(session: Session) -> None:
     owner.ask()
     owner.tell([session.logits("candidates", part.start, part.stop, "training") for part in session.chunks])
     owner.select(session.logits("finalists", 0, FINALISTS, "validation"))
+
+
+def confirm_best(session: Session) -> None:
+    """Evaluate the best so far once more, which is done whether the last generation found it or not."""
+    session.data_owner.confirm(session.logits("leaders", 0, FINALISTS, "validation"))

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from cgroups import container
 
 from secp_spu.bench import SHAPES
 from secp_spu.model.causal import causal_blocks
@@ -59,14 +60,11 @@ def test_what_outweighs_the_kernels_is_the_estimate():
     assert sequence_bytes(config, 512) == sequence_bytes(replace(config, causal=False), 512)
 
 
-def test_a_containers_limit_counts(tmp_path):
-    """2 GiB, of which one is used and a quarter of that can be had back."""
-    files = {"memory.max": 2**31, "memory.current": 2**30, "memory.stat": f"anon 5\ninactive_file {2**28}\n"}
-    for name, content in files.items():
-        (tmp_path / name).write_text(str(content))
-    assert available_bytes(tmp_path) == 2**31 - 2**30 + 2**28
-    (tmp_path / "memory.max").write_text("max\n")
-    free = available_bytes(tmp_path)
+def test_what_a_limit_leaves_counts(tmp_path):
+    proc = container(tmp_path, 2**31)
+    assert available_bytes(proc) == 2**31 - 2**30 + 2**28
+    (tmp_path / "cgroup" / "memory.max").write_text("max\n")
+    free = available_bytes(proc)
     assert free > 2**31 - 2**30 + 2**28
     assert available_bytes(tmp_path / "none") == pytest.approx(free, rel=0.2)
 

@@ -7,7 +7,7 @@ import pytest
 
 from secp_spu.config import OptimizerKind
 from secp_spu.tuning import losses, make_optimizer
-from secp_spu.tuning.optimizer import fingerprint
+from secp_spu.tuning.optimizer import fingerprint, stopped_by
 
 DIM, POPULATION = 7, 8
 KINDS = get_args(OptimizerKind)
@@ -99,3 +99,16 @@ def test_a_fingerprint_tells_candidates_apart():
     moved[1, 2] = np.nextafter(moved[1, 2], 1)
     assert fingerprint(points) == fingerprint(points.copy())
     assert fingerprint(points) != fingerprint(moved)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_cma_es_says_that_it_has_converged(kind):
+    """On a task that is solved: the points come as near together as they can."""
+    optimizer = _make(kind)
+    assert stopped_by(optimizer) == []
+    for _ in range(400):
+        points = optimizer.ask()
+        optimizer.tell((points**2).sum(-1), _logits(points))
+        if stopped_by(optimizer):
+            break
+    assert bool(stopped_by(optimizer)) == (kind in ("cma", "sep-cma"))

@@ -7,12 +7,13 @@ import jax
 import numpy as np
 import pytest
 import yaml
+from corrupting import Corrupting
 from passes import Small, Stages
 from runs import LABELS, PRIVATE, answers_of, predict_texts, tune_in_plaintext
 
 from secp_spu.config import ConfigError, load_config
 from secp_spu.protocol import CosineCorrelation
-from secp_spu.runtime import LocalRuntime
+from secp_spu.runtime import LocalRuntime, RuntimeFailure
 from secp_spu.tuning import Predictor, RunRecord, load_run, save_prompt
 from secp_spu.tuning.prompt import SoftPrompt
 
@@ -206,8 +207,9 @@ def test_nothing_is_left_of_a_prediction_that_fails_in_its_midst(run, texts, tmp
     predictor = Predictor(load_run(run), run, texts, tmp_path / "out.jsonl")
     predictor.begin()
     predictor.take(np.zeros((4, 2), np.float32))
-    with pytest.raises(ConfigError, match="logits are not finite: look for overflow in the model"):
-        predictor.take(np.full((2, 2), np.inf, np.float32))
+    predictor.take(np.full((2, 2), np.inf, np.float32))
+    with pytest.raises(RuntimeFailure, match="the logits of 2 of 6 texts, the first being text 5, are implausible"):
+        predictor.finish()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -256,3 +258,37 @@ def test_a_prompt_of_another_shape_is_refused(run, texts, tmp_path):
     save_prompt(tmp_path / "run" / "prompt.safetensors", SoftPrompt.of_vectors(np.full((4, 128), np.nan, np.float32)))
     with pytest.raises(ConfigError, match="values that are not finite"):
         predict_texts(tmp_path / "run", texts, tmp_path / "out.jsonl")
+
+
+def _corrupted(times):
+    """The second pass of three texts gives a huge logit, so many times."""
+
+    def change(logits):
+        logits[1, 0] = -1e9
+        return logits
+
+    return RoomForFour({1 + i: change for i in range(times)})
+
+
+class RoomForFour(Corrupting, Small):
+    """Corrupted openings, in passes of three of six texts."""
+
+    def __init__(self, changes):
+        Small.__init__(self, 4)
+        self._changes, self.opened = changes, 0
+
+
+def test_a_pass_with_implausible_logits_is_made_again_and_nobody_notices_in_the_results(run, texts, tmp_path):
+    _, expected = predict_texts(run, texts, tmp_path / "right.jsonl", runtime=Small(4))
+    runtime = _corrupted(1)
+    _, lines = predict_texts(run, texts, tmp_path / "out.jsonl", runtime=runtime)
+    assert lines == expected
+    assert runtime.opened == 3
+
+
+def test_logits_that_are_implausible_twice_are_a_failure_and_nothing_is_written(run, texts, tmp_path):
+    runtime = _corrupted(2)
+    with pytest.raises(RuntimeFailure, match=r"the logits of 1 of 6 texts, the first being text 5, are implausible in"):
+        predict_texts(run, texts, tmp_path / "out.jsonl", runtime=runtime)
+    assert runtime.opened == 3
+    assert not (tmp_path / "out.jsonl").exists()

@@ -1,0 +1,48 @@
+"""Tells logits that no model gives from those that it may: what an owner does not take is decided here.
+
+Under MPC a truncation goes wrong with a small probability, which doubles with every bit of the number's size, and a
+number beyond the ring wraps around. Both leave an error of the ring's own size. Where no norm follows, the logit is
+beyond any bound; where one follows, the logit is of a plausible size and wrong. The bound finds the first kind, and a
+second evaluation of what is to be selected finds the other.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from secp_spu.runtime import RuntimeFailure
+
+AGREEMENT = 0.1
+"""Largest difference between two evaluations' losses of one prompt that count as the same: ten times what the secure
+arithmetic's error moves a loss of the demo by."""
+
+LARGEST_LIMIT = 2.0**20
+"""Of what a model owner may name as the bound of its logits: beyond it the bound would find nothing."""
+
+
+def check_limit(limit: float) -> float:
+    """The bound of the logits that the model owner names, as a float.
+
+    Raises: RuntimeFailure for anything but a number from 0 to LARGEST_LIMIT.
+    """
+    if not isinstance(limit, int | float) or not math.isfinite(limit) or not 0 < limit <= LARGEST_LIMIT:
+        raise RuntimeFailure(
+            f"the model owner's bound of the logits is {limit!r}, but must be a number above 0 and at most "
+            f"{LARGEST_LIMIT:,.0f}: its model's head has weights that are damaged or far too large"
+        )
+    return float(limit)
+
+
+def plausible(logits: np.ndarray, limit: float) -> np.ndarray:
+    """Which texts' logits are finite and within the bound.
+
+    A loss of plausible logits is plausible too: cross-entropy is then at least log(1 + (labels - 1) exp(-2 limit)).
+
+    Args:
+        logits: [..., labels].
+        limit: largest size of a logit.
+    Returns: bool [...].
+    """
+    return np.less_equal(np.abs(logits), limit).all(-1)  # NaN is not less or equal
