@@ -104,5 +104,5 @@ def _fingerprint(tensors: Tensors, parts: Iterable[Leaves]) -> str:
             (array,) = flatten_dict(tensors.gather({path: leaves[path]})).values()
             values = np.ascontiguousarray(array, "<f4")
             digest.update(f"{number} {'/'.join(path)} {values.shape}\n".encode())
-            digest.update(values)
+            digest.update(values.data)
     return digest.hexdigest()

@@ -17,8 +17,9 @@ from secp_spu.runtime import Runtime, parts
 from secp_spu.tuning.batching import even
 from secp_spu.tuning.finished_run import load_tuned_prompt
 from secp_spu.tuning.inputs import InputOwner, PromptSet
+from secp_spu.tuning.limits import Allowance, Amounts
 from secp_spu.tuning.progress import Progress
-from secp_spu.tuning.shared_model import share_model
+from secp_spu.tuning.shared_model import share_model, sizes_of
 from secp_spu.tuning.task import read_texts, template_fields
 
 RESULTS = {"label", "scores"}
@@ -101,7 +102,14 @@ def refuse_existing(out: Path) -> None:
         raise ConfigError(f"{out} exists already: choose another file")
 
 
-def predict(runtime: Runtime, config: Config, predictor: Any, model_owner: Any, progress: Progress) -> None:
+def predict(
+    runtime: Runtime,
+    config: Config,
+    predictor: Any,
+    model_owner: Any,
+    progress: Progress,
+    allowance: Allowance | None = None,
+) -> None:
     """Share the model, the prompt and, pass by pass, the texts; open their logits to the data owner alone.
 
     Shares and correlations are fresh in every call, so that a text may be predicted again: nothing of one call's
@@ -113,15 +121,20 @@ def predict(runtime: Runtime, config: Config, predictor: Any, model_owner: Any, 
         predictor: actor of a Predictor.
         model_owner: actor of a ModelOwner.
         progress: told of every step.
+        allowance: asks the model owner for every pass; None where one process is all parties.
+    Raises: LimitReached if the model owner's limits do not allow all texts, before anything is shared.
     """
+    allowance = allowance or Allowance()
+    texts = sizes_of(runtime, predictor)["new"]
+    allowance.begin(Amounts(texts=texts, predictions=texts))
     predictor.begin()
     shared = share_model(runtime, config, (predictor, model_owner), progress)
-    texts = runtime.disclose(predictor.sizes())["new"]
     passes = list(parts(texts, even(texts, shared.most)))
     progress.stage(f"{texts} texts, {len(passes[0])} a pass", shared.model.layers * len(passes))
-    prompt = shared.embedding.prompts("best", 0, 1)
+    prompt = shared.prompts("best", 0, 1)
     for some in passes:
-        batch = shared.embedding.texts("new", some.start, some.stop)
+        allowance.take(Amounts(texts=len(some), predictions=len(some)))
+        batch = shared.texts("new", some.start, some.stop)
         predictor.take(shared.answer(prompt, batch))
         runtime.free(batch.handles)
     runtime.free(prompt)
