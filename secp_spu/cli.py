@@ -38,6 +38,7 @@ from secp_spu.tuning import (
     ModelOwner,
     Progress,
     RunRecord,
+    make_allowance,
     open_run,
     set_up,
 )
@@ -147,7 +148,8 @@ def _tune(config: Config, out: Path, *, resume: bool, quiet: bool, party: str | 
                 if line := runtime.at_home(data_owner.why_stopped()):
                     console.print(line, highlight=False, soft_wrap=True)
             else:
-                run_tuning(set_up(runtime, config, data_owner, model_owner, progress))
+                allowance = make_allowance(runtime, config, party)
+                run_tuning(set_up(runtime, config, data_owner, model_owner, progress, allowance))
         except KeyboardInterrupt:
             progress.close()
             raise Interrupted(_how_to_go_on(out) if at_home else "interrupted") from None

@@ -18,6 +18,7 @@ from secp_spu.tuning import (
     Progress,
     export_peft,
     load_run,
+    make_allowance,
     refuse_existing,
 )
 from secp_spu.tuning import predict as run_prediction
@@ -95,7 +96,9 @@ def _predict(config: Config, files: tuple[Path, Path, Path] | None, party: str |
         try:
             paths = [path.absolute() for path in files or (Path(),) * 3]
             predictor = runtime.actor(DATA_OWNER, Predictor, config, *paths)
-            run_prediction(runtime, config, predictor, runtime.actor("model_owner", ModelOwner, config), progress)
+            model_owner = runtime.actor("model_owner", ModelOwner, config)
+            allowance = make_allowance(runtime, config, party)
+            run_prediction(runtime, config, predictor, model_owner, progress, allowance)
         except KeyboardInterrupt:
             raise Interrupted(
                 f"interrupted; {files[2]} is not written, call it again" if files else "interrupted"

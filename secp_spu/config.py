@@ -35,26 +35,30 @@ def _locate(value: str, info: ValidationInfo, *readers: Role) -> Path:
 
     Where none of its readers is, in a cluster, the path stays as it is written: the file is on another machine.
     """
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"is {value!r}, but must be a path; put it in quotes if YAML reads it as something else")
-    if readers and not (info.context or {}).get("roles", OWNERS) & set(readers):
+    if readers and not (info.context or {}).get("roles", OWNERS) & set(readers) and isinstance(value, str) and value:
         return Path(value)
-    text = re.sub(r"\$\{(\w+)\}|\$(\w+)", lambda match: _variable(match.group(1) or match.group(2)), value)
-    if text.startswith(PACKAGE_PREFIX):
-        name, _, rest = text.removeprefix(PACKAGE_PREFIX).partition("/")
-        spec = importlib.util.find_spec(name) if name.isidentifier() else None
-        if spec is None or spec.origin is None:
-            raise ValueError(f"the Python package {name!r} is not installed: see 'Installing' in the README")
-        path = Path(spec.origin).parent / rest
-    else:
-        folder: Path = (info.context or {}).get("folder", Path())
-        path = folder / text
+    path = _place(value, info)
     try:
         path.stat()
     except OSError as error:
         missing = isinstance(error, FileNotFoundError)
         raise ValueError(f"{path} does not exist" if missing else f"{path}: {error.strerror}") from error
     return path
+
+
+def _place(value: str, info: ValidationInfo) -> Path:
+    """Where a path of the configuration points, whether or not there is a file."""
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"is {value!r}, but must be a path; put it in quotes if YAML reads it as something else")
+    text = re.sub(r"\$\{(\w+)\}|\$(\w+)", lambda match: _variable(match.group(1) or match.group(2)), value)
+    if text.startswith(PACKAGE_PREFIX):
+        name, _, rest = text.removeprefix(PACKAGE_PREFIX).partition("/")
+        spec = importlib.util.find_spec(name) if name.isidentifier() else None
+        if spec is None or spec.origin is None:
+            raise ValueError(f"the Python package {name!r} is not installed: see 'Installing' in the README")
+        return Path(spec.origin).parent / rest
+    folder: Path = (info.context or {}).get("folder", Path())
+    return folder / text
 
 
 def _variable(name: str) -> str:
@@ -282,6 +286,67 @@ class TlsSection(_Section):
         return _locate(value.replace("{party}", party) if isinstance(value, str) and party else value, info)
 
 
+LIMITS_FILE = "~/.local/state/secp-spu/limits.json"
+"""Where a model owner's counts are kept unless `cluster.limits.file` says otherwise."""
+
+Limit = Annotated[int, Field(ge=0)]
+
+
+class LimitsSection(_Section):
+    """What the model owner gives away in a day (UTC) at most. It is the model owner's alone, and binds all its runs.
+
+    The model owner's own process counts, before it takes part in what it counts, and refuses what would go beyond.
+    Other parties need not have this section, and cannot change it. What a run counted that failed stays counted.
+
+    Attributes:
+        generations_a_day: generations of tuning that begin.
+        evaluations_a_day: prompts of tuning on a set of texts: a generation evaluates every candidate on the training
+            texts and two finalists on the validation texts; at the end two prompts are evaluated on the validation
+            texts; before and after tuning one prompt is evaluated on the test texts.
+        texts_a_day: sequences, of a prompt and a text each, whose logits are opened, in tuning and in prediction.
+        predictions_a_day: texts that `secp-spu predict` labels.
+        file: where the counts are kept from run to run. All configurations that name the same file share the limits.
+    """
+
+    generations_a_day: Limit | None = None
+    evaluations_a_day: Limit | None = None
+    texts_a_day: Limit | None = None
+    predictions_a_day: Limit | None = None
+    file: Annotated[Path, Field(validate_default=True)] = Path(LIMITS_FILE)
+
+    @field_validator("file", mode="before")
+    @classmethod
+    def _find(cls, value: str | Path, info: ValidationInfo) -> Path:
+        given = str(value) if isinstance(value, Path) else value
+        if "model_owner" not in (info.context or {}).get("roles", OWNERS) and isinstance(given, str) and given:
+            return Path(given)  # another party's
+        return _own_file(given, info)
+
+    @model_validator(mode="after")
+    def _check(self) -> LimitsSection:
+        if not self.by_name:
+            raise ValueError(f"cluster.limits: names no limit: set one of {', '.join(LIMITED)}, or leave it out")
+        return self
+
+    @property
+    def by_name(self) -> dict[str, int]:
+        """The limits that are set."""
+        found = {key: getattr(self, key) for key in LIMITED}
+        return {key: value for key, value in found.items() if value is not None}
+
+
+LIMITED = tuple(key for key in LimitsSection.model_fields if key.endswith("_a_day"))
+"""Keys of limits."""
+
+
+def _own_file(value: str, info: ValidationInfo) -> Path:
+    """A file that this party writes; `{party}` in its path stands for the party's name, ~ for its home."""
+    party = (info.context or {}).get("party")
+    if isinstance(value, str) and party:
+        value = value.replace("{party}", party)
+    return Path(value).expanduser() if isinstance(value, str) and value.startswith("~") else _place(value, info)
+
+
 class ClusterSection(_Section):
     """SecretFlow's parties, by name. Without `addresses` they are simulated on this machine, which protects nothing.
 
@@ -296,6 +361,9 @@ class ClusterSection(_Section):
             trusted or encrypted.
         start_seconds: how long a party waits for the others to come up.
         timeout_seconds: how long a compute party waits for a message; longer than any operation takes.
+        limits: what the model owner gives away in a day at most; no other party needs them.
+        log: file of this party, to which it adds a line of JSON for each thing that others asked of it: programs, what
+            was opened to whom, bytes. `{party}` in its path stands for the party's name. Without it there is no log.
     """
 
     data_owner: str
@@ -307,6 +375,13 @@ class ClusterSection(_Section):
     plain_text: bool = False
     start_seconds: Count = 120
     timeout_seconds: Count = 300
+    limits: LimitsSection | None = None
+    log: Path | None = None
+
+    @field_validator("log", mode="before")
+    @classmethod
+    def _find_log(cls, value: str | None, info: ValidationInfo) -> Path | None:
+        return None if value is None else _own_file(value, info)
 
     @property
     def everyone(self) -> list[str]:
@@ -343,6 +418,11 @@ class ClusterSection(_Section):
             )
         if self.addresses is not None:
             self._check_addresses(self.addresses)
+        elif self.limits or self.log:
+            raise ValueError(
+                f"cluster.{'limits' if self.limits else 'log'}: is there, but without cluster.addresses one process "
+                "simulates all parties, which no party could limit or watch: leave it out"
+            )
         return self
 
     def _check_addresses(self, addresses: dict[str, AddressSection]) -> None:
@@ -428,10 +508,14 @@ class Config(_Section):
     def agreed(self) -> dict[str, Any]:
         """What the configurations of all parties of a cluster must have in common, by dotted key.
 
-        Not among it: paths, which each party has of its own, and the data owner's secrets, its seed and initial prompt.
+        Not among it: paths, which each party has of its own, the data owner's secrets, its seed and initial prompt, and
+        the model owner's limits.
         """
         content = self.model_dump(mode="json")
-        own = {"model": {"folder"}, "task": {"pool", "test"}, "tuning": {"seed", "initial_prompt"}, "cluster": {"tls"}}
+        own = {
+            **{"model": {"folder"}, "task": {"pool", "test"}, "tuning": {"seed", "initial_prompt"}},
+            "cluster": {"tls", "limits", "log"},
+        }
         flat: dict[str, Any] = {"cluster.tls": self.cluster is not None and self.cluster.tls is not None}
         for key, value in content.items():
             if isinstance(value, dict):
@@ -441,12 +525,16 @@ class Config(_Section):
         return flat
 
     def digest(self) -> str:
-        """A fingerprint of all that decides a run's course; `generations` may grow when a run is resumed.
+        """SHA-256 of all values that decide a run's course; `generations` may grow when a run is resumed.
 
-        Where the parties are and how they link up does not decide it: a run may go on elsewhere.
+        Where the parties are and how they link up does not decide it, nor do paths, but what they lead to: a run may go
+        on elsewhere (`tuning.contents`).
         """
         content = self.model_dump(mode="json")
         del content["tuning"]["generations"], content["cluster"]
+        del content["model"]["folder"], content["task"]["pool"], content["task"]["test"]
+        initial = content["tuning"]["initial_prompt"]
+        initial |= {key: initial[key] is not None for key in ("run", "peft")}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -550,6 +638,8 @@ def _section_of(place: tuple) -> type[_Section]:
     """The section that a key stands in."""
     if place[:2] == ("cluster", "tls") and len(place) > 2:
         return TlsSection
+    if place[:2] == ("cluster", "limits") and len(place) > 2:
+        return LimitsSection
     if place[:2] == ("tuning", "initial_prompt") and len(place) > 2:
         return InitialPromptSection
     if place[:2] == ("cluster", "addresses") and len(place) > 3:

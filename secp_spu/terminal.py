@@ -15,7 +15,7 @@ from rich.table import Table
 from secp_spu.config import Config
 from secp_spu.runtime import Runtime
 from secp_spu.tuning import Progress, join_cluster, make_runtime
-from secp_spu.tuning.parties import Purpose
+from secp_spu.tuning.agreement import Purpose
 
 ConfigOption = Annotated[Path, typer.Option("--config", help="YAML file; see configs/.", show_default=False)]
 SetOption = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Overrides a key; can be repeated.")]

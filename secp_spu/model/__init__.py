@@ -12,6 +12,7 @@ from secp_spu.model.checkpoint import (
 )
 from secp_spu.model.config import ActivationKind, AttentionKind, EncoderConfig, FunctionKind, is_function
 from secp_spu.model.encoder import KINDS, DecoderLayer, Embeddings, Encoder, EncoderLayer, hidden_bits, layer_class
+from secp_spu.model.fingerprint import describe_config, fingerprint_json, fingerprint_tables, fingerprint_weights
 from secp_spu.model.folding import fold_head, fold_layer
 from secp_spu.model.fourier import FourierAttention, projected_columns, token_shares
 from secp_spu.model.head import LabelEmbeddingHead, LabelWordHead, PooledEmbedding, read_out
@@ -44,6 +45,10 @@ __all__ = [
     "RandomFeatureAttention",
     "SoftmaxAttention",
     "activation",
+    "describe_config",
+    "fingerprint_json",
+    "fingerprint_tables",
+    "fingerprint_weights",
     "fold_head",
     "fold_layer",
     "fold_quadratic",

@@ -160,6 +160,9 @@ def load_embeddings(folder: str | Path) -> tuple[EncoderConfig, Tree]:
 def save_embeddings(source: str | Path, folder: str | Path) -> None:
     """Write the data owner's part of a model into a folder of its own: config, tokenizer, and the embedding tables.
 
+    config.json is written anew, with what a data owner needs to run: sizes, attention, activation. How the model was
+    made (the recipe of an adaptation) and where it came from (`_name_or_path`) stay with the model owner.
+
     Args:
         source: the model owner's folder.
         folder: made if it is not there; `load_embeddings` opens it. No other weight goes into it.
@@ -177,10 +180,12 @@ def save_embeddings(source: str | Path, folder: str | Path) -> None:
     params = tensors.gather(leaves)
     if not (source / "tokenizer.json").exists():
         raise CheckpointError(f"{source} has no tokenizer.json, which the data owner needs")
+    padding_id = hub.get("pad_token_id")  # RoBERTa's positions count from it
+    described = write_config(config, hub["model_type"], {} if padding_id is None else {"pad": padding_id})
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name in ("config.json", "tokenizer.json"):
-            shutil.copyfile(source / name, folder / name)
+        shutil.copyfile(source / "tokenizer.json", folder / "tokenizer.json")
+        (folder / "config.json").write_text(json.dumps(described, indent=2, sort_keys=True) + "\n")
         save_file(scatter(leaves, params, float16=False), folder / "model.safetensors", metadata={"format": "pt"})
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{folder} cannot be written ({error}): choose another folder") from error

@@ -58,6 +58,10 @@ class Tensors:
                 f"{classes}{self.family.head_class} of this config.json has not: remove them or mend config.json"
             )
 
+    def holds(self, leaf: Leaf) -> bool:
+        """Whether the folder has a leaf's tensors."""
+        return all(name in self._places for name in leaf.tensors)
+
     def gather(self, leaves: Leaves) -> Tree:
         """Our tree of these leaves."""
         arrays = {}

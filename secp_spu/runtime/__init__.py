@@ -12,6 +12,7 @@ from secp_spu.runtime.embedding import (
     parts,
 )
 from secp_spu.runtime.forward import Batch, SecureModel, StreamedLayers, keep_openings, static_kernels
+from secp_spu.runtime.journal import Journal
 from secp_spu.runtime.ledger import Ledger
 from secp_spu.runtime.local import LocalRuntime
 from secp_spu.runtime.memory import available_bytes, pass_bytes, sequence_bytes, sequences_within
@@ -23,6 +24,7 @@ __all__ = [
     "AuditRuntime",
     "Batch",
     "Correlations",
+    "Journal",
     "Ledger",
     "LocalRuntime",
     "Owned",

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from secp_spu.protocol import CosineCorrelation, SpentCorrelationError, combine_factors, encode
+from secp_spu.runtime.journal import Journal
 from secp_spu.runtime.ledger import Ledger
 from secp_spu.runtime.memory import available_bytes
 from secp_spu.runtime.program import Program, Spec, Tree, compile_program
@@ -54,13 +55,14 @@ class Runtime(ABC):
     Attributes:
         ledger: what it cost so far.
         secure: programs compute on shares, so that secrets in them may be `Fixed`.
+        journal: this party's log of what it is asked for; silent unless it is a party of a cluster that keeps one.
     """
 
     secure = True
 
     def __init__(self, protocol: str, parties: int):
         self.protocol, self.parties = protocol, parties
-        self.ledger = Ledger(parties)
+        self.ledger, self.journal = Ledger(parties), Journal()
         self._programs: dict[tuple, Program] = {}
         self._names = (f"v{i}" for i in count())
         self._fresh: set[tuple[str, ...]] = set()
@@ -92,6 +94,10 @@ class Runtime(ABC):
     @abstractmethod
     def at_home(self, value: Owned) -> Any:
         """An owner's value if this process is its owner's, or all parties' in one; None in another party's process."""
+
+    def gather(self, value: Any) -> dict[str, Any]:
+        """What each party's own driver passes as `value`, by party; all may know it. In a cluster only."""
+        raise NotImplementedError(f"one process drives all parties, so there is one {value!r}")
 
     def settle(self) -> None:  # noqa: B027 - most runtimes have nothing to wait for
         """Wait for everything asked so far, and bring the ledger up to date.

@@ -8,6 +8,7 @@ SPU's own messages, and what is disclosed to all.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import socket
@@ -16,18 +17,20 @@ import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
+from contextlib import suppress
 from typing import Any
 
 import jax
 import numpy as np
 from spu import libspu
 
-from secp_spu.config import ClusterSection, port_of
+from secp_spu.config import ClusterSection, ConfigError, port_of
 from secp_spu.protocol import Correction, CosineCorrelation, Dealer, MaskStream, Scheme
 from secp_spu.protocol.sharing import KEY_BYTES
 from secp_spu.runtime.base import Correlations, Owned, Runtime, RuntimeFailure, Stored, is_declared, spec_of
 from secp_spu.runtime.cgroup import oom_kills, why_killed
 from secp_spu.runtime.compute_party import ComputeParty, join, split, spu_settings
+from secp_spu.runtime.journal import Journal
 from secp_spu.runtime.ledger import Cost, Ledger, Phase
 from secp_spu.runtime.local import first_line
 from secp_spu.runtime.memory import available_bytes
@@ -49,6 +52,9 @@ _POLL_SECONDS = 0.5
 RAY_KILLED = (
     "for lack of memory, as Ray says, which keeps a part of the machine's free: lower tuning.candidates_per_call"
 )
+SHOWN_CHARACTERS = 120
+"""How much of what another party has sent a message shows."""
+
 _LOGGING_LEVEL = "critical"  # SecretFlow's; what a user has to know is raised
 
 
@@ -72,6 +78,8 @@ class SecretFlowRuntime(Runtime):
         self._waiting: Future[Any] = Future()
         self._waiting.set_result(None)
         self._lingers = True
+        if party is not None:
+            self.journal = Journal(cluster.log, party)
         self._loaded: dict[int, int] = {}
         self._watch = _start(cluster, party)
         try:
@@ -98,7 +106,7 @@ class SecretFlowRuntime(Runtime):
         return dealer
 
     def gather(self, value: Any) -> dict[str, Any]:
-        """What each party's own driver passes as `value`, by party; all may know it."""
+        """See `Runtime.gather`."""
         everyone = self._cluster.everyone
         return dict(zip(everyone, self._reveal([sf.PYU(p)(_same)(value).data for p in everyone]), strict=True))
 
@@ -131,6 +139,8 @@ class SecretFlowRuntime(Runtime):
         self._refuse_unopenable(values)
         parts = self._everywhere("open", self.ledger.current, [handle.name for handle in jax.tree.leaves(values)])
         specs, owner = jax.tree.map(lambda handle: handle.spec, values), sf.PYU(self._owners[party])
+        shapes = [spec.shape for spec in jax.tree.leaves(specs)]
+        self.journal.write("opened", to=self._owners[party], shapes=shapes, numbers=sum(map(math.prod, shapes)))
         return Owned(party, owner(_join)(specs, *(sf.PYUObject(owner, part) for part in parts)))
 
     def disclose(self, value: Owned) -> Any:
@@ -143,8 +153,11 @@ class SecretFlowRuntime(Runtime):
 
     def settle(self) -> None:
         """See `Runtime.settle`."""
-        for costs in self._reveal(self._everywhere("drain")):
+        drained = self._reveal(self._everywhere("drain"))
+        for costs in drained:
             self.ledger.add(costs)
+        sent = [sum(phase["total"]["bytes_total"] for phase in costs.values()) for costs in drained]
+        self.journal.write("sent", bytes_by_party=dict(zip(self._cluster.compute, sent, strict=True)))
 
     def free_memory_bytes(self) -> int:
         """See `Runtime.free_memory_bytes`. A simulation's parties share one machine."""
@@ -188,6 +201,7 @@ class SecretFlowRuntime(Runtime):
 
     def _execute(self, program: Program, inputs: list[Stored], outputs: list[Stored]) -> None:
         if id(program) not in self._loaded:  # programs live as long as the runtime
+            self._agree_on(program)
             self._loaded[id(program)] = len(self._loaded)
             openings = len(program.audit.openings)
             self._everywhere("load", self._loaded[id(program)], program.name, program.code, openings)
@@ -196,6 +210,24 @@ class SecretFlowRuntime(Runtime):
         for name, ref in zip(self._cluster.compute, done, strict=True):
             self._own(name, ref)
 
+    def _agree_on(self, program: Program) -> None:
+        """Compare a program with what the other parties' drivers have compiled, before it first runs.
+
+        Raises: RuntimeFailure at all parties, naming the program and two parties that have different ones.
+        """
+        digest = program.audit.sha256
+        self.journal.write("program", name=program.name, sha256=digest, openings=len(program.audit.openings))
+        if self._party is None:
+            return
+        found = self.gather([program.name, digest])
+        for other, theirs in found.items():
+            if theirs != [program.name, digest]:
+                self._failure = RuntimeFailure(
+                    f"the program {program.name} differs: its SHA-256 is {digest} at {self._party}, but {other} has "
+                    f"{_shown(theirs)}: install the same secp-spu, unchanged, at all parties"
+                )
+                raise self._failure
+
     def close(self) -> None:
         """See `Runtime.close`."""
         if self._failure:
@@ -203,6 +235,7 @@ class SecretFlowRuntime(Runtime):
         if self._watch:
             self.gather(None)  # nobody leaves while another still waits for a message
             self._watch.end()
+        self.journal.write("end", outcome="done")
         self._failure = RuntimeFailure("the runtime is closed")
         sf.shutdown(barrier_on_shutdown=False)
         end_ray_processes()
@@ -212,6 +245,8 @@ class SecretFlowRuntime(Runtime):
 
         SecretFlow's own shutdown waits for parties that may be gone, and Ray's crashes while a thread waits for it.
         """
+        with suppress(ConfigError):  # there is an error already
+            self.journal.write("end", outcome="failed")
         self._failure = self._failure or RuntimeFailure("the runtime is closed")
         if self._watch and self._lingers:
             _linger(self._watch)
@@ -547,6 +582,12 @@ class _DealerHost:
 
 def _actor(host: type, place: sf.PYU, *args: Any) -> Any:
     return sf.proxy(sf.PYUObject)(host)(*args, device=place)
+
+
+def _shown(value: Any) -> str:
+    """What another party has sent, in a message."""
+    text = repr(value)
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
 
 
 def _same(value: Any) -> Any:

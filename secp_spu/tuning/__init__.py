@@ -1,6 +1,7 @@
 """Forward-only tuning: the data owner's side in plaintext, and the driver between it and a runtime."""
 
 from secp_spu.tuning.finished_run import export_peft, load_run
+from secp_spu.tuning.limits import make_allowance
 from secp_spu.tuning.loss import accuracy, losses
 from secp_spu.tuning.model_owner import ModelOwner
 from secp_spu.tuning.optimizer import Optimizer, make_optimizer
@@ -32,6 +33,7 @@ __all__ = [
     "load_prompt",
     "load_run",
     "losses",
+    "make_allowance",
     "make_optimizer",
     "make_runtime",
     "open_run",

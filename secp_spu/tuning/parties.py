@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 from secp_spu.config import Config, ConfigError
 from secp_spu.runtime import LocalRuntime, PlaintextRuntime, Runtime
+from secp_spu.tuning.agreement import Purpose, facts_of, require_agreement
 
 if TYPE_CHECKING:
     from secp_spu.runtime.secretflow import SecretFlowRuntime
-
-Purpose = Literal["tuning", "prediction"]
-"""What the parties of a cluster come together for."""
 
 DATA_OWNER = "data_owner"
 """The party that alone sees logits."""
@@ -33,7 +30,7 @@ def make_runtime(config: Config) -> Runtime:
 
 
 def join_cluster(config: Config, party: str, purpose: Purpose) -> Runtime:
-    """One party's runtime of a cluster, when all parties are up and agree on the configuration.
+    """One party's runtime of a cluster, when all parties are up and agree on what is to be done.
 
     Args:
         config: of this party.
@@ -43,26 +40,17 @@ def join_cluster(config: Config, party: str, purpose: Purpose) -> Runtime:
     """
     if config.cluster is None or config.cluster.addresses is None:
         raise ConfigError("cluster.addresses are missing: they say where each party is")
+    facts = facts_of(config, party, purpose)  # what is wrong with this party's files is said before anything starts
     runtime = _secretflow(config, party)
     try:
-        own = {f"the version of {name}": version(name) for name in ("secp-spu", "spu", "jax")}
-        _agree(runtime.gather(own | config.agreed() | {"what is to be done": purpose}), party)
+        require_agreement(runtime.gather(facts), party)
+        cluster = config.cluster
+        names = {"data_owner": cluster.data_owner, "model_owner": cluster.model_owner, "compute": cluster.compute}
+        runtime.journal.write("start", purpose=purpose, protocol=config.protocol, versions=facts["versions"], **names)
     except BaseException:
         runtime.abandon()
         raise
     return runtime
-
-
-def _agree(facts: dict[str, dict[str, Any]], party: str) -> None:
-    """Refuse a cluster whose parties have different configurations or versions."""
-    mine = facts[party]
-    for other, theirs in facts.items():
-        for key in sorted(mine.keys() | theirs.keys()):
-            if mine.get(key) != theirs.get(key):
-                raise ConfigError(
-                    f"the parties' configurations differ: {key} is {mine.get(key)!r} at {party}, but "
-                    f"{theirs.get(key)!r} at {other}; give all parties the same"
-                )
 
 
 def _secretflow(config: Config, party: str | None) -> SecretFlowRuntime:

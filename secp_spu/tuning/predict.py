@@ -17,9 +17,10 @@ from secp_spu.runtime import Owned, Runtime, RuntimeFailure, Stored, parts
 from secp_spu.tuning.batching import even
 from secp_spu.tuning.finished_run import load_tuned_prompt
 from secp_spu.tuning.inputs import InputOwner, PromptSet
+from secp_spu.tuning.limits import Allowance, Amounts
 from secp_spu.tuning.plausible import plausible
 from secp_spu.tuning.progress import Progress
-from secp_spu.tuning.shared_model import SharedModel, share_model
+from secp_spu.tuning.shared_model import SharedModel, share_model, sizes_of
 from secp_spu.tuning.task import read_texts, template_fields
 
 RESULTS = {"label", "scores"}
@@ -127,7 +128,14 @@ def refuse_existing(out: Path) -> None:
         raise ConfigError(f"{out} exists already: choose another file")
 
 
-def predict(runtime: Runtime, config: Config, predictor: Any, model_owner: Any, progress: Progress) -> None:
+def predict(
+    runtime: Runtime,
+    config: Config,
+    predictor: Any,
+    model_owner: Any,
+    progress: Progress,
+    allowance: Allowance | None = None,
+) -> None:
     """Share the model, the prompt and, pass by pass, the texts; open their logits to the data owner alone.
 
     Shares and correlations are fresh in every call, so that a text may be predicted again: nothing of one call's
@@ -139,18 +147,24 @@ def predict(runtime: Runtime, config: Config, predictor: Any, model_owner: Any, 
         predictor: actor of a Predictor.
         model_owner: actor of a ModelOwner.
         progress: told of every step.
+        allowance: asks the model owner for every pass; None where one process is all parties.
+    Raises: LimitReached if the model owner's limits do not allow all texts, before anything is shared.
     """
+    allowance = allowance or Allowance()
+    texts = sizes_of(runtime, predictor)["new"]
+    allowance.begin(Amounts(texts=texts, predictions=texts))
     predictor.begin()
     shared = share_model(runtime, config, (predictor, model_owner), progress)
-    texts = runtime.disclose(predictor.sizes())["new"]
     passes = list(parts(texts, even(texts, shared.most)))
     progress.stage(f"{texts} texts, {len(passes[0])} a pass", shared.model.layers * len(passes))
-    prompt = shared.embedding.prompts("best", 0, 1)
+    prompt = shared.prompts("best", 0, 1)
     for some in passes:
+        allowance.take(Amounts(texts=len(some), predictions=len(some)))
         predictor.take(_answer(shared, prompt, some))
     if repeated := sorted(set(range(len(passes))) & set(runtime.disclose(predictor.passes_to_repeat()))):
         progress.stage("passes once more, whose logits were implausible", shared.model.layers * len(repeated))
         for number in repeated:
+            allowance.take(Amounts(texts=len(passes[number])))
             predictor.take_again(number, _answer(shared, prompt, passes[number]))
     runtime.free(prompt)
     found = predictor.finish()
@@ -161,7 +175,7 @@ def predict(runtime: Runtime, config: Config, predictor: Any, model_owner: Any, 
 
 def _answer(shared: SharedModel, prompt: Stored, texts: range) -> Owned:
     """Logits of some of the texts, whose embeddings are shared for this pass alone."""
-    batch = shared.embedding.texts("new", texts.start, texts.stop)
+    batch = shared.texts("new", texts.start, texts.stop)
     logits = shared.answer(prompt, batch)
     shared.runtime.free(batch.handles)
     return logits

@@ -17,6 +17,7 @@ from typing import Any
 from secp_spu.config import Config, ConfigError
 from secp_spu.files import write_whole
 from secp_spu.runtime import Ledger
+from secp_spu.tuning.contents import contents_of, place_of
 from secp_spu.tuning.plausible import AGREEMENT
 
 FILE_NAME = "checkpoint.json"
@@ -64,7 +65,8 @@ class RunRecord:
     """The data owner's record of a run.
 
     Attributes:
-        digest: of the configuration.
+        digest: of the configuration's values.
+        contents: fingerprints of what its files hold, see `contents_of`.
         seed: of the run; the data owner's secret.
         initial_prompt: fingerprint of p0, which may come of another folder; empty before the run begins.
         generations: those finished.
@@ -80,6 +82,7 @@ class RunRecord:
     """
 
     digest: str
+    contents: dict[str, str]
     seed: int
     initial_prompt: str = ""
     generations: list[Generation] = field(default_factory=list)
@@ -121,11 +124,18 @@ class RunRecord:
         path = folder / FILE_NAME
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
+            if "digest" in content and "contents" not in content:
+                raise ConfigError(
+                    f"{path} is of a version of secp-spu that compared paths instead of contents: go on with that "
+                    "version, or start anew in another folder"
+                )
             content["generations"] = [Generation(**g) for g in content["generations"]]
             content["usage"] = Usage(**content["usage"])
             record = cls(**content)
             record._check()
             return record
+        except ConfigError:
+            raise
         except FileNotFoundError as error:
             raise ConfigError(f"{folder} holds no run to resume: leave --resume away") from error
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -143,6 +153,8 @@ class RunRecord:
         numbers += [*self.best, *self.pending]
         for generation in self.generations:
             numbers += [*generation.losses, generation.validation_loss]
+        if not all(isinstance(text, str) for text in (self.digest, *self.contents.keys(), *self.contents.values())):
+            raise ValueError("a fingerprint is missing")
         if any(not isinstance(number, int | float) or math.isnan(number) for number in numbers):
             raise ValueError("a number is missing")
         points = [point for point in (self.best, self.pending) if point]
@@ -165,25 +177,38 @@ def open_run(folder: Path, config: Config, *, resume: bool) -> RunRecord:
 
     Where the configuration has no seed, a new run draws one.
 
-    Raises: ConfigError if the folder holds another run, the same run without `resume`, a longer one, or something else.
+    Raises: ConfigError if the folder holds another run, the same run without `resume`, a longer one, or something else,
+        or if a file that the configuration names holds something else than when the run began.
     """
-    digest = config.digest()
     if resume:
-        found = RunRecord.load(folder)
-        if found.digest != digest:
-            raise ConfigError(f"{folder} holds a run of another configuration: choose another folder")
-        if len(found.generations) > config.tuning.generations:
-            raise ConfigError(
-                f"tuning.generations: is {config.tuning.generations}, but the run in {folder} has made "
-                f"{len(found.generations)}: it can be resumed with as many or more"
-            )
-        return found
+        return _opened(folder, config)
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file: choose a folder")
     if (folder / FILE_NAME).exists():
-        same = RunRecord.load(folder).digest == digest
-        mend = "add --resume to go on, or choose another folder" if same else "choose another folder"
-        raise ConfigError(f"{folder} holds {'this run' if same else 'another run'} already: {mend}")
+        same = RunRecord.load(folder).digest == config.digest()
+        fix = "add --resume to go on, or choose another folder" if same else "choose another folder"
+        raise ConfigError(f"{folder} holds {'this run' if same else 'another run'} already: {fix}")
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError(f"{folder} is not empty and holds no run: choose another folder")
-    return RunRecord(digest, secrets.randbits(63) if config.tuning.seed is None else config.tuning.seed)
+    seed = secrets.randbits(63) if config.tuning.seed is None else config.tuning.seed
+    return RunRecord(config.digest(), contents_of(config), seed)
+
+
+def _opened(folder: Path, config: Config) -> RunRecord:
+    """The record of a run that is to go on."""
+    found = RunRecord.load(folder)
+    if found.digest != config.digest():
+        raise ConfigError(f"{folder} holds a run of another configuration: choose another folder")
+    contents = contents_of(config)
+    for name in sorted(found.contents.keys() & contents.keys()):
+        if found.contents[name] != contents[name]:
+            raise ConfigError(
+                f"{place_of(name)} does not hold what it held when the run in {folder} began: put that back, or start "
+                "anew in another folder"
+            )
+    if len(found.generations) > config.tuning.generations:
+        raise ConfigError(
+            f"tuning.generations: is {config.tuning.generations}, but the run in {folder} has made "
+            f"{len(found.generations)}: it can be resumed with as many or more"
+        )
+    return found

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from secp_spu.config import Config
-from secp_spu.runtime import Batch, Owned, Runtime, SecureModel, Stored
+from secp_spu.runtime import Batch, Owned, Runtime, RuntimeFailure, SecureModel, Stored
 from secp_spu.tuning.batching import sequences_that_fit
 from secp_spu.tuning.embedding import Embedding, make_embedding
+from secp_spu.tuning.inputs import PromptSet, Split
 from secp_spu.tuning.parties import DATA_OWNER
 from secp_spu.tuning.progress import Progress
 
@@ -29,12 +30,54 @@ class SharedModel:
     embedding: Embedding
     most: int
 
+    def prompts(self, which: PromptSet, first: int, last: int) -> Stored:
+        """Prompts first..last - 1 of a set [prompts, prompt_tokens, width].
+
+        Raises: RuntimeFailure if the data owner has shared another number of them.
+        """
+        stored = self.embedding.prompts(which, first, last)
+        require_announced(stored.spec.shape[0], last - first, "prompts")
+        return stored
+
+    def texts(self, split: Split, first: int, last: int) -> Batch:
+        """Texts first..last - 1 of a split.
+
+        Raises: RuntimeFailure if the data owner has shared another number of them.
+        """
+        batch = self.embedding.texts(split, first, last)
+        for handle in batch.handles:
+            require_announced(handle.spec.shape[0], last - first, "texts")
+        return batch
+
     def answer(self, prompts: Stored, batch: Batch) -> Owned:
         """Logits of every prompt before every text, opened to the data owner alone [prompts * texts, labels]."""
         logits = self.model.logits(prompts, batch)
         opened = self.runtime.open_to(DATA_OWNER, logits)
         self.runtime.free(logits)
         return opened
+
+
+def require_announced(shared: int, announced: int, what: str) -> None:
+    """Refuse more, or less, of a data owner than what was announced: what the model owner allows is counted by that.
+
+    Raises: RuntimeFailure at all parties.
+    """
+    if shared != announced:
+        raise RuntimeFailure(
+            f"the data owner has shared {shared} {what} where {announced} were announced: install the same secp-spu, "
+            "unchanged, at all parties"
+        )
+
+
+def sizes_of(runtime: Runtime, data_owner: Any) -> dict[Split, int]:
+    """How many texts the data owner has of each split, by its own word.
+
+    Raises: RuntimeFailure for what is no number of texts.
+    """
+    sizes: dict[Split, int] = runtime.disclose(data_owner.sizes())
+    if not isinstance(sizes, dict) or any(type(size) is not int or size < 1 for size in sizes.values()):
+        raise RuntimeFailure("the data owner announces no numbers of texts: install the same secp-spu at all parties")
+    return sizes
 
 
 def share_model(
@@ -52,6 +95,7 @@ def share_model(
     data_owner, model_owner = owners
     by_words = config.model.head == "label_words"
     word_ids = runtime.disclose(data_owner.label_word_ids())
+    require_announced(len(word_ids), len(config.task.labels) if by_words else 0, "label words")
     encoder = runtime.disclose(model_owner.encoder_config())
     progress.stage("set-up", encoder.layers * (1 if by_words else 2) + more_steps)
     with runtime.ledger.phase("setup"):
@@ -69,6 +113,7 @@ def share_model(
         most = sequences_that_fit(runtime, encoder, prompt_tokens + config.task.max_tokens)
         if not by_words:
             descriptions = embedding.labels()
+            require_announced(descriptions.hidden.spec.shape[0], len(config.task.labels), "descriptions of labels")
             model.embed_labels(descriptions)
             runtime.free(descriptions.handles)
     return SharedModel(runtime, model, embedding, most)

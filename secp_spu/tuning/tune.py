@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from secp_spu.config import Config
-from secp_spu.runtime import Batch, Owned, Runtime, parts
+from secp_spu.runtime import Batch, Owned, Runtime, RuntimeFailure, parts
 from secp_spu.tuning.batching import FINALISTS, Batching, choose_batching
 from secp_spu.tuning.inputs import PromptSet, Split
+from secp_spu.tuning.limits import Allowance, Amounts
 from secp_spu.tuning.progress import Progress
 from secp_spu.tuning.record import Usage
-from secp_spu.tuning.shared_model import SharedModel, share_model
+from secp_spu.tuning.shared_model import SharedModel, share_model, sizes_of
 
 
 class Clock:
@@ -29,7 +31,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class Session:
-    """A runtime that has the model and the texts, and the data owner."""
+    """A runtime that has the model and the texts, the data owner, and what asks the model owner for its consent."""
 
     runtime: Runtime
     config: Config
@@ -37,16 +39,22 @@ class Session:
     shared: SharedModel
     batching: Batching
     batches: dict[Split, list[Batch]]
+    sizes: dict[Split, int]
+    allowance: Allowance
     progress: Progress
     clock: Clock
 
     def logits(self, prompts: PromptSet, first: int, last: int, split: Split) -> list[Owned]:
         """Logits of prompts on all texts of a split, opened to the data owner, a part for each batch of texts."""
-        stored = self.shared.embedding.prompts(prompts, first, last)
+        stored = self.shared.prompts(prompts, first, last)
         opened = [self.shared.answer(stored, batch) for batch in self.batches[split]]
         self.runtime.free(stored)
         self.clock.forward_calls += last - first
         return opened
+
+    def take_test(self) -> None:
+        """Ask the model owner for one prompt's logits on the test texts."""
+        self.allowance.take(Amounts(evaluations=1, texts=self.sizes["test"]))
 
     @property
     def chunks(self) -> list[range]:
@@ -59,7 +67,14 @@ class Session:
             self.progress.line(text)
 
 
-def set_up(runtime: Runtime, config: Config, data_owner: Any, model_owner: Any, progress: Progress) -> Session:
+def set_up(
+    runtime: Runtime,
+    config: Config,
+    data_owner: Any,
+    model_owner: Any,
+    progress: Progress,
+    allowance: Allowance | None = None,
+) -> Session:
     """Share the model's weights and the texts' embeddings, once.
 
     Args:
@@ -68,24 +83,56 @@ def set_up(runtime: Runtime, config: Config, data_owner: Any, model_owner: Any, 
         data_owner: actor of a DataOwner.
         model_owner: actor of a ModelOwner.
         progress: told of every step.
-    Raises: ConfigError if the outputs' folder cannot be written, before anything is shared.
+        allowance: asks the model owner for what the run is to do; None where one process is all parties.
+    Raises: LimitReached if the model owner's limits do not allow what is left of the run, ConfigError if the outputs'
+        folder cannot be written; both before anything is shared.
     """
+    allowance = allowance or Allowance()
+    before, sizes = runtime.disclose(data_owner.public_state()), sizes_of(runtime, data_owner)
+    allowance.begin(_rest_of_run(config, before, sizes))
     data_owner.begin()
-    before = runtime.disclose(data_owner.public_state())
     if before["ledger"]:
         runtime.ledger.restore(before["ledger"])
     clock = Clock(runtime, before["seconds"], before["forward_calls"])
-    sizes = runtime.disclose(data_owner.sizes())
     shared = share_model(runtime, config, (data_owner, model_owner), progress, more_steps=len(sizes))
     batching = choose_batching(config.tuning, sizes, shared.most)
     batches = {}
     with runtime.ledger.phase("setup"):
         for split, size in sizes.items():
             some = parts(size, batching.texts[split])
-            batches[split] = [shared.embedding.texts(split, part.start, part.stop) for part in some]
+            batches[split] = [shared.texts(split, part.start, part.stop) for part in some]
             progress.step()
         shared.embedding.end_set_up()
-    return Session(runtime, config, data_owner, shared, batching, batches, progress, clock)
+    return Session(runtime, config, data_owner, shared, batching, batches, sizes, allowance, progress, clock)
+
+
+def _rest_of_run(config: Config, state: Mapping[str, Any], sizes: Mapping[Split, int]) -> Amounts:
+    """What a run asks for from where it is on, by the data owner's word.
+
+    Raises: RuntimeFailure for a state that no run is in.
+    """
+    made, wanted = state["generations"], config.tuning.generations
+    if type(made) is not int or not 0 <= made <= wanted:
+        raise RuntimeFailure(f"the data owner has made {made!r} of {wanted} generations: see its own output")
+    one, last, rest = generation_amounts(config, sizes), _confirmation(sizes), wanted - made
+    tests = 1 if state["tested"] else 2
+    return Amounts(
+        generations=rest,
+        evaluations=rest * one.evaluations + last.evaluations + tests,
+        texts=rest * one.texts + last.texts + tests * sizes["test"],
+    )
+
+
+def generation_amounts(config: Config, sizes: Mapping[Split, int]) -> Amounts:
+    """What one generation asks for: every candidate on the training texts, the finalists on the validation texts."""
+    population = config.tuning.population
+    texts = population * sizes["training"] + FINALISTS * sizes["validation"]
+    return Amounts(generations=1, evaluations=population + FINALISTS, texts=texts)
+
+
+def _confirmation(sizes: Mapping[Split, int]) -> Amounts:
+    """What evaluating the best prompts once more asks for."""
+    return Amounts(evaluations=FINALISTS, texts=FINALISTS * sizes["validation"])
 
 
 def tune(session: Session) -> None:
@@ -98,6 +145,7 @@ def tune(session: Session) -> None:
     state = session.runtime.disclose(owner.public_state())
     if not state["tested"]:
         progress.stage("untuned prompt", layers * len(session.batches["test"]))
+        session.take_test()
         session.show(owner.take_untuned(session.logits("untuned", 0, 1, "test")))
         session.show(owner.save(session.clock.read()))
     batches, candidates = session.batches, session.batching.candidates
@@ -112,6 +160,7 @@ def tune(session: Session) -> None:
     session.show(owner.why_stopped())
     progress.stage("tuned prompt", layers * (len(batches["validation"]) + len(batches["test"])))
     confirm_best(session)
+    session.take_test()
     after = session.logits("best", 0, 1, "test")
     usage = session.clock.read()
     session.runtime.disclose(owner.finish(after, usage, session.runtime.ledger.report(), asdict(session.batching)))
@@ -120,6 +169,7 @@ def tune(session: Session) -> None:
 def run_generation(session: Session) -> None:
     """Evaluate the next candidates on the training texts, and the finalists on the validation texts."""
     owner = session.data_owner
+    session.allowance.take(generation_amounts(session.config, session.sizes))
     owner.ask()
     owner.tell([session.logits("candidates", part.start, part.stop, "training") for part in session.chunks])
     owner.select(session.logits("finalists", 0, FINALISTS, "validation"))
@@ -127,4 +177,5 @@ def run_generation(session: Session) -> None:
 
 def confirm_best(session: Session) -> None:
     """Evaluate the best so far once more, which is done whether the last generation found it or not."""
+    session.allowance.take(_confirmation(session.sizes))
     session.data_owner.confirm(session.logits("leaders", 0, FINALISTS, "validation"))

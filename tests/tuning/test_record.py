@@ -1,13 +1,18 @@
 """A run's record survives its file; a folder belongs to one run."""
 
 import json
+import shutil
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from secp_spu.cli import DEMO_CONFIG
 from secp_spu.config import ConfigError, load_config
+from secp_spu.model import save_embeddings
 from secp_spu.runtime import Ledger
 from secp_spu.tuning import RunRecord, Usage, open_run
+from secp_spu.tuning.contents import contents_of
 from secp_spu.tuning.record import FILE_NAME, Generation
 
 CONFIG = load_config(DEMO_CONFIG, ["tuning.seed=5"])
@@ -16,7 +21,14 @@ UNSEEDED = load_config(DEMO_CONFIG, ["tuning.seed=null"])
 
 
 def _record():
-    record = RunRecord("digest", 2**62 + 1, best=[0.1, -1e-17, 1 / 3], best_validation_loss=0.25, accuracy_before=0.5)
+    record = RunRecord(
+        "digest",
+        {"pool": "print"},
+        2**62 + 1,
+        best=[0.1, -1e-17, 1 / 3],
+        best_validation_loss=0.25,
+        accuracy_before=0.5,
+    )
     record.generations.append(Generation("print", [0.1 + 0.2, 1e-300], 0.25))
     record.usage = Usage(1.5, 7, Ledger(3).state())
     return record
@@ -39,7 +51,7 @@ def test_the_checkpoint_is_for_its_owners_eyes_alone(tmp_path):
     assert (tmp_path / FILE_NAME).stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", json.dumps({"digest": "x", "seed": 0, "more": 1})])
+@pytest.mark.parametrize("content", ["", "{", "[]", json.dumps({"digest": "x", "contents": {}, "more": 1})])
 def test_a_damaged_checkpoint_is_refused(tmp_path, content):
     (tmp_path / FILE_NAME).write_text(content)
     with pytest.raises(ConfigError, match="is no checkpoint"):
@@ -50,6 +62,8 @@ def test_a_damaged_checkpoint_is_refused(tmp_path, content):
     "damage",
     [
         {"seed": None},
+        {"contents": None},
+        {"contents": {"pool": 1}},
         {"seed": "0"},
         {"best": []},
         {"best": "x"},
@@ -82,6 +96,113 @@ def test_a_checkpoint_without_a_seed_is_refused(tmp_path):
         RunRecord.load(tmp_path)
 
 
+def test_a_checkpoint_of_paths_instead_of_contents_is_refused_as_such(tmp_path):
+    """Such as the version before wrote."""
+    _record().save(tmp_path)
+    content = json.loads((tmp_path / FILE_NAME).read_text())
+    del content["contents"]
+    (tmp_path / FILE_NAME).write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match="compared paths instead of contents: go on with that version, or start anew"):
+        RunRecord.load(tmp_path)
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A configuration whose files are all in one folder, with a run that has begun, in the same folder."""
+    home = tmp_path / "here"
+    shutil.copytree(DEMO_CONFIG.parent, home)
+    open_run(home / "run", load_config(home / "config.yaml"), resume=False).save(home / "run")
+    return home
+
+
+def _resume(home):
+    return open_run(home / "run", load_config(home / "config.yaml"), resume=True)
+
+
+def test_a_run_goes_on_after_all_its_files_have_moved(own, tmp_path):
+    before = _resume(own)
+    own.rename(tmp_path / "elsewhere")
+    assert _resume(tmp_path / "elsewhere") == before
+    for path in (tmp_path / "elsewhere" / "data").iterdir():
+        path.write_text(
+            "\n\n".join(json.dumps(json.loads(line), indent=None) for line in path.read_text().splitlines())
+        )
+    assert _resume(tmp_path / "elsewhere") == before  # the same examples
+
+
+def _flip(home):
+    path = home / "data" / "pool.jsonl"
+    flipped = {"positive": "negative", "negative": "positive"}
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("\n".join(json.dumps(row | {"label": flipped[row["label"]]}) for row in rows))
+
+
+def _swap_texts(home):
+    path = home / "data" / "pool.jsonl"
+    first, second, *rest = path.read_text().splitlines()
+    path.write_text("\n".join([second, first, *rest]))
+
+
+def _change_test(home):
+    path = home / "data" / "test.jsonl"
+    path.write_text(path.read_text().replace('"text": "', '"text": "so ', 1))
+
+
+def _change_tensor(name):
+    def change(home):
+        path = home / "model" / "model.safetensors"
+        tensors = load_file(path)
+        tensors[name] = np.ascontiguousarray(tensors[name][::-1])
+        save_file(tensors, path)
+
+    return change
+
+
+def _change_vocabulary(home):
+    path = home / "model" / "tokenizer.json"
+    content = json.loads(path.read_text())
+    vocabulary = content["model"]["vocab"]
+    one, other = list(vocabulary)[-2:]
+    vocabulary[one], vocabulary[other] = vocabulary[other], vocabulary[one]
+    path.write_text(json.dumps(content))
+
+
+def _change_features(home):
+    path = home / "model" / "config.json"
+    path.write_text(path.read_text().replace('"feature_seed": 0', '"feature_seed": 1'))
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        (_flip, r"task\.pool"),
+        (_swap_texts, r"task\.pool"),
+        (_change_test, r"task\.test"),
+        (_change_tensor("roberta.encoder.layer.0.output.dense.bias"), r"model\.folder \(weights\)"),
+        (
+            _change_tensor("roberta.embeddings.position_embeddings.weight"),
+            r"model\.folder \(embedding table `position`\)",
+        ),
+        (_change_vocabulary, r"model\.folder \(tokenizer\.json\)"),
+        (_change_features, r"model\.folder \(config\.json\)"),
+    ],
+)
+def test_a_run_does_not_go_on_with_other_contents(own, change, place):
+    change(own)
+    with pytest.raises(
+        ConfigError, match=f"^{place} does not hold what it held when the run in .* began: put that back"
+    ):
+        _resume(own)
+
+
+def test_a_run_goes_on_where_the_data_owner_has_the_tables_alone(own):
+    """As in a cluster, after one process began it; the weights are the model owner's then."""
+    save_embeddings(own / "model", own / "given")
+    shutil.rmtree(own / "model")
+    (own / "given").rename(own / "model")
+    assert "weights" in _resume(own).contents
+
+
 def test_a_new_folder_is_made_and_claimed(tmp_path):
     folder = tmp_path / "a" / "b"
     open_run(folder, CONFIG, resume=False).save(folder)
@@ -91,7 +212,7 @@ def test_a_new_folder_is_made_and_claimed(tmp_path):
         open_run(folder, OTHER, resume=False)
     with pytest.raises(ConfigError, match="another configuration"):
         open_run(folder, OTHER, resume=True)
-    assert open_run(folder, CONFIG, resume=True) == RunRecord(CONFIG.digest(), 5)
+    assert open_run(folder, CONFIG, resume=True) == RunRecord(CONFIG.digest(), contents_of(CONFIG), 5)
 
 
 def test_opening_claims_nothing(tmp_path):
