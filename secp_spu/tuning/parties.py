@@ -43,14 +43,9 @@ def join_cluster(config: Config, party: str, purpose: Purpose) -> Runtime:
     """
     if config.cluster is None or config.cluster.addresses is None:
         raise ConfigError("cluster.addresses are missing: they say where each party is")
-    runtime = _secretflow(config, party)
-    try:
-        own = {f"the version of {name}": version(name) for name in ("secp-spu", "spu", "jax")}
-        _agree(runtime.gather(own | config.agreed() | {"what is to be done": purpose}), party)
-    except BaseException:
-        runtime.abandon()
-        raise
-    return runtime
+    versions = {f"the version of {name}": version(name) for name in ("secp-spu", "spu", "jax")}
+    facts = versions | config.agreed() | {"what is to be done": purpose}
+    return _secretflow(config, party, facts=facts, agree=lambda all_facts: _agree(all_facts, party))
 
 
 def _agree(facts: dict[str, dict[str, Any]], party: str) -> None:
@@ -65,7 +60,8 @@ def _agree(facts: dict[str, dict[str, Any]], party: str) -> None:
                 )
 
 
-def _secretflow(config: Config, party: str | None) -> SecretFlowRuntime:
+def _secretflow(config: Config, party: str | None, **meeting: Any) -> SecretFlowRuntime:
+    """Args: config; party; meeting: `facts` and `agree` of SecretFlowRuntime."""
     if config.cluster is None:
         raise ConfigError("cluster: is missing")
     try:
@@ -74,4 +70,4 @@ def _secretflow(config: Config, party: str | None) -> SecretFlowRuntime:
         raise ConfigError(
             f"{error.name or error} cannot be imported, and `cluster:` needs SecretFlow: see 'Installing' in the README"
         ) from error
-    return SecretFlowRuntime(config.protocol, config.cluster, party)
+    return SecretFlowRuntime(config.protocol, config.cluster, party, **meeting)
