@@ -1,28 +1,32 @@
-"""A configuration of a cluster in, all of its parties on this machine: started, their output streamed, ended together.
+"""Runs all parties of a cluster's configuration on this machine: starts them, streams their output, ends them together.
 
 python scripts/cluster_on_this_machine.py --config configs/cluster-aby3.yaml --out runs/cluster
 python scripts/cluster_on_this_machine.py --config configs/cluster-aby3.yaml --run runs/cluster --texts FILE --out FILE
 
 The first tunes a prompt, the second labels texts with it. Every party is a process of its own on free ports of
-127.0.0.1. When one fails, the others get some seconds to say why and are then ended. No process is left behind, nor
-when this one is interrupted.
+127.0.0.1. Where the configuration has neither `tls` nor `plain_text: true`, they get certificates of an authority that
+is made for this run, in a folder that only this user can read and that is removed at the end. When one party fails, the
+others get some seconds to say why and are then ended. No process is left behind, nor when this one is interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
+from make_test_ca import make_test_ca
 
 from secp_spu.config import ClusterSection, ConfigError, load_config
 from secp_spu.files import make_private_folder
@@ -117,6 +121,9 @@ class Cluster:
         if cluster is None:
             raise ConfigError(f"{config} has no `cluster`")
         self.settings = [*settings, *_addresses(cluster)]
+        self._folder = tempfile.TemporaryDirectory(prefix="secp-spu-tls-")  # mode 700
+        if cluster.tls is None and not cluster.plain_text:
+            self.settings.append(_certificates(cluster, Path(self._folder.name)))
         logs = out.with_name(f"{out.name}.logs")
         make_private_folder(logs)
         self.oom_kills = oom_kills()
@@ -171,6 +178,7 @@ class Cluster:
 
     def __exit__(self, *exception: object) -> None:
         self.kill()
+        self._folder.cleanup()
 
 
 def _addresses(cluster: ClusterSection) -> list[str]:
@@ -188,6 +196,13 @@ def _addresses(cluster: ClusterSection) -> list[str]:
             if name in cluster.compute:
                 found.append(f"cluster.addresses.{name}.compute={free()}")
         return found
+
+
+def _certificates(cluster: ClusterSection, folder: Path) -> str:
+    """Make an authority for this run alone; returns the setting that names its certificates."""
+    make_test_ca(folder, {name: [] for name in cluster.everyone})
+    files = {"ca": "ca.pem", "certificate": "{party}.pem", "key": "{party}.key"}
+    return f"cluster.tls={json.dumps({key: str(folder / name) for key, name in files.items()})}"
 
 
 def main() -> int:

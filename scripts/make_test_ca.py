@@ -1,9 +1,12 @@
-"""A cluster's configuration in, a certificate authority for tests and a certificate for each party out.
+"""Makes a certificate authority for tests, and a certificate for each party of a cluster's configuration.
 
 python scripts/make_test_ca.py --config configs/cluster-aby3.yaml --out configs/tls
 
-Writes ca.pem, ca.key, and NAME.pem and NAME.key for each party. It is for tests: one script knows all keys here. For
-real parties, each makes its own key, and an authority that all of them trust signs it; who has ca.key can be any party.
+Writes ca.pem, ca.key, and NAME.pem and NAME.key for each party. NAME is the certificate's common name, and a DNS name
+among its subject alternative names: by that the parties recognise each other.
+
+It is for tests: one script knows all keys here. For real parties, each makes its own key, and an authority that all of
+them trust signs its certificate; who has ca.key can be any party.
 """
 
 from __future__ import annotations
@@ -29,28 +32,29 @@ def make_test_ca(folder: Path, hosts: dict[str, list[str]]) -> None:
 
     Args:
         folder: made if it is not there.
-        hosts: names or addresses at which the others reach a party, by party.
+        hosts: more names or addresses that a party's certificate names, by party: where the others reach it.
     Raises: FileExistsError for a folder that has an authority already.
     """
     if (folder / "ca.pem").exists():
         raise FileExistsError(f"{folder} has an authority already: choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
+    issuer = _name("secp_spu test authority")
     authority_key = ec.generate_private_key(ec.SECP256R1())
-    name = _name("secp_spu test authority")
     authority = (
-        _certificate(name, name, authority_key)
+        _certificate(issuer, issuer, authority_key)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .sign(authority_key, hashes.SHA256())
     )
     _write(folder, "ca", authority, authority_key)
     for party, reached_at in hosts.items():
+        names = [party, *(host for host in reached_at if host != party)]
         key = ec.generate_private_key(ec.SECP256R1())
         both = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
         certificate = (
-            _certificate(_name(party), name, key)
+            _certificate(_name(party), issuer, key)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(x509.ExtendedKeyUsage(both), critical=False)
-            .add_extension(x509.SubjectAlternativeName([_general_name(host) for host in reached_at]), critical=False)
+            .add_extension(x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False)
             .sign(authority_key, hashes.SHA256())
         )
         _write(folder, party, certificate, key)

@@ -11,10 +11,19 @@ import re
 from collections.abc import Sequence, Set
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from secp_spu.files import write_whole
 from secp_spu.protocol.series import LIMITS, TERMS
@@ -240,37 +249,86 @@ class TuningSection(_Section):
         return self
 
 
+def _check_address(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9.-]+:[0-9]{1,5}", value):
+        raise ValueError(
+            f"is {value!r}, but must be host:port, such as 10.0.0.1:9100; a host has letters, digits, . and - alone"
+        )
+    if not 0 < port_of(value) < 65536:
+        raise ValueError(f"is {value!r}, but a port is a number from 1 to 65535")
+    return value
+
+
+Address = Annotated[str, AfterValidator(_check_address)]
+ServerKey = Literal["control", "compute"]
+SERVERS: tuple[ServerKey, ...] = get_args(ServerKey)
+"""What a party listens with."""
+
+
+class ListenSection(_Section):
+    """Where a party listens, if the others reach it at another address: behind Docker, NAT or a cloud's public address.
+
+    Attributes:
+        control: `host:port`, such as 0.0.0.0:9100 for all of the machine's addresses; by default the address itself.
+        compute: the same.
+    """
+
+    control: Address | None = None
+    compute: Address | None = None
+
+
 class AddressSection(_Section):
     """Where a party can be reached by the others.
 
     Attributes:
         control: `host:port` of SecretFlow: owners' shares in, opened logits out, what all may know.
         compute: `host:port` of SPU: what the compute parties send each other; none for a party that is none.
+        listen: where the party listens, if that is not there. Only the party itself needs it.
     """
 
-    control: str
-    compute: str | None = None
+    control: Address
+    compute: Address | None = None
+    listen: ListenSection = ListenSection()
 
-    @field_validator("control", "compute")
-    @classmethod
-    def _check(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"[\w.-]+:\d{1,5}", value):
-            raise ValueError(f"is {value!r}, but must be host:port, such as 10.0.0.1:9100")
-        if value is not None and not 0 < port_of(value) < 65536:
-            raise ValueError(f"is {value!r}, but a port is a number from 1 to 65535")
-        return value
+    def bound(self, key: ServerKey) -> str | None:
+        """`host:port` where the party itself listens; None where it has no such server."""
+        address: str | None = getattr(self, key)
+        return (getattr(self.listen, key) or address) if address else None
+
+    def listens_apart(self, key: ServerKey) -> bool:
+        """Is the address where the party listens another than the one at which it is reached?"""
+        return getattr(self.listen, key) is not None
+
+    @model_validator(mode="after")
+    def _check(self) -> AddressSection:
+        for key in ("control", "compute"):
+            if (getattr(self, key) or "").startswith("0.0.0.0:"):
+                raise ValueError(
+                    f"{key}: is {getattr(self, key)}, at which nobody can be reached: write the machine's address, and "
+                    f"listen: {{{key}: {getattr(self, key)}}} beside it"
+                )
+        if self.listen.compute and not self.compute:
+            raise ValueError("listen.compute: is set, but compute is not: the other parties could not reach it")
+        if self.compute and self.bound("control") == self.bound("compute"):
+            raise ValueError(f"{self.bound('control')} stands there twice; every server needs a port of its own")
+        return self
 
 
 class TlsSection(_Section):
     """Certificates, in PEM files; `{party}` in a path stands for the name of the party that reads it.
 
-    Each party has one certificate, for SecretFlow and SPU, as client and as server: every connection shows both sides'
+    Each party has one certificate, for SecretFlow and SPU, as client and as server. It has the party's name among the
+    DNS names of its subject alternative names; names of machines need not be there. Every connection shows both sides'
     certificates, and one that the authority has not signed is refused.
 
+    On the control port a party is known by its certificate: it is the one that is spoken to, and its messages are taken
+    as its own and as nobody else's. On the compute port SPU's link asks no more than that the authority has signed the
+    certificate: any party, and anybody else who has one of this authority, could stand in there for another.
+
     Attributes:
-        ca: of the authority that signs the parties' certificates, and theirs alone.
+        ca: of the authority that signs the parties' certificates, directly, and theirs alone.
         certificate: this party's.
-        key: this party's private key.
+        key: this party's private key, without a passphrase.
     """
 
     ca: Located
@@ -357,8 +415,8 @@ class ClusterSection(_Section):
         dealer: the party that deals the correlations, with `correlations: dealt`: no owner, and no compute party.
         addresses: of every party.
         tls: certificates. Without them whoever sees the network sees all shares, hence all secrets.
-        plain_text: must be true for addresses of other machines without `tls`: say so only where the network itself is
-            trusted or encrypted.
+        plain_text: must be true for addresses without `tls`, this machine's too: say so only where everybody who can
+            reach the ports is trusted. In plain text nobody is recognised: who can connect can be any party.
         start_seconds: how long a party waits for the others to come up.
         timeout_seconds: how long a compute party waits for a message; longer than any operation takes.
         limits: what the model owner gives away in a day at most; no other party needs them.
@@ -436,22 +494,20 @@ class ClusterSection(_Section):
         used = [address for a in addresses.values() for address in (a.control, a.compute) if address]
         if twice := [address for address in used if used.count(address) > 1]:
             raise ValueError(f"cluster.addresses: {twice[0]} stands there twice; every server needs a port of its own")
-        away = [address for address in used if not _is_loopback(address)]
-        if away and self.tls is None and not self.plain_text:
-            raise ValueError(
-                f"cluster.tls: is missing, but {away[0]} is another machine: without it whoever sees the network sees "
-                "every secret; name certificates, or set cluster.plain_text: true if the network itself is encrypted"
+
+    def refuse_plain_text(self) -> None:
+        """Raise ConfigError for a party that would open connections without certificates, and was not told to."""
+        if self.addresses is not None and self.tls is None and not self.plain_text:
+            raise ConfigError(
+                "cluster.tls: is missing: without it who reaches the parties' ports can be any party, and who sees the "
+                "network sees every secret; name certificates (scripts/make_test_ca.py makes some to try it with), or "
+                "set cluster.plain_text: true if all who can reach the ports are trusted"
             )
 
 
 def port_of(address: str) -> int:
     """The port of a `host:port`."""
     return int(address.rpartition(":")[2])
-
-
-def _is_loopback(address: str) -> bool:
-    host = address.rpartition(":")[0]
-    return host == "localhost" or re.fullmatch(r"127(\.\d{1,3}){3}", host) is not None
 
 
 class Config(_Section):
@@ -508,10 +564,12 @@ class Config(_Section):
     def agreed(self) -> dict[str, Any]:
         """What the configurations of all parties of a cluster must have in common, by dotted key.
 
-        Not among it: paths, which each party has of its own, the data owner's secrets, its seed and initial prompt, and
-        the model owner's limits.
+        Not among it: paths and where a party listens, which each party has of its own, the data owner's secrets, its
+        seed and initial prompt, and the model owner's limits.
         """
         content = self.model_dump(mode="json")
+        for address in ((content["cluster"] or {}).get("addresses") or {}).values():
+            del address["listen"]
         own = {
             **{"model": {"folder"}, "task": {"pool", "test"}, "tuning": {"seed", "initial_prompt"}},
             "cluster": {"tls", "limits", "log"},
@@ -570,9 +628,14 @@ def load_config(
         needs = OWNERS if party is None else _roles(content, party, path)
     context = {"folder": path.resolve().parent, "roles": needs, "party": party}
     try:
-        return Config.model_validate(content, context=context)
+        config = Config.model_validate(content, context=context)
+        if party and config.cluster:
+            config.cluster.refuse_plain_text()
     except ValidationError as error:
         raise ConfigError(f"configuration {path}: {_explain(error.errors()[0])}") from error
+    except ConfigError as error:
+        raise ConfigError(f"configuration {path}: {error}") from error
+    return config
 
 
 def _roles(content: dict[str, Any], party: str, path: Path) -> Set[Role]:
@@ -643,7 +706,7 @@ def _section_of(place: tuple) -> type[_Section]:
     if place[:2] == ("tuning", "initial_prompt") and len(place) > 2:
         return InitialPromptSection
     if place[:2] == ("cluster", "addresses") and len(place) > 3:
-        return AddressSection
+        return ListenSection if place[3] == "listen" and len(place) > 4 else AddressSection
     sections: dict[str, type[_Section]]
     sections = {"model": ModelSection, "task": TaskSection, "tuning": TuningSection, "cluster": ClusterSection}
     return sections.get(str(place[0]), Config) if len(place) > 1 else Config

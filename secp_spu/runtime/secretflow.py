@@ -10,10 +10,7 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import socket
-import time
-import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
@@ -24,7 +21,7 @@ import jax
 import numpy as np
 from spu import libspu
 
-from secp_spu.config import ClusterSection, ConfigError, port_of
+from secp_spu.config import ClusterSection, ConfigError
 from secp_spu.protocol import Correction, CosineCorrelation, Dealer, MaskStream, Scheme
 from secp_spu.protocol.sharing import KEY_BYTES
 from secp_spu.runtime.base import Correlations, Owned, Runtime, RuntimeFailure, Stored, is_declared, spec_of
@@ -33,12 +30,13 @@ from secp_spu.runtime.compute_party import ComputeParty, join, split, spu_settin
 from secp_spu.runtime.journal import Journal
 from secp_spu.runtime.ledger import Cost, Ledger, Phase
 from secp_spu.runtime.local import first_line
+from secp_spu.runtime.meeting import Facts
 from secp_spu.runtime.memory import available_bytes
+from secp_spu.runtime.messages import RefusedMessage
 from secp_spu.runtime.profile import profile_log
 from secp_spu.runtime.program import Program, Tree
-from secp_spu.runtime.ray_processes import end_ray_processes, mark_ray_processes
+from secp_spu.runtime.ray_processes import end_ray_processes
 from secp_spu.runtime.spu_logging import provide_spu_logging, worker_hook
-from secp_spu.runtime.watch import LINGER_SECONDS, Certificates, Watch
 
 SPU_LOGGING_PATCHED = provide_spu_logging()  # before SecretFlow, which cannot be imported without
 
@@ -48,14 +46,14 @@ import secretflow.distributed as sfd  # noqa: E402
 from fed.exceptions import FedRemoteError  # noqa: E402
 from secretflow.device.device.spu import SPURuntime  # noqa: E402
 
+from secp_spu.runtime.start import Agree, certificates_of, linger, start_party, start_simulation  # noqa: E402
+
 _POLL_SECONDS = 0.5
 RAY_KILLED = (
     "for lack of memory, as Ray says, which keeps a part of the machine's free: lower tuning.candidates_per_call"
 )
 SHOWN_CHARACTERS = 120
 """How much of what another party has sent a message shows."""
-
-_LOGGING_LEVEL = "critical"  # SecretFlow's; what a user has to know is raised
 
 
 class SecretFlowRuntime(Runtime):
@@ -65,10 +63,21 @@ class SecretFlowRuntime(Runtime):
         protocol: "aby3" or "semi2k".
         cluster: the parties.
         party: which of them this process is; None simulates all of them on this machine.
-    Raises: RuntimeFailure for a port that is taken, or a party that does not come up.
+        facts: what this party tells all others of its configuration, before anything is shared: a JSON object.
+        agree: compares what the parties have told; raises ConfigError if it does not go together.
+    Raises: ConfigError for files that cannot be used, or from `agree`; RuntimeFailure for a port that is taken, or a
+        party that does not come up.
     """
 
-    def __init__(self, protocol: str, cluster: ClusterSection, party: str | None = None):
+    def __init__(
+        self,
+        protocol: str,
+        cluster: ClusterSection,
+        party: str | None = None,
+        *,
+        facts: Facts | None = None,
+        agree: Agree = lambda _: None,
+    ):
         super().__init__(protocol, len(cluster.compute))
         self._scheme, self._cluster, self._party = Scheme(protocol, self.parties), cluster, party
         self._owners = {"data_owner": cluster.data_owner, "model_owner": cluster.model_owner}
@@ -81,7 +90,10 @@ class SecretFlowRuntime(Runtime):
         if party is not None:
             self.journal = Journal(cluster.log, party)
         self._loaded: dict[int, int] = {}
-        self._watch = _start(cluster, party)
+        hook = None if SPU_LOGGING_PATCHED else worker_hook()
+        self._watch = start_party(cluster, party, facts or {}, agree, hook) if party else None
+        if party is None:
+            start_simulation(cluster, hook)
         try:
             self._spu = _SpuDevice(self._scheme, cluster, party)
             self._dealer = self._exchange_keys()
@@ -249,7 +261,7 @@ class SecretFlowRuntime(Runtime):
             self.journal.write("end", outcome="failed")
         self._failure = self._failure or RuntimeFailure("the runtime is closed")
         if self._watch and self._lingers:
-            _linger(self._watch)
+            linger(self._watch)
         if self._watch is None and self._waiting.done():
             ray.shutdown()
             end_ray_processes()
@@ -292,96 +304,16 @@ class SecretFlowRuntime(Runtime):
             self._failure = failure
             raise
         except Exception as error:
-            self._failure = _failure_of(error, party or self._party, self._oom_kills)
-            if isinstance(cause := getattr(error, "cause", None), OwnerError):
+            cause = _cause(error)
+            self._failure = _failure_of(cause, party or self._party, self._oom_kills)
+            if isinstance(cause, OwnerError):
                 raise cause.original from None
-            if self._watch and not isinstance(error, FedRemoteError):
+            if isinstance(cause, RefusedMessage):
+                self._lingers = False  # the others find this party gone, and its own output says why
+            elif self._watch and not isinstance(cause, FedRemoteError):
                 mine, self._failure = self._failure, self._watch.explain(self._failure)
                 self._lingers = self._failure is not mine
             raise self._failure from error
-
-
-def _start(cluster: ClusterSection, party: str | None) -> Watch | None:
-    """SecretFlow on a Ray of this process's own; in a cluster, when all parties are up."""
-    options = {
-        "address": "local",
-        "num_cpus": 4 * len(cluster.everyone),  # actors that mostly wait; Ray counts one CPU for starting each
-        "log_to_driver": False,
-        "include_dashboard": False,
-        "configure_logging": False,
-        # Ray would let the processes that compute step back behind its own
-        "_system_config": {"worker_register_timeout_seconds": 300, "worker_niceness": 0},
-    }
-    if not SPU_LOGGING_PATCHED:
-        options["runtime_env"] = {"worker_process_setup_hook": worker_hook()}
-    mark_ray_processes()
-    # JAX's, for every process that Ray starts; none of them goes on with JAX's threads
-    warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
-    if party is None:
-        sf.init(cluster.everyone, **options)
-        return None
-    if cluster.addresses is None:
-        raise ValueError("cluster.addresses are missing")
-    mine = cluster.addresses[party]
-    for key, address in (("control", mine.control), ("compute", mine.compute)):
-        if address:
-            _check_free(f"cluster.addresses.{party}.{key}", address)
-    certificates = Certificates(*_tls_paths(cluster)) if cluster.tls else None
-    others = {name: address.control for name, address in cluster.addresses.items() if name != party}
-    sf.init(
-        cluster_config={
-            "parties": {n: {"address": a.control, "listen_addr": a.control} for n, a in cluster.addresses.items()},
-            "self_party": party,
-        },
-        cross_silo_comm_options={"exit_on_sending_failure": False, "messages_max_size_in_bytes": 2**31 - 2**20},
-        enable_waiting_for_other_parties_ready=False,
-        tls_config=_control_tls(cluster),
-        logging_level=_LOGGING_LEVEL,
-        **options,
-    )
-    watch = Watch(others, certificates)
-    try:
-        watch.wait(cluster.start_seconds)
-    except BaseException:
-        _linger(watch)
-        raise
-    return watch
-
-
-def _linger(watch: Watch) -> None:
-    """After another's failure: go on answering for a while, so that all blame the party that failed first."""
-    time.sleep(LINGER_SECONDS)
-    watch.end()
-
-
-def _check_free(key: str, address: str) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one that was closed just now is free
-        try:
-            probe.bind(("", port_of(address)))
-        except OSError as error:
-            raise RuntimeFailure(
-                f"cannot listen on {address} ({key}): {error.strerror}; free the port, or choose another in the "
-                "configurations of all parties"
-            ) from error
-
-
-def _tls_paths(cluster: ClusterSection) -> list[Any]:
-    return [cluster.tls.ca, cluster.tls.certificate, cluster.tls.key] if cluster.tls else []
-
-
-def _control_tls(cluster: ClusterSection) -> dict[str, str] | None:
-    """SecretFlow's form of the certificates."""
-    return dict(zip(("ca_cert", "cert", "key"), map(str, _tls_paths(cluster)), strict=True)) if cluster.tls else None
-
-
-def _compute_tls(cluster: ClusterSection) -> dict[str, Any]:
-    """SPU's form of the certificates."""
-    if not cluster.tls:
-        return {}
-    ca, certificate, key = map(str, _tls_paths(cluster))
-    options = {"certificate_path": certificate, "private_key_path": key, "ca_file_path": ca, "verify_depth": 1}
-    return {"tls_opts": {"server_ssl_opts": options, "client_ssl_opts": options}}
 
 
 class _SpuDevice(sf.SPU):
@@ -389,7 +321,6 @@ class _SpuDevice(sf.SPU):
 
     def __init__(self, scheme: Scheme, cluster: ClusterSection, party: str | None):
         self._scheme = scheme
-        addresses = {n: a.compute for n, a in (cluster.addresses or {}).items()} if party else {}
         milliseconds = cluster.timeout_seconds * 1000
         link = {
             "recv_timeout_ms": milliseconds,
@@ -399,10 +330,7 @@ class _SpuDevice(sf.SPU):
         }
         super().__init__(
             {
-                "nodes": [
-                    {"party": name, "address": addresses.get(name) or _free_address(), **_compute_tls(cluster)}
-                    for name in cluster.compute
-                ],
+                "nodes": [_node(cluster, name, party) for name in cluster.compute],
                 "runtime_config": spu_settings(scheme),
             },
             link,
@@ -413,6 +341,25 @@ class _SpuDevice(sf.SPU):
         for rank, node in enumerate(self.cluster_def["nodes"]):
             place = sfd.remote(_SpuParty).party(node["party"])
             self.actors[node["party"]] = place.remote(rank, self.cluster_def, self.link_desc, self._scheme)
+
+
+def _node(cluster: ClusterSection, name: str, party: str | None) -> dict[str, Any]:
+    """A compute party as SecretFlow takes it. `party` is this process's, None in a simulation."""
+    if party is None or cluster.addresses is None:
+        return {"party": name, "address": _free_address()}
+    address = cluster.addresses[name]
+    node: dict[str, Any] = {"party": name, "address": address.compute}
+    if name == party:
+        node["listen_address"] = address.bound("compute")
+    if files := certificates_of(cluster):
+        options = {
+            "certificate_path": str(files.certificate),
+            "private_key_path": str(files.key),
+            "ca_file_path": str(files.ca),
+            "verify_depth": 1,
+        }
+        node["tls_opts"] = {"server_ssl_opts": options, "client_ssl_opts": options}
+    return node
 
 
 def _free_address() -> str:
@@ -607,13 +554,21 @@ def _join(specs: Tree, *parts: Sequence[np.ndarray]) -> Tree:
     return jax.tree.unflatten(tree, join(parts, leaves))
 
 
-def _failure_of(error: Exception, party: str | None, oom_kills_before: int | None) -> RuntimeFailure:
+def _cause(error: BaseException) -> BaseException:
+    """What went wrong first: Ray wraps it once for every call that it was passed on to."""
+    while isinstance(inner := getattr(error, "cause", None), BaseException):
+        error = inner
+    return error
+
+
+def _failure_of(error: BaseException, party: str | None, oom_kills_before: int | None) -> RuntimeFailure:
     """One line on what went wrong, and at which party as far as this process knows."""
     where = party or "a party"
     if isinstance(error, FedRemoteError):
-        found = re.search(r"occurred at (\w+)", str(error))
-        return RuntimeFailure(f"{found.group(1) if found else 'another party'} failed: see its own output")
+        return RuntimeFailure(f"{error._src_party} failed: see its own output")
+    if isinstance(error, RefusedMessage):
+        return RuntimeFailure(str(error))
     if isinstance(error, ray.exceptions.RayActorError):
         why = RAY_KILLED if "OUT_OF_MEMORY" in str(error) else why_killed(oom_kills_before)
         return RuntimeFailure(f"{where} failed: a process of it has ended, {why}")
-    return RuntimeFailure(f"{where} failed: {first_line(getattr(error, 'cause', None) or error)}")
+    return RuntimeFailure(f"{where} failed: {first_line(error)}")

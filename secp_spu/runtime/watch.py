@@ -1,16 +1,17 @@
-"""Addresses of the other parties in; who of them has gone, and why, out."""
+"""Liveness checks: detects which party of a cluster has gone, and why."""
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 
 import grpc
 
 from secp_spu.runtime.base import RuntimeFailure
+from secp_spu.runtime.certificates import Certificates
+from secp_spu.runtime.channels import connect, reason
 
 PERIOD_SECONDS = 1.0
 PATIENCE_SECONDS = 10.0
@@ -22,35 +23,32 @@ LINGER_SECONDS = 5.0
 EXPLAIN_SECONDS = 5.0
 """How long a party that fails waits to see whether another has gone before it."""
 
-_UNKNOWN_METHOD = "/secp_spu.Watch/Alive"
+ALIVE = "/secp_spu.Party/Alive"
+"""The method that every party serves while it runs."""
 
 
-@dataclass(frozen=True)
-class Certificates:
-    """A party's own certificate and key, and the authority that signs all parties' (PEM files)."""
+def alive_answer(party: str, run: str) -> bytes:
+    """What a party answers when it is asked whether it is there.
 
-    ca: Path
-    certificate: Path
-    key: Path
-
-    def credentials(self) -> grpc.ChannelCredentials:
-        """Those of a client."""
-        return grpc.ssl_channel_credentials(*(path.read_bytes() for path in (self.ca, self.key, self.certificate)))
+    Who knows the run's name can check the answer, and nobody learns that name from it.
+    """
+    return hashlib.sha256(f"{party} {run}".encode()).digest()
 
 
 class Watch:
-    """Asks the other parties' SecretFlow servers, once a second, whether they are there.
+    """Asks the other parties' servers, once a second, whether they are there.
 
-    SecretFlow itself waits for ever for a message of a party that has gone. The question is a call of a method that
-    no server knows: the refusal is an answer, which only a party whose certificate is accepted gets.
+    SecretFlow itself waits for ever for a message of a party that has gone. An answer counts if it is the party's, and
+    of the same run: a server that is no party's, or a party's of an earlier start, is none.
 
     Args:
         addresses: `host:port` by party, of all parties but this one.
         certificates: of this party; None for plain text.
+        run: the name of the run.
     """
 
-    def __init__(self, addresses: Mapping[str, str], certificates: Certificates | None):
-        self._addresses, self._certificates = dict(addresses), certificates
+    def __init__(self, addresses: Mapping[str, str], certificates: Certificates | None, run: str):
+        self._addresses, self._certificates, self._run = dict(addresses), certificates, run
         self._last_seen: dict[str, float] = {}
         self._reasons = dict.fromkeys(addresses, "it never answered")
         self._start = time.monotonic()
@@ -97,30 +95,21 @@ class Watch:
         self._ended.set()
 
     def _ask(self, party: str) -> None:
-        address = self._addresses[party]
-        options = [("grpc.initial_reconnect_backoff_ms", 500), ("grpc.max_reconnect_backoff_ms", 1000)]
-        if self._certificates:
-            channel = grpc.secure_channel(address, self._certificates.credentials(), options)
-        else:
-            channel = grpc.insecure_channel(address, options)
-        with channel:
-            alive = channel.unary_unary(_UNKNOWN_METHOD)
+        options: list[tuple[str, int | str]] = [
+            ("grpc.initial_reconnect_backoff_ms", 500),
+            ("grpc.max_reconnect_backoff_ms", 1000),
+        ]
+        expected = alive_answer(party, self._run)
+        with connect(self._addresses[party], party, self._certificates, options) as channel:
+            alive = channel.unary_unary(ALIVE)
             while not self._ended.wait(PERIOD_SECONDS):
                 try:
-                    alive(b"", timeout=PATIENCE_SECONDS / 2)
+                    answer = alive(b"", timeout=PATIENCE_SECONDS / 2)
                 except grpc.RpcError as error:
-                    if error.code() == grpc.StatusCode.UNIMPLEMENTED:
-                        self._last_seen[party] = time.monotonic()
-                        self._reasons[party] = "no answer"
-                    else:
-                        self._reasons[party] = _reason(error)
-
-
-def _reason(error: grpc.RpcError) -> str:
-    """gRPC's details in a few words."""
-    details = str(error.details() or "no details")
-    if "certificate" in details.lower() or "ssl" in details.lower() or "tls" in details.lower():
-        return f"no TLS connection: {details.splitlines()[0][-160:]}"
-    if "refused" in details.lower():
-        return "connection refused"
-    return "no answer" if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED else details.splitlines()[0][-160:]
+                    self._reasons[party] = reason(error)
+                    continue
+                if answer == expected:
+                    self._last_seen[party] = time.monotonic()
+                    self._reasons[party] = "no answer"
+                else:
+                    self._reasons[party] = "what answers there is another party, or of another run"

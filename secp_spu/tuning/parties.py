@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from secp_spu.config import Config, ConfigError
 from secp_spu.runtime import LocalRuntime, PlaintextRuntime, Runtime
@@ -41,11 +41,10 @@ def join_cluster(config: Config, party: str, purpose: Purpose) -> Runtime:
     if config.cluster is None or config.cluster.addresses is None:
         raise ConfigError("cluster.addresses are missing: they say where each party is")
     facts = facts_of(config, party, purpose)  # what is wrong with this party's files is said before anything starts
-    runtime = _secretflow(config, party)
+    runtime = _secretflow(config, party, facts=facts, agree=lambda everyones: require_agreement(everyones, party))
+    cluster = config.cluster
+    names = {"data_owner": cluster.data_owner, "model_owner": cluster.model_owner, "compute": cluster.compute}
     try:
-        require_agreement(runtime.gather(facts), party)
-        cluster = config.cluster
-        names = {"data_owner": cluster.data_owner, "model_owner": cluster.model_owner, "compute": cluster.compute}
         runtime.journal.write("start", purpose=purpose, protocol=config.protocol, versions=facts["versions"], **names)
     except BaseException:
         runtime.abandon()
@@ -53,7 +52,8 @@ def join_cluster(config: Config, party: str, purpose: Purpose) -> Runtime:
     return runtime
 
 
-def _secretflow(config: Config, party: str | None) -> SecretFlowRuntime:
+def _secretflow(config: Config, party: str | None, **meeting: Any) -> SecretFlowRuntime:
+    """Args: config; party; meeting: `facts` and `agree` of SecretFlowRuntime."""
     if config.cluster is None:
         raise ConfigError("cluster: is missing")
     try:
@@ -62,4 +62,4 @@ def _secretflow(config: Config, party: str | None) -> SecretFlowRuntime:
         raise ConfigError(
             f"{error.name or error} cannot be imported, and `cluster:` needs SecretFlow: see 'Installing' in the README"
         ) from error
-    return SecretFlowRuntime(config.protocol, config.cluster, party)
+    return SecretFlowRuntime(config.protocol, config.cluster, party, **meeting)

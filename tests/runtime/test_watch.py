@@ -1,4 +1,4 @@
-"""Servers in this process, stopped and started: who of them has gone is named. TLS is tested with real clusters."""
+"""Servers in this process, stopped and started: who of them has gone is named. TLS is tested with the transport."""
 
 import re
 import socket
@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import pytest
 
-from secp_spu.runtime import RuntimeFailure, watch
-from secp_spu.runtime.watch import Watch
+from secp_spu.runtime import RuntimeFailure, channels, watch
+from secp_spu.runtime.watch import ALIVE, Watch, alive_answer
 
 PERIOD = 0.05
 PATIENCE = 0.5
@@ -19,12 +19,14 @@ PATIENCE = 0.5
 DEADLINE = 20
 """Nothing takes so long on any machine."""
 
+RUN = "this run"
+
 
 class Server:
-    """A party's server, which knows no method; it counts the questions, and can be made to leave them unanswered."""
+    """A party's server; it counts the questions, and can be made to leave them unanswered."""
 
-    def __init__(self, port=0):
-        self.questions, self._go_on = 0, threading.Event()
+    def __init__(self, answer=None, port=0):
+        self.questions, self.answer, self._go_on = 0, answer, threading.Event()
         self._go_on.set()
         self._server = grpc.server(ThreadPoolExecutor(2), handlers=[self])
         self.port = self._server.add_insecure_port(f"127.0.0.1:{port}")
@@ -34,10 +36,13 @@ class Server:
     def address(self):
         return f"127.0.0.1:{self.port}"
 
-    def service(self, _):
+    def service(self, details):
         """As a handler of gRPC: None for a method that it does not know."""
         self.questions += 1
         self._go_on.wait()
+        if self.answer is None or details.method != ALIVE:
+            return None
+        return grpc.unary_unary_rpc_method_handler(lambda *_: self.answer)
 
     def hang(self):
         self._go_on.clear()
@@ -55,11 +60,11 @@ def impatience(monkeypatch):
 
 @pytest.fixture
 def start():
-    """A function that starts a server; all are stopped in the end."""
+    """A function that starts the server of a party, by default of whom it is asked as; all are stopped in the end."""
     started = []
 
-    def start(port=0):
-        started.append(Server(port))
+    def start(party=None, port=0):
+        started.append(Server(alive_answer(party, RUN) if party else None, port))
         return started[-1]
 
     yield start
@@ -73,8 +78,11 @@ def look():
     started = []
 
     def look(**servers):
+        for party, server in servers.items():
+            if isinstance(server, Server) and server.answer is None:
+                server.answer = alive_answer(party, RUN)
         addresses = {party: s if isinstance(s, str) else s.address for party, s in servers.items()}
-        started.append(Watch(addresses, None))
+        started.append(Watch(addresses, None, RUN))
         return started[-1]
 
     yield look
@@ -129,13 +137,13 @@ def test_wait_waits_for_the_last(start, look):
     _until(lambda: alice.questions)
     waiting.join(4 * PERIOD)
     assert waiting.is_alive()
-    start(port)
+    start("bob", port)
     waiting.join(DEADLINE)
     assert not waiting.is_alive()
 
 
 def test_wait_for_nobody_returns():
-    Watch({}, None).wait(0)
+    Watch({}, None, RUN).wait(0)
 
 
 def test_wait_names_those_that_are_missing(start, look, nowhere):
@@ -211,7 +219,7 @@ def test_a_party_that_comes_back_is_not_missed(start, look):
     watching.wait(DEADLINE)
     server.stop()
     assert _until_gone(watching).startswith("bob has gone (")
-    again = start(server.port)
+    again = start("bob", server.port)
     _until(lambda: again.questions > 1)
     watching.check(PATIENCE)
 
@@ -250,6 +258,28 @@ def test_end_stops_the_questions(start, look):
     watching.end()
 
 
+class Gateway(Server):
+    """Speaks HTTP/2, and knows no method of a party's."""
+
+    def service(self, _):
+        return None
+
+
+@pytest.mark.parametrize("other", ["gateway", "another party", "an earlier run"])
+def test_what_answers_must_be_the_party_in_this_run(look, other):
+    answers = {"another party": alive_answer("carol", RUN), "an earlier run": alive_answer("bob", "another run")}
+    server = Server(answers[other]) if other in answers else Gateway(b"")
+    with pytest.raises(RuntimeFailure, match=rf"bob at {server.address} \(what answers there is "):
+        look(bob=server).wait(1)
+    server.stop()
+
+
+def test_no_proxy_is_asked(start, look, nowhere, monkeypatch):
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "grpc_proxy"):
+        monkeypatch.setenv(name, f"http://{nowhere}")
+    look(alice=start()).wait(DEADLINE)
+
+
 class _Error(grpc.RpcError):
     def __init__(self, code, details):
         self._code, self._details = code, details
@@ -267,6 +297,7 @@ class _Error(grpc.RpcError):
         ("UNAVAILABLE", "failed to connect: 127.0.0.1:1: Connection refused", "connection refused"),
         ("UNAVAILABLE", "Ssl handshake failed: CERTIFICATE_VERIFY_FAILED", "no TLS connection: Ssl handshake failed"),
         ("DEADLINE_EXCEEDED", "Deadline Exceeded", "no answer"),
+        ("UNIMPLEMENTED", "Received http2 header with status: 404", "what answers there is no party of secp_spu"),
         ("UNAVAILABLE", "Socket closed\nand a stack", "Socket closed"),
         ("UNAVAILABLE", "x" * 999, "x" * 160),
         ("UNAVAILABLE", "", ""),
@@ -274,7 +305,7 @@ class _Error(grpc.RpcError):
     ],
 )
 def test_reasons_are_a_few_words(code, details, reason):
-    found = watch._reason(_Error(grpc.StatusCode[code], details))
+    found = channels.reason(_Error(grpc.StatusCode[code], details))
     assert found.startswith(reason)
     assert 0 < len(found) < 200
     assert "\n" not in found
