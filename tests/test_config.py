@@ -547,3 +547,59 @@ def test_whose_files_are_needed_can_be_said(write):
     assert load_config(path, needs={"model_owner"}).task.pool == Path("absent.jsonl")
     with pytest.raises(ConfigError, match="absent.jsonl does not exist"):
         load_config(path)
+
+
+# Limits and logs
+
+
+def test_limits_and_logs_are_read_where_they_are_needed(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    settings = ["cluster.limits.texts_a_day=5", "cluster.log=~/{party}.jsonl"]
+    bob, alice = (load_config(ABY3, settings, party=party).cluster for party in ("bob", "alice"))
+    assert bob.limits.by_name == {"texts_a_day": 5}
+    assert bob.limits.file == tmp_path / ".local/state/secp-spu/limits.json"
+    assert (bob.log, alice.log) == (tmp_path / "bob.jsonl", tmp_path / "alice.jsonl")
+    beside = ["cluster.limits={predictions_a_day: 0, file: counts.json}", "cluster.log=logs/{party}.jsonl"]
+    bob = load_config(ABY3, beside, party="bob").cluster
+    assert bob.limits.file == ABY3.parent / "counts.json"
+    assert bob.log == ABY3.parent / "logs" / "bob.jsonl"
+    assert load_config(ABY3, beside, party="alice").cluster.limits.file == Path("counts.json")
+    assert load_config(ABY3).cluster.limits is load_config(ABY3).cluster.log is None
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        (
+            "cluster.limits.texts_a_day=-1",
+            "cluster.limits.texts_a_day is -1: input should be greater than or equal to 0",
+        ),
+        ("cluster.limits.texts_a_day=many", "cluster.limits.texts_a_day is 'many': input should be a valid integer"),
+        ("cluster.limits.text_a_day=1", "cluster.limits.text_a_day is no key: did you mean texts_a_day?"),
+        ("cluster.limits={}", "cluster.limits: names no limit: set one of generations_a_day, evaluations_a_day"),
+        ("cluster.limits={file: x}", "cluster.limits: names no limit: set one of"),
+        ("cluster.limits={texts_a_day: 1, file: 5}", "cluster.limits.file: is 5, but must be a path"),
+        ("cluster.limits=5", "cluster.limits is 5, but must be a section of keys"),
+        ("cluster.log=''", "cluster.log: is '', but must be a path"),
+        ("cluster.log=$NOT_SET/x", "cluster.log: the environment variable NOT_SET is not set"),
+    ],
+)
+def test_limits_and_logs_that_cannot_be_are_refused(setting, message):
+    assert _refusal(ABY3, setting, party="bob").startswith(message)
+
+
+@pytest.mark.parametrize("key", ["limits", "log"])
+def test_limits_and_logs_that_would_do_nothing_are_refused(key):
+    value = {"limits": "{texts_a_day: 1}", "log": "x.jsonl"}[key]
+    refusal = _refusal(SIMULATION, f"cluster.{key}={value}")
+    assert refusal.startswith(
+        f"cluster.{key}: is there, but without cluster.addresses one process simulates all parties"
+    )
+
+
+def test_paths_do_not_decide_a_run_but_what_they_lead_to(write, tmp_path):
+    """What they lead to is compared by `tuning.contents`."""
+    digest = load_config(write()).digest()
+    for key in ("task.pool", "task.test", "model.folder"):
+        (tmp_path / "elsewhere").touch()
+        assert load_config(write(), [f"{key}={tmp_path / 'elsewhere'}"]).digest() == digest

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,8 @@ class Journal:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            os.fchmod(self._file, 0o600)
+            if stat.S_ISREG(os.fstat(self._file).st_mode):  # not a device or a pipe, which others may need
+                os.fchmod(self._file, 0o600)
         except OSError as error:
             raise ConfigError(f"cluster.log: {path} cannot be written ({error.strerror}): name another file") from error
 
