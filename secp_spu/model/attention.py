@@ -31,12 +31,14 @@ from secp_spu.protocol import (
     constant,
     cos_sin,
     declare_correlation,
+    declare_reciprocal,
     inverse_sqrt,
     lift,
     mean_of,
     moved,
     multiply,
     rounded,
+    series_reciprocal,
     to_fixed,
     to_float,
 )
@@ -109,9 +111,14 @@ class RandomFeatureAttention(nn.Module):
     the layer, shared by the heads of a layer. Under MPC all cosines and sines of queries and keys come from one
     opening. Linear in the number of tokens.
 
-    The denominator is an estimate of a positive number; it is positive itself as long as tau stays small against the
-    number of features (never below zero seen for tau <= 1 and 64 features; one query in twelve for tau = 1.7 and keys
-    that all point the same way). There is no comparison that would catch it: adaptation must keep tau small.
+    An encoder's denominator is an estimate of a positive number; it is positive itself as long as tau stays small
+    against the number of features (never below zero seen for tau <= 1 and 64 features; one query in twelve for tau =
+    1.7 and keys that all point the same way). There is no comparison that would catch it, and SPU's own reciprocal of a
+    number near zero is anything: adaptation must keep tau small.
+
+    A decoder's first queries see one to three keys, so that their denominator may be anything from -1 to 1. There the
+    reciprocal is `protocol.series_reciprocal`, as of "fourier", in plaintext too: bounded, and below its floor of 1/32
+    the same under MPC and in plaintext, though no mean of the values.
 
     Source: random feature attention, Peng et al. 2021 (arXiv 2103.02143), equations 4-6; under MPC arXiv 2506.15307.
     Here also: the column of ones (one product for numerator and denominator), the padding mask on [v, 1] instead of
@@ -125,7 +132,9 @@ class RandomFeatureAttention(nn.Module):
 
     @nn.compact
     def __call__(self, query: Any, key: Any, value: Any, padding_mask: Any) -> Any:
-        """Attend; arguments and result as in `SoftmaxAttention`. Spends the correlation "features", if given.
+        """Attend; arguments and result as in `SoftmaxAttention`.
+
+        Spends the correlation "features" and, as a decoder's, "divisor", if given.
 
         With a correlation secrets may come as `Fixed`, queries and keys of PROJECTION_BITS fraction bits, or as SPU's
         own fixed point, which is what comes out then. With folded parameters padded tokens' values are zero already.
@@ -166,8 +175,16 @@ class RandomFeatureAttention(nn.Module):
             value = rounded(value if self.folded else value * weight, VALUE_BITS)
             columns = moved(append_column, value, weight)
             attended = summarise(phi[0], phi[1], columns, opens_operands=self.opens_operands)
-        divisor = to_fixed(1 / to_float(attended[..., -1:]), attended)
+        divisor = self._inverse(attended[..., -1:])
         return multiply(attended[..., :-1], rounded(divisor, DIVISOR_BITS))
+
+    def _inverse(self, denominator: Number) -> Any:
+        """1/denominator [..., 1]; a decoder's by a function that is bounded where the denominator is not positive."""
+        if not self.config.causal:
+            return to_fixed(1 / to_float(denominator), denominator)
+        self.sow("intermediates", "mean_kernel", denominator)
+        correlation = spent_correlation(self, "divisor", partial(declare_reciprocal, denominator.shape))
+        return series_reciprocal(denominator, constant(1.0, 0, denominator), correlation)
 
 
 def append_column(values: Array, column: Array) -> Array:

@@ -252,8 +252,8 @@ def test_a_folded_layer_computes_the_same(config, activation):
     folded = fold_layer(layer["params"], None, config)
     assert not {"attention_norm", "intermediate_norm", "attention_residual", "output_residual"} & folded.keys()
     found = DecoderLayer(config, folded=True).apply({"params": folded, "public": public}, hidden)
-    # A value's bias passes through weights that add up to one: with "fourier" only as nearly as the divisor is 1/x.
-    np.testing.assert_allclose(found, raw, rtol=0, atol=5e-3 if config.attention == "fourier" else TOLERANCE)
+    # A value's bias passes through weights that add up to one: with features only as nearly as the divisor is 1/x.
+    np.testing.assert_allclose(found, raw, rtol=0, atol=TOLERANCE if config.attention == "softmax" else 5e-3)
     gains = layer["params"]["attention_norm"]["scale"]
     assert np.abs(raw - hidden).max() > 1
     assert np.abs(gains - 1).max() > 0.1

@@ -243,3 +243,17 @@ def test_mask_stream_refuses_other_keys(size):
 
 def test_every_setting_is_a_scheme():
     assert {Scheme(*setting).kind for setting in SETTINGS} == {libspu.ProtocolKind.ABY3, libspu.ProtocolKind.SEMI2K}
+
+
+@pytest.mark.parametrize("element", [2**31, -(2**31) - 1, 2**32, 2**63 - 1, -(2**63)])
+def test_decode_refuses_what_int32_would_wrap(element):
+    """A sum in the ring has 64 bits; int32 kept the lowest 32 of it, 0 of 2**32."""
+    elements = np.array([1, element], np.int64).view(np.uint64)
+    with pytest.raises(ValueError, match="which int32 cannot hold: open ring integers as fixed-point numbers"):
+        decode(elements, np.int32)
+    assert decode(elements, np.float32)[1] == pytest.approx(element * 2.0**-18)
+
+
+def test_decode_takes_every_int32_and_nothing_at_all():
+    np.testing.assert_array_equal(decode(encode(INTEGERS), np.int32), INTEGERS)
+    assert decode(np.zeros((0, 3), np.uint64), np.int32).shape == (0, 3)
