@@ -16,6 +16,7 @@ from secp_spu.tuning.agreement import PACKAGES, facts_of, require_agreement
 
 CONFIG = Path("configs/cluster-aby3.yaml")
 PARTIES = ("alice", "bob", "carol")
+PLAIN = "cluster.plain_text=true"  # nothing is started here
 MODEL = load_config(CONFIG).model.folder
 
 
@@ -33,7 +34,7 @@ def _facts(given, *settings, purpose="tuning", **own):
         "bob": ["task.pool=none", "task.test=none"],
         "carol": ["task.pool=none", "task.test=none", "model.folder=none"],
     }
-    configs = {p: load_config(CONFIG, [*settings, *paths[p], *own.get(p, ())], party=p) for p in PARTIES}
+    configs = {p: load_config(CONFIG, [PLAIN, *settings, *paths[p], *own.get(p, ())], party=p) for p in PARTIES}
     return {p: json.loads(json.dumps(facts_of(config, p, purpose))) for p, config in configs.items()}
 
 
