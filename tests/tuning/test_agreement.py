@@ -123,7 +123,7 @@ def test_configurations_purposes_and_versions_that_differ_are_named(given):
     assert "tuning.population is 6 at carol, but 7 at bob" in said["carol"]
 
     facts = _facts(given)
-    facts["bob"] |= {"configuration": facts_of(load_config(CONFIG), "bob", "prediction")["configuration"]}
+    facts["bob"] |= {"configuration": facts_of(load_config(CONFIG, [PLAIN]), "bob", "prediction")["configuration"]}
     assert "what is to be done is 'tuning' at alice, but 'prediction' at bob" in _refusals(facts)["alice"]
 
     for name in ("Python", *PACKAGES):
