@@ -47,8 +47,12 @@ def write_whole(path: Path, content: bytes, *, secret: bool = False) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     part.unlink(missing_ok=True)
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if secret else 0o666)
-    with os.fdopen(descriptor, "wb") as file:
-        if secret:
-            os.fchmod(descriptor, 0o600)
-        file.write(content)
-    part.replace(path)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            if secret:
+                os.fchmod(descriptor, 0o600)
+            file.write(content)
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise

@@ -1,6 +1,7 @@
 """Exporting a prompt: an adapter as a whole or none, and what transformers lacks is said."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from passes import ENCODER
@@ -17,11 +18,15 @@ VECTORS = load_embeddings(load_config(DEMO_CONFIG).model.folder)[1]["word"]["emb
 def test_half_an_adapter_is_not_left_behind(tmp_path, monkeypatch):
     """Or the same call again would be refused for it."""
 
-    def fail(*_, **__):
-        raise OSError(28, "No space left on device")
+    move = Path.replace
+
+    def fail(path, target):
+        if Path(target).name == "adapter_config.json":
+            raise OSError(28, "No space left on device")
+        return move(path, target)
 
     with monkeypatch.context() as patched:
-        patched.setattr("pathlib.Path.write_text", fail)
+        patched.setattr(Path, "replace", fail)
         with pytest.raises(ConfigError, match="adapter cannot be written: .*No space left"):
             save_peft(tmp_path / "adapter", VECTORS, ENCODER)
     assert list((tmp_path / "adapter").iterdir()) == []
