@@ -352,3 +352,18 @@ def test_help_is_there():
     assert done.returncode == 0
     for command in ("demo", "tune", "predict", "export", "audit", "party", "embeddings"):
         assert command in done.stdout
+
+
+def test_a_search_without_a_slope_ends_in_order_and_says_which_key_to_change(tmp_path):
+    flat = [*PLAINTEXT, "--set=tuning.alpha=1.0e-9", "--set=tuning.generations=10"]
+    line = "all candidates' prompts are alike to the secure arithmetic, so further ones would find nothing"
+    done = _tune(tmp_path / "run", *flat)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert line in done.stdout
+    assert "raise tuning.alpha, which is 1e-09" in done.stdout
+    assert "after 1 generation (10 evaluations of a prompt)" in done.stdout
+    again = _tune(tmp_path / "run", *flat, "--resume")
+    assert again.returncode == 0
+    assert "this run has finished before: nothing is left to do" in again.stdout
+    assert line in again.stdout
+    assert "after 1 generation (10 evaluations of a prompt)" in again.stdout

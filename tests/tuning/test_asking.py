@@ -70,10 +70,10 @@ def test_a_run_takes_what_it_asks_for_and_opens_that(tmp_path, settings):
     allowance = _Kept()
     rows = _tune(tmp_path / "run", allowance, *settings)
     report = json.loads((tmp_path / "run" / "report.json").read_text())
-    # 2 generations of 4 candidates on 4 texts and 2 finalists on 4 texts; one prompt on 6 test texts, twice
-    assert allowance.begun == [allowance.sum()] == [Amounts(generations=2, evaluations=14, texts=60)]
-    assert report["forward_calls"] == 14
-    assert rows == 60
+    # 2 generations of 4 candidates on 4 texts and 2 finalists on 4 texts; 2 leaders on 4 texts; one prompt on 6, twice
+    assert allowance.begun == [allowance.sum()] == [Amounts(generations=2, evaluations=16, texts=68)]
+    assert report["forward_calls"] == 16
+    assert rows == 68
 
 
 def test_a_resumed_run_asks_for_the_rest(tmp_path):
@@ -81,8 +81,8 @@ def test_a_resumed_run_asks_for_the_rest(tmp_path):
         _tune(tmp_path / "run", first := _Kept(parts=2))
     assert [part.texts for part in first.taken] == [6, 24]
     rows = _tune(tmp_path / "run", second := _Kept())
-    assert second.begun == [second.sum()] == [Amounts(generations=1, evaluations=7, texts=30)]
-    assert rows == 30
+    assert second.begun == [second.sum()] == [Amounts(generations=1, evaluations=9, texts=38)]
+    assert rows == 38
 
 
 def test_a_run_that_is_refused_at_the_start_leaves_nothing(tmp_path):
