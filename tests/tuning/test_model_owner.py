@@ -45,3 +45,9 @@ def test_weights_do_not_depend_on_a_forced_function():
     forced, checkpoint = owner(*SERIES, "model.force_activation=true"), load_checkpoint(DEMO_CONFIG.parent / "model")
     expected = fold_layer(checkpoint.layer(0)["params"], None, checkpoint.config)
     np.testing.assert_array_equal(forced.layer(0)["intermediate"]["kernel"], expected["intermediate"]["kernel"])
+
+
+def test_what_everybody_learns_of_the_head_is_a_power_of_two():
+    limit = owner().logit_limit([5, 6])
+    assert limit == 32
+    assert owner("model.head=label_embeddings").logit_limit([]) == 32

@@ -251,3 +251,27 @@ def test_a_seed_is_not_added_to_a_run_or_removed(tmp_path, recorded, now):
     open_run(tmp_path, recorded, resume=False).save(tmp_path)
     with pytest.raises(ConfigError, match="another configuration"):
         open_run(tmp_path, now, resume=True)
+
+
+def test_a_checkpoint_of_a_version_without_second_evaluations_is_read(tmp_path):
+    """Its best was evaluated once, and stays the best until a better one is confirmed."""
+    record = _record()
+    record.save(tmp_path)
+    content = json.loads((tmp_path / FILE_NAME).read_text())
+    for key in ("pending", "pending_loss", "pending_again", "stopped"):
+        del content[key]
+    for generation in content["generations"]:
+        del generation["implausible"], generation["notes"]
+    (tmp_path / FILE_NAME).write_text(json.dumps(content))
+    read = RunRecord.load(tmp_path)
+    assert read == record
+    assert read.selected == (record.best, record.best_validation_loss)
+
+
+@pytest.mark.parametrize("damage", [{"pending": [1.0]}, {"pending_loss": 0.1}, {"pending": [1.0], "pending_loss": 0.1}])
+def test_a_pending_point_without_its_loss_or_of_another_length_is_refused(tmp_path, damage):
+    _record().save(tmp_path)
+    content = json.loads((tmp_path / FILE_NAME).read_text())
+    (tmp_path / FILE_NAME).write_text(json.dumps(content | damage))
+    with pytest.raises(ConfigError, match="is no checkpoint"):
+        RunRecord.load(tmp_path)
