@@ -45,16 +45,16 @@ class Session:
     clock: Clock
 
     def logits(self, prompts: PromptSet, first: int, last: int, split: Split) -> list[Owned]:
-        """Logits of prompts on all texts of a split, opened to the data owner, a part for each batch of texts."""
+        """Logits of prompts on all texts of a split, opened to the data owner, a part for each batch of texts.
+
+        Raises: LimitReached at all parties if the model owner's limits do not allow that, before it begins.
+        """
+        self.allowance.take(Amounts(evaluations=last - first, texts=(last - first) * self.sizes[split]))
         stored = self.shared.prompts(prompts, first, last)
         opened = [self.shared.answer(stored, batch) for batch in self.batches[split]]
         self.runtime.free(stored)
         self.clock.forward_calls += last - first
         return opened
-
-    def take_test(self) -> None:
-        """Ask the model owner for one prompt's logits on the test texts."""
-        self.allowance.take(Amounts(evaluations=1, texts=self.sizes["test"]))
 
     @property
     def chunks(self) -> list[range]:
@@ -114,20 +114,13 @@ def _rest_of_run(config: Config, state: Mapping[str, Any], sizes: Mapping[Split,
     made, wanted = state["generations"], config.tuning.generations
     if type(made) is not int or not 0 <= made <= wanted:
         raise RuntimeFailure(f"the data owner has made {made!r} of {wanted} generations: see its own output")
-    one, rest = generation_amounts(config, sizes), wanted - made
-    tests = 1 if state["tested"] else 2
+    rest, tests, population = wanted - made, 1 if state["tested"] else 2, config.tuning.population
+    texts = population * sizes["training"] + FINALISTS * sizes["validation"]
     return Amounts(
         generations=rest,
-        evaluations=rest * one.evaluations + tests,
-        texts=rest * one.texts + tests * sizes["test"],
+        evaluations=rest * (population + FINALISTS) + tests,
+        texts=rest * texts + tests * sizes["test"],
     )
-
-
-def generation_amounts(config: Config, sizes: Mapping[Split, int]) -> Amounts:
-    """What one generation asks for: every candidate on the training texts, the finalists on the validation texts."""
-    population = config.tuning.population
-    texts = population * sizes["training"] + FINALISTS * sizes["validation"]
-    return Amounts(generations=1, evaluations=population + FINALISTS, texts=texts)
 
 
 def tune(session: Session) -> None:
@@ -140,7 +133,6 @@ def tune(session: Session) -> None:
     state = session.runtime.disclose(owner.public_state())
     if not state["tested"]:
         progress.stage("untuned prompt", layers * len(session.batches["test"]))
-        session.take_test()
         session.show(owner.take_untuned(session.logits("untuned", 0, 1, "test")))
         session.show(owner.save(session.clock.read()))
     batches, candidates = session.batches, session.batching.candidates
@@ -151,7 +143,6 @@ def tune(session: Session) -> None:
         run_generation(session)
         session.show(owner.save(session.clock.read()))
     progress.stage("tuned prompt", layers * len(session.batches["test"]))
-    session.take_test()
     after = session.logits("best", 0, 1, "test")
     usage = session.clock.read()
     session.runtime.disclose(owner.finish(after, usage, session.runtime.ledger.report(), asdict(session.batching)))
@@ -160,7 +151,7 @@ def tune(session: Session) -> None:
 def run_generation(session: Session) -> None:
     """Evaluate the next candidates on the training texts, and the finalists on the validation texts."""
     owner = session.data_owner
-    session.allowance.take(generation_amounts(session.config, session.sizes))
+    session.allowance.take(Amounts(generations=1))
     owner.ask()
     owner.tell([session.logits("candidates", part.start, part.stop, "training") for part in session.chunks])
     owner.select(session.logits("finalists", 0, FINALISTS, "validation"))
