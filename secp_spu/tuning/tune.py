@@ -45,16 +45,16 @@ class Session:
     clock: Clock
 
     def logits(self, prompts: PromptSet, first: int, last: int, split: Split) -> list[Owned]:
-        """Logits of prompts on all texts of a split, opened to the data owner, a part for each batch of texts."""
+        """Logits of prompts on all texts of a split, opened to the data owner, a part for each batch of texts.
+
+        Raises: LimitReached at all parties if the model owner's limits do not allow that, before it begins.
+        """
+        self.allowance.take(Amounts(evaluations=last - first, texts=(last - first) * self.sizes[split]))
         stored = self.shared.prompts(prompts, first, last)
         opened = [self.shared.answer(stored, batch) for batch in self.batches[split]]
         self.runtime.free(stored)
         self.clock.forward_calls += last - first
         return opened
-
-    def take_test(self) -> None:
-        """Ask the model owner for one prompt's logits on the test texts."""
-        self.allowance.take(Amounts(evaluations=1, texts=self.sizes["test"]))
 
     @property
     def chunks(self) -> list[range]:
@@ -114,25 +114,14 @@ def _rest_of_run(config: Config, state: Mapping[str, Any], sizes: Mapping[Split,
     made, wanted = state["generations"], config.tuning.generations
     if type(made) is not int or not 0 <= made <= wanted:
         raise RuntimeFailure(f"the data owner has made {made!r} of {wanted} generations: see its own output")
-    one, last, rest = generation_amounts(config, sizes), _confirmation(sizes), wanted - made
-    tests = 1 if state["tested"] else 2
+    rest, tests, population = wanted - made, 1 if state["tested"] else 2, config.tuning.population
+    validation = FINALISTS * sizes["validation"]
+    # The leaders are evaluated once more at the end.
     return Amounts(
         generations=rest,
-        evaluations=rest * one.evaluations + last.evaluations + tests,
-        texts=rest * one.texts + last.texts + tests * sizes["test"],
+        evaluations=rest * (population + FINALISTS) + FINALISTS + tests,
+        texts=rest * (population * sizes["training"] + validation) + validation + tests * sizes["test"],
     )
-
-
-def generation_amounts(config: Config, sizes: Mapping[Split, int]) -> Amounts:
-    """What one generation asks for: every candidate on the training texts, the finalists on the validation texts."""
-    population = config.tuning.population
-    texts = population * sizes["training"] + FINALISTS * sizes["validation"]
-    return Amounts(generations=1, evaluations=population + FINALISTS, texts=texts)
-
-
-def _confirmation(sizes: Mapping[Split, int]) -> Amounts:
-    """What evaluating the best prompts once more asks for."""
-    return Amounts(evaluations=FINALISTS, texts=FINALISTS * sizes["validation"])
 
 
 def tune(session: Session) -> None:
@@ -145,7 +134,6 @@ def tune(session: Session) -> None:
     state = session.runtime.disclose(owner.public_state())
     if not state["tested"]:
         progress.stage("untuned prompt", layers * len(session.batches["test"]))
-        session.take_test()
         session.show(owner.take_untuned(session.logits("untuned", 0, 1, "test")))
         session.show(owner.save(session.clock.read()))
     batches, candidates = session.batches, session.batching.candidates
@@ -160,7 +148,6 @@ def tune(session: Session) -> None:
     session.show(owner.why_stopped())
     progress.stage("tuned prompt", layers * (len(batches["validation"]) + len(batches["test"])))
     confirm_best(session)
-    session.take_test()
     after = session.logits("best", 0, 1, "test")
     usage = session.clock.read()
     session.runtime.disclose(owner.finish(after, usage, session.runtime.ledger.report(), asdict(session.batching)))
@@ -169,7 +156,7 @@ def tune(session: Session) -> None:
 def run_generation(session: Session) -> None:
     """Evaluate the next candidates on the training texts, and the finalists on the validation texts."""
     owner = session.data_owner
-    session.allowance.take(generation_amounts(session.config, session.sizes))
+    session.allowance.take(Amounts(generations=1))
     owner.ask()
     owner.tell([session.logits("candidates", part.start, part.stop, "training") for part in session.chunks])
     owner.select(session.logits("finalists", 0, FINALISTS, "validation"))
@@ -177,5 +164,4 @@ def run_generation(session: Session) -> None:
 
 def confirm_best(session: Session) -> None:
     """Evaluate the best so far once more, which is done whether the last generation found it or not."""
-    session.allowance.take(_confirmation(session.sizes))
     session.data_owner.confirm(session.logits("leaders", 0, FINALISTS, "validation"))

@@ -78,8 +78,8 @@ def test_a_run_takes_what_it_asks_for_and_opens_that(tmp_path, settings):
 
 def test_a_resumed_run_asks_for_the_rest(tmp_path):
     with pytest.raises(LimitReached):
-        _tune(tmp_path / "run", first := _Kept(parts=2))
-    assert [part.texts for part in first.taken] == [6, 24]
+        _tune(tmp_path / "run", first := _Kept(parts=4))
+    assert [(part.generations, part.texts) for part in first.taken] == [(0, 6), (1, 0), (0, 16), (0, 8)]
     rows = _tune(tmp_path / "run", second := _Kept())
     assert second.begun == [second.sum()] == [Amounts(generations=1, evaluations=9, texts=38)]
     assert rows == 38
