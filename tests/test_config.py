@@ -347,28 +347,58 @@ def _tls(folder, *parties):
     return "cluster.tls={" + ", ".join(f'{key}: "{folder}/{name}"' for key, name in paths.items()) + "}"
 
 
-AWAY = ["10.0.0.2:1", "bob.example.org:1", "0.0.0.0:1", "128.0.0.1:1", "127.0.0.1.example.org:1", "127.example.org:1"]
-
-
-@pytest.mark.parametrize("field", ["control", "compute"])
-@pytest.mark.parametrize("address", AWAY)
-def test_other_machines_are_not_spoken_to_in_plain_text(tmp_path, field, address):
-    setting = f"cluster.addresses.bob.{field}={address}"
-    message = _refusal(ABY3, setting)
-    assert message.startswith(f"cluster.tls: is missing, but {address} is another machine: ")
-    assert "set cluster.plain_text: true" in message
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "10.0.0.2", "bob.example.org"])
+def test_no_connection_is_opened_in_plain_text_unless_that_is_asked_for(tmp_path, host):
+    """Not on this machine either: every user of it can reach its ports."""
+    setting = f"cluster.addresses.bob.control={host}:1"
+    with pytest.raises(ConfigError, match=r"^cluster\.tls: is missing: .* set cluster\.plain_text: true "):
+        load_config(ABY3, [setting]).cluster.refuse_plain_text()
     for more in ("cluster.plain_text=true", _tls(tmp_path / "tls")):
-        assert load_config(ABY3, [setting, more]).cluster.addresses["bob"]
+        load_config(ABY3, [setting, more]).cluster.refuse_plain_text()
+    load_config(SIMULATION).cluster.refuse_plain_text()
+
+
+LISTEN = "cluster.addresses.bob.listen"
+
+
+def test_a_party_listens_where_it_is_reached_or_where_it_says():
+    bob = load_config(ABY3).cluster.addresses["bob"]
+    assert (bob.bound("control"), bob.bound("compute")) == ("127.0.0.1:21402", "127.0.0.1:21412")
+    bob = load_config(ABY3, [f"{LISTEN}.control=0.0.0.0:9100"]).cluster.addresses["bob"]
+    assert (bob.bound("control"), bob.bound("compute")) == ("0.0.0.0:9100", "127.0.0.1:21412")
+    assert (bob.control, bob.listens_apart("control"), bob.listens_apart("compute")) == ("127.0.0.1:21402", True, False)
+    carol = load_config(SEMI2K, ["cluster.addresses.carol.listen.control=0.0.0.0:1"]).cluster.addresses["carol"]
+    assert (carol.bound("control"), carol.bound("compute")) == ("0.0.0.0:1", None)
+
+
+def test_where_a_party_listens_is_its_own_affair():
+    listening = load_config(ABY3, [f'{LISTEN}={{control: "0.0.0.0:1", compute: "0.0.0.0:2"}}'])
+    assert listening.agreed() == load_config(ABY3).agreed()
+    assert listening.digest() == load_config(ABY3).digest()
+
+
+LISTENS = [
+    (ABY3, "bob.listen.control=9100", r"bob\.listen\.control is 9100: .* in quotes"),
+    (ABY3, "bob.listen.control=0.0.0.0", r"bob\.listen\.control: is '0\.0\.0\.0', but must be host:port"),
+    (ABY3, "bob.listen.control='[::]:9100'", r"bob\.listen\.control: is '\[::\]:9100', but must be host:port"),
+    (ABY3, "bob.listen=0.0.0.0:9100", r"bob\.listen is '0\.0\.0\.0:9100', but must be a section"),
+    (ABY3, "bob.listen.controll=x", r"bob\.listen\.controll is no key: did you mean control\?"),
+    (ABY3, "bob.listen.compute=127.0.0.1:21402", r"bob: listen: 127\.0\.0\.1:21402 stands there twice"),
+    (SEMI2K, "carol.listen.compute=0.0.0.0:1", r"carol: listen\.compute: is set, but compute is not"),
+    (ABY3, "bob.control=0.0.0.0:1", r"bob: control: is 0\.0\.0\.0:1, at which nobody .*listen: \{control: 0\.0"),
+    (ABY3, "bob.compute=0.0.0.0:1", r"bob: compute: is 0\.0\.0\.0:1, at which nobody .*listen: \{compute: 0\.0"),
+    (ABY3, "bob.control=the_host:1", r"bob\.control: is 'the_host:1', .* has letters, digits, \. and - alone"),
+]
+
+
+@pytest.mark.parametrize(("path", "setting", "message"), LISTENS)
+def test_where_nobody_could_listen_or_be_reached_is_refused(path, setting, message):
+    assert re.match(rf"cluster\.addresses\.{message}", _refusal(path, f"cluster.addresses.{setting}"))
 
 
 @pytest.mark.parametrize("value", ["yes please", "1", "'true'"])
 def test_plain_text_is_asked_for_in_so_many_words(value):
     assert _refusal(ABY3, f"cluster.plain_text={value}").startswith("cluster.plain_text is ")
-
-
-@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.1.2.3"])
-def test_this_machine_needs_no_certificates(host):
-    assert load_config(ABY3, [f"cluster.addresses.bob.control={host}:1"]).cluster.tls is None
 
 
 def test_each_party_reads_certificates_of_its_own(tmp_path):
@@ -421,7 +451,7 @@ def test_certificates_are_all_there_or_none(value, message, party):
         ("plaintext=true", "cluster.plaintext is no key: did you mean plain_text?"),
         ("shade=red", "cluster.shade is no key: allowed are data_owner, model_owner, compute"),
         ("addresses.bob.controll=x", "cluster.addresses.bob.controll is no key: did you mean control?"),
-        ("addresses.bob.port=1", "cluster.addresses.bob.port is no key: allowed are control, compute"),
+        ("addresses.bob.port=1", "cluster.addresses.bob.port is no key: allowed are control, compute, listen"),
         ("tls={ca: x, certificate: x, key: x, keys: x}", "cluster.tls.keys is no key: did you mean key?"),
         ("tls={ca: x, certificate: x, key: x, shade: x}", "cluster.tls.shade is no key: allowed are ca, certificate"),
         ("start_seconds=0", "cluster.start_seconds is 0: "),
