@@ -104,6 +104,7 @@ class Cluster:
         own: more arguments for one party, by its name.
         quiet: print nothing.
         leave_out: parties that are not started.
+        ports: parties that are put on free ports; by default all are.
     """
 
     def __init__(
@@ -116,11 +117,12 @@ class Cluster:
         own: dict[str, list[str]] | None = None,
         quiet: bool = False,
         leave_out: Sequence[str] = (),
+        ports: Sequence[str] | None = None,
     ):
         cluster = load_config(config, settings).cluster
         if cluster is None:
             raise ConfigError(f"{config} has no `cluster`")
-        self.settings = [*settings, *_addresses(cluster)]
+        self.settings = [*settings, *_addresses(cluster, cluster.everyone if ports is None else ports)]
         self._folder = tempfile.TemporaryDirectory(prefix="secp-spu-tls-")  # mode 700
         if cluster.tls is None and not cluster.plain_text:
             self.settings.append(_certificates(cluster, Path(self._folder.name)))
@@ -181,8 +183,8 @@ class Cluster:
         self._folder.cleanup()
 
 
-def _addresses(cluster: ClusterSection) -> list[str]:
-    """Settings that put every party on free ports of this machine."""
+def _addresses(cluster: ClusterSection, parties: Sequence[str]) -> list[str]:
+    """Settings that put parties on free ports of this machine."""
     with contextlib.ExitStack() as held:
 
         def free() -> str:
@@ -191,7 +193,7 @@ def _addresses(cluster: ClusterSection) -> list[str]:
             return f"127.0.0.1:{probe.getsockname()[1]}"
 
         found = []
-        for name in cluster.everyone:
+        for name in parties:
             found.append(f"cluster.addresses.{name}.control={free()}")
             if name in cluster.compute:
                 found.append(f"cluster.addresses.{name}.compute={free()}")

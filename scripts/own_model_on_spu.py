@@ -98,6 +98,7 @@ def _largest_error(found: Any, expected: Any) -> float:
 def start() -> tuple[SpuCorrelations, sf.SPU, sf.PYU, sf.PYU]:
     """SecretFlow's simulation with an SPU device of three parties, two PYUs, and correlations for the device."""
     options = {"num_cpus": 16, "log_to_driver": False, "include_dashboard": False, "configure_logging": False}
+    options["_node_ip_address"] = "127.0.0.1"  # where Ray listens, by default on all of the machine's addresses
     if not PATCHED:
         options["runtime_env"] = {"worker_process_setup_hook": worker_hook()}
     warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)  # JAX's, of Ray's processes

@@ -1,10 +1,12 @@
 """The command `secp-spu`, and `python -m secp_spu`: Ctrl-C ends it in one line while it still imports."""
 
+import os
 import sys
 
 
 def main() -> None:
     """See `secp_spu.cli.main`."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # before its import: a failure is told once, in a line of ours
     try:
         from secp_spu import cli
     except KeyboardInterrupt:

@@ -309,8 +309,10 @@ class AddressSection(_Section):
                 )
         if self.listen.compute and not self.compute:
             raise ValueError("listen.compute: is set, but compute is not: the other parties could not reach it")
-        if self.compute and self.bound("control") == self.bound("compute"):
-            raise ValueError(f"{self.bound('control')} stands there twice; every server needs a port of its own")
+        if self.compute not in (None, self.control) and self.bound("control") == self.bound("compute"):
+            raise ValueError(
+                f"listen: {self.bound('control')} stands there twice; every server needs a port of its own"
+            )
         return self
 
 
@@ -628,14 +630,9 @@ def load_config(
         needs = OWNERS if party is None else _roles(content, party, path)
     context = {"folder": path.resolve().parent, "roles": needs, "party": party}
     try:
-        config = Config.model_validate(content, context=context)
-        if party and config.cluster:
-            config.cluster.refuse_plain_text()
+        return Config.model_validate(content, context=context)
     except ValidationError as error:
         raise ConfigError(f"configuration {path}: {_explain(error.errors()[0])}") from error
-    except ConfigError as error:
-        raise ConfigError(f"configuration {path}: {error}") from error
-    return config
 
 
 def _roles(content: dict[str, Any], party: str, path: Path) -> Set[Role]:

@@ -13,7 +13,6 @@ from secp_spu.config import ConfigError, load_config, save_config
 CONFIGS = Path(__file__).parent.parent / "configs"
 ABY3 = CONFIGS / "cluster-aby3.yaml"
 SEMI2K = CONFIGS / "cluster-semi2k.yaml"
-PLAIN = "cluster.plain_text=true"  # for what opens no connection
 SIMULATION = CONFIGS / "simulation.yaml"
 
 
@@ -287,7 +286,7 @@ def test_the_protocol_of_a_cluster_may_be_changed_with_its_parties():
         ),
         ("addresses.bob.compute=null", r"cluster\.addresses\.bob\.compute: is missing"),
         ("addresses.bob={compute: 'localhost:1'}", r"cluster\.addresses\.bob\.control is missing"),
-        ("addresses.bob.compute=127.0.0.1:21402", r"cluster\.addresses\.bob: 127\.0\.0\.1:\d+ stands there twice"),
+        ("addresses.bob.compute=127.0.0.1:21402", r"cluster\.addresses: 127\.0\.0\.1:\d+ stands there twice"),
         ("addresses.bob.control=127.0.0.1:21411", r"cluster\.addresses: 127\.0\.0\.1:\d+ stands there twice"),
         ("addresses.bob.control=2140", r"cluster\.addresses\.bob\.control is 2140: .* in quotes"),
         ("addresses.bob.control=12:30", r"cluster\.addresses\.bob\.control is 750: .* in quotes"),
@@ -348,49 +347,53 @@ def _tls(folder, *parties):
     return "cluster.tls={" + ", ".join(f'{key}: "{folder}/{name}"' for key, name in paths.items()) + "}"
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:1", "localhost:1", "10.0.0.2:1", "bob.example.org:1"])
-def test_no_party_speaks_in_plain_text_unless_told_to(tmp_path, address):
-    """Not even to this machine, whose every user could be any party."""
-    setting = f"cluster.addresses.bob.control={address}"
-    message = _refusal(ABY3, setting, party="alice")
-    assert message.startswith("cluster.tls: is missing: without it who reaches the parties' ports can be any party")
-    assert "set cluster.plain_text: true" in message
-    for more in (PLAIN, _tls(tmp_path / "tls", "alice")):
-        assert load_config(ABY3, [setting, more], party="alice").cluster.addresses["bob"]
-    assert load_config(ABY3, [setting]).cluster.addresses["bob"], "an audit opens no connection"
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "10.0.0.2", "bob.example.org"])
+def test_no_connection_is_opened_in_plain_text_unless_that_is_asked_for(tmp_path, host):
+    """Not on this machine either: every user of it can reach its ports."""
+    setting = f"cluster.addresses.bob.control={host}:1"
+    with pytest.raises(ConfigError, match=r"^cluster\.tls: is missing: .* set cluster\.plain_text: true "):
+        load_config(ABY3, [setting]).cluster.refuse_plain_text()
+    for more in ("cluster.plain_text=true", _tls(tmp_path / "tls")):
+        load_config(ABY3, [setting, more]).cluster.refuse_plain_text()
+    load_config(SIMULATION).cluster.refuse_plain_text()
 
 
-@pytest.mark.parametrize("field", ["control", "compute"])
-def test_nobody_is_reached_at_all_addresses_of_a_machine(field):
-    """A party listens there, and is reached at another address."""
-    setting = f"cluster.addresses.bob.{field}=0.0.0.0:1"
-    assert _refusal(ABY3, setting).startswith(f"cluster.addresses.bob: {field}: is 0.0.0.0:1, at which nobody can be")
-    beside = f"cluster.addresses.bob.listen={{{field}: '0.0.0.0:1'}}"
-    mine = load_config(ABY3, [PLAIN, beside], party="bob").cluster.addresses["bob"]
-    assert mine.bound(field) == "0.0.0.0:1"
-    assert mine.listens_apart(field)
-    assert getattr(mine, field).startswith("127.0.0.1:")
+LISTEN = "cluster.addresses.bob.listen"
+
+
+def test_a_party_listens_where_it_is_reached_or_where_it_says():
+    bob = load_config(ABY3).cluster.addresses["bob"]
+    assert (bob.bound("control"), bob.bound("compute")) == ("127.0.0.1:21402", "127.0.0.1:21412")
+    bob = load_config(ABY3, [f"{LISTEN}.control=0.0.0.0:9100"]).cluster.addresses["bob"]
+    assert (bob.bound("control"), bob.bound("compute")) == ("0.0.0.0:9100", "127.0.0.1:21412")
+    assert (bob.control, bob.listens_apart("control"), bob.listens_apart("compute")) == ("127.0.0.1:21402", True, False)
+    carol = load_config(SEMI2K, ["cluster.addresses.carol.listen.control=0.0.0.0:1"]).cluster.addresses["carol"]
+    assert (carol.bound("control"), carol.bound("compute")) == ("0.0.0.0:1", None)
 
 
 def test_where_a_party_listens_is_its_own_affair():
-    listening = load_config(ABY3, ["cluster.addresses.bob.listen={control: '0.0.0.0:1', compute: '0.0.0.0:2'}"])
+    listening = load_config(ABY3, [f'{LISTEN}={{control: "0.0.0.0:1", compute: "0.0.0.0:2"}}'])
     assert listening.agreed() == load_config(ABY3).agreed()
+    assert listening.digest() == load_config(ABY3).digest()
 
 
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
-        ("cluster.addresses.bob.listen={control: nowhere}", "cluster.addresses.bob.listen.control: is 'nowhere', but"),
-        ("cluster.addresses.bob.listen={controll: '0.0.0.0:1'}", "did you mean control?"),
-        ("cluster.addresses.bob.listen={control: '0.0.0.0:1', compute: '0.0.0.0:1'}", "0.0.0.0:1 stands there twice"),
-        (
-            "cluster.addresses.bob={control: 'b:1', listen: {compute: '0.0.0.0:1'}}",
-            "listen.compute: is set, but compute",
-        ),
-    ],
-)
-def test_where_a_party_listens_is_checked(setting, message):
-    assert message in _refusal(ABY3, setting)
+LISTENS = [
+    (ABY3, "bob.listen.control=9100", r"bob\.listen\.control is 9100: .* in quotes"),
+    (ABY3, "bob.listen.control=0.0.0.0", r"bob\.listen\.control: is '0\.0\.0\.0', but must be host:port"),
+    (ABY3, "bob.listen.control='[::]:9100'", r"bob\.listen\.control: is '\[::\]:9100', but must be host:port"),
+    (ABY3, "bob.listen=0.0.0.0:9100", r"bob\.listen is '0\.0\.0\.0:9100', but must be a section"),
+    (ABY3, "bob.listen.controll=x", r"bob\.listen\.controll is no key: did you mean control\?"),
+    (ABY3, "bob.listen.compute=127.0.0.1:21402", r"bob: listen: 127\.0\.0\.1:21402 stands there twice"),
+    (SEMI2K, "carol.listen.compute=0.0.0.0:1", r"carol: listen\.compute: is set, but compute is not"),
+    (ABY3, "bob.control=0.0.0.0:1", r"bob: control: is 0\.0\.0\.0:1, at which nobody .*listen: \{control: 0\.0"),
+    (ABY3, "bob.compute=0.0.0.0:1", r"bob: compute: is 0\.0\.0\.0:1, at which nobody .*listen: \{compute: 0\.0"),
+    (ABY3, "bob.control=the_host:1", r"bob\.control: is 'the_host:1', .* has letters, digits, \. and - alone"),
+]
+
+
+@pytest.mark.parametrize(("path", "setting", "message"), LISTENS)
+def test_where_nobody_could_listen_or_be_reached_is_refused(path, setting, message):
+    assert re.match(rf"cluster\.addresses\.{message}", _refusal(path, f"cluster.addresses.{setting}"))
 
 
 @pytest.mark.parametrize("value", ["yes please", "1", "'true'"])
@@ -448,7 +451,7 @@ def test_certificates_are_all_there_or_none(value, message, party):
         ("plaintext=true", "cluster.plaintext is no key: did you mean plain_text?"),
         ("shade=red", "cluster.shade is no key: allowed are data_owner, model_owner, compute"),
         ("addresses.bob.controll=x", "cluster.addresses.bob.controll is no key: did you mean control?"),
-        ("addresses.bob.port=1", "cluster.addresses.bob.port is no key: allowed are control, compute"),
+        ("addresses.bob.port=1", "cluster.addresses.bob.port is no key: allowed are control, compute, listen"),
         ("tls={ca: x, certificate: x, key: x, keys: x}", "cluster.tls.keys is no key: did you mean key?"),
         ("tls={ca: x, certificate: x, key: x, shade: x}", "cluster.tls.shade is no key: allowed are ca, certificate"),
         ("start_seconds=0", "cluster.start_seconds is 0: "),
@@ -475,16 +478,16 @@ def test_what_is_no_cluster_is_refused(value, message):
 def test_a_file_has_to_be_where_it_is_read(key, needed_by, value):
     for party in ("alice", "bob", "carol", None):
         if party is None or party in needed_by:
-            assert _refusal(ABY3, PLAIN, f"{key}={value}", party=party).startswith(f"{key}: ")
+            assert _refusal(ABY3, f"{key}={value}", party=party).startswith(f"{key}: ")
         else:
             section, name = key.split(".")
-            config = load_config(ABY3, [PLAIN, f"{key}={value}"], party=party)
+            config = load_config(ABY3, [f"{key}={value}"], party=party)
             assert getattr(getattr(config, section), name) == Path(value)
 
 
 def test_roles_and_not_names_decide_what_is_read():
     settings = ["cluster.data_owner=bob", "cluster.model_owner=alice"]
-    load_config(ABY3, [PLAIN, *settings, "task.pool=absent"], party="alice")
+    load_config(ABY3, [*settings, "task.pool=absent"], party="alice")
     assert _refusal(ABY3, *settings, "task.pool=absent", party="bob").startswith("task.pool: ")
 
 
@@ -543,7 +546,7 @@ def test_a_run_may_go_on_elsewhere(tmp_path):
     digest = load_config(ABY3).digest()
     for settings in (["cluster=null"], ["cluster.addresses=null"], ["cluster.start_seconds=9"], [_tls(tmp_path / "t")]):
         assert load_config(ABY3, settings).digest() == digest
-    assert load_config(ABY3, [PLAIN], party="alice").digest() == digest
+    assert load_config(ABY3, party="alice").digest() == digest
     assert load_config(ABY3, ["tuning.alpha=3.5"]).digest() != digest
 
 
@@ -563,10 +566,10 @@ def test_the_initial_prompt_is_the_data_owners_alone(write):
     with_words, without = load_config(write(tuning__initial_prompt={"words": "good"})), load_config(write())
     assert with_words.agreed() == without.agreed()
     assert with_words.digest() != without.digest()
-    elsewhere = load_config(ABY3, [PLAIN, "tuning.initial_prompt={run: absent}"], party="bob")
+    elsewhere = load_config(ABY3, ["tuning.initial_prompt={run: absent}"], party="bob")
     assert elsewhere.tuning.initial_prompt.run == Path("absent")
     with pytest.raises(ConfigError, match="absent does not exist"):
-        load_config(ABY3, [PLAIN, "tuning.initial_prompt={run: absent}"], party="alice")
+        load_config(ABY3, ["tuning.initial_prompt={run: absent}"], party="alice")
 
 
 def test_whose_files_are_needed_can_be_said(write):
@@ -582,15 +585,15 @@ def test_whose_files_are_needed_can_be_said(write):
 def test_limits_and_logs_are_read_where_they_are_needed(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     settings = ["cluster.limits.texts_a_day=5", "cluster.log=~/{party}.jsonl"]
-    bob, alice = (load_config(ABY3, [PLAIN, *settings], party=party).cluster for party in ("bob", "alice"))
+    bob, alice = (load_config(ABY3, settings, party=party).cluster for party in ("bob", "alice"))
     assert bob.limits.by_name == {"texts_a_day": 5}
     assert bob.limits.file == tmp_path / ".local/state/secp-spu/limits.json"
     assert (bob.log, alice.log) == (tmp_path / "bob.jsonl", tmp_path / "alice.jsonl")
     beside = ["cluster.limits={predictions_a_day: 0, file: counts.json}", "cluster.log=logs/{party}.jsonl"]
-    bob = load_config(ABY3, [PLAIN, *beside], party="bob").cluster
+    bob = load_config(ABY3, beside, party="bob").cluster
     assert bob.limits.file == ABY3.parent / "counts.json"
     assert bob.log == ABY3.parent / "logs" / "bob.jsonl"
-    assert load_config(ABY3, [PLAIN, *beside], party="alice").cluster.limits.file == Path("counts.json")
+    assert load_config(ABY3, beside, party="alice").cluster.limits.file == Path("counts.json")
     assert load_config(ABY3).cluster.limits is load_config(ABY3).cluster.log is None
 
 

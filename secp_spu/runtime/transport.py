@@ -145,7 +145,10 @@ class PartyReceiver(ReceiverProxy):
             return
         await server.start()
         self._ready.set_result((True, ""))
-        await server.wait_for_termination()
+        try:
+            await server.wait_for_termination()
+        finally:
+            await server.stop(None)
 
     async def is_ready(self) -> tuple[bool, str]:
         """Whether the server listens, and if not, why."""

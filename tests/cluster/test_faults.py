@@ -134,6 +134,7 @@ def test_a_port_that_is_taken(key):
             [
                 Path(sys.executable).parent / "secp-spu",
                 *("party", "--config", CONFIG, "--party", "carol", f"--set=cluster.addresses.carol.{key}={address}"),
+                "--set=cluster.plain_text=true",
             ],
             capture_output=True,
             text=True,
@@ -150,6 +151,7 @@ def test_the_script_leaves_no_process_behind(tmp_path, number):
     script = [sys.executable, "scripts/cluster_on_this_machine.py", "--config", CONFIG, "--out", tmp_path / "run"]
     with subprocess.Popen(
         [*script, *arguments],
+        env=os.environ | {"TMPDIR": str(tmp_path), "RAY_TMPDIR": "/tmp"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -159,10 +161,13 @@ def test_the_script_leaves_no_process_behind(tmp_path, number):
         while len(_marked(mark)) < 9:  # all parties start their Rays, which are some processes each
             assert time.monotonic() < end
             time.sleep(0.2)
+        (keys,) = tmp_path.glob("secp-spu-tls-*")
+        assert keys.stat().st_mode & 0o777 == 0o700
         os.kill(running.pid, number)
         running.communicate(timeout=30)
     assert running.returncode == 1
     assert not _marked(mark)
+    assert not keys.exists()
 
 
 def _marked(mark):

@@ -4,7 +4,6 @@ No party has a file that is another's, so what it holds came in by SecretFlow's 
 SPU's, whose openings the audit proves masked.
 """
 
-import pickle
 import re
 import shutil
 import subprocess
@@ -22,6 +21,7 @@ from small import CONFIG, SMALL
 from secp_spu.config import load_config
 from secp_spu.model import load_checkpoint
 from secp_spu.protocol import encode
+from secp_spu.runtime.messages import decode
 from secp_spu.tuning import DataOwner, RunRecord
 
 pytestmark = pytest.mark.cluster
@@ -42,7 +42,8 @@ def run(tmp_path_factory):
     record = folder / "received"
     record.mkdir()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent / "recorder"))
+        here = Path(__file__).parent
+        patch.setenv("PYTHONPATH", f"{here / 'recorder'}:{here / 'hooks'}")
         patch.setenv("SECP_SPU_RECORD", str(record))
         patch.setenv("RAY_TMPDIR", ray)
         subprocess.run([COMMAND, "embeddings", "--model", MODEL, "--out", folder / "embeddings"], check=True)
@@ -119,7 +120,7 @@ def test_the_others_receive_shares_keys_and_what_all_may_know(run):
     shares = 0
     for party in ("bob", "carol"):
         for message in _received(run[1], party):
-            for leaf in jax.tree.leaves(pickle.loads(message)):
+            for leaf in jax.tree.leaves(decode(message)):
                 if not isinstance(leaf, np.ndarray):
                     continue
                 if leaf.dtype == np.uint64:
@@ -135,7 +136,7 @@ def test_parts_that_are_opened_go_to_the_data_owner_alone(run):
         parts = [
             value
             for message in _received(run[1], party)
-            if isinstance(value := pickle.loads(message), list)
+            if isinstance(value := decode(message), list)
             and value
             and all(isinstance(part, np.ndarray) for part in value)
         ]

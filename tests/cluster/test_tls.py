@@ -77,6 +77,7 @@ def test_a_cluster_with_tls_and_who_may_connect_to_it(authorities, tmp_path):
 def test_a_stranger_is_refused(authorities, tmp_path, stranger):
     ours, theirs = authorities
     carol = [f"--set={_tls(theirs)}" if stranger == "another authority" else "--set=cluster.tls=null"]
+    carol += ["--set=cluster.plain_text=true"]
     with Cluster(CONFIG, tmp_path / "run", [*SETTINGS, _tls(ours)], own={"carol": carol}, quiet=True) as cluster:
         assert cluster.wait(timeout=120) == dict.fromkeys(PARTIES, 1)
         for name, party in cluster.parties.items():

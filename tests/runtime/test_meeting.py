@@ -100,17 +100,13 @@ def test_a_server_that_is_no_party_is_named(ports, certificates):
 
 def test_a_web_server_of_http_2_that_answers_404_is_named(ports):
     """As an ingress or a gateway does that knows no such path."""
-    empty, acknowledged = (
-        b"\x00\x00\x00\x04" + flags + b"\x00\x00\x00\x00" for flags in (b"\x00", b"\x01")
-    )  # SETTINGS
-    not_found = (
-        b"\x00\x00\x01\x01\x05\x00\x00\x00\x01" + b"\x8d"
-    )  # HEADERS, the last frame of stream 1, with status 404
+    settings, acknowledged = (b"\x00\x00\x00\x04" + flags + b"\x00\x00\x00\x00" for flags in (b"\x00", b"\x01"))
+    not_found = b"\x00\x00\x01\x01\x05\x00\x00\x00\x01\x8d"  # HEADERS, the last frame of stream 1: status 404
 
     def serve(listening):
         connection, _ = listening.accept()
         with connection:
-            connection.sendall(empty + acknowledged)
+            connection.sendall(settings + acknowledged)
             time.sleep(0.5)
             connection.sendall(not_found)
             time.sleep(3)

@@ -16,7 +16,6 @@ from secp_spu.tuning.agreement import PACKAGES, facts_of, require_agreement
 
 CONFIG = Path("configs/cluster-aby3.yaml")
 PARTIES = ("alice", "bob", "carol")
-PLAIN = "cluster.plain_text=true"  # nothing is started here
 MODEL = load_config(CONFIG).model.folder
 
 
@@ -34,7 +33,7 @@ def _facts(given, *settings, purpose="tuning", **own):
         "bob": ["task.pool=none", "task.test=none"],
         "carol": ["task.pool=none", "task.test=none", "model.folder=none"],
     }
-    configs = {p: load_config(CONFIG, [PLAIN, *settings, *paths[p], *own.get(p, ())], party=p) for p in PARTIES}
+    configs = {p: load_config(CONFIG, [*settings, *paths[p], *own.get(p, ())], party=p) for p in PARTIES}
     return {p: json.loads(json.dumps(facts_of(config, p, purpose))) for p, config in configs.items()}
 
 
@@ -123,7 +122,7 @@ def test_configurations_purposes_and_versions_that_differ_are_named(given):
     assert "tuning.population is 6 at carol, but 7 at bob" in said["carol"]
 
     facts = _facts(given)
-    facts["bob"] |= {"configuration": facts_of(load_config(CONFIG, [PLAIN]), "bob", "prediction")["configuration"]}
+    facts["bob"] |= {"configuration": facts_of(load_config(CONFIG), "bob", "prediction")["configuration"]}
     assert "what is to be done is 'tuning' at alice, but 'prediction' at bob" in _refusals(facts)["alice"]
 
     for name in ("Python", *PACKAGES):
