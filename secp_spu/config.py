@@ -593,6 +593,7 @@ class Config(_Section):
         content = self.model_dump(mode="json")
         del content["tuning"]["generations"], content["cluster"]
         del content["model"]["folder"], content["task"]["pool"], content["task"]["test"]
+        content["task"]["labels"] = list(content["task"]["labels"].items())  # their order numbers the classes
         initial = content["tuning"]["initial_prompt"]
         initial |= {key: initial[key] is not None for key in ("run", "peft")}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

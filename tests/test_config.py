@@ -13,6 +13,7 @@ from secp_spu.config import ConfigError, load_config, save_config
 CONFIGS = Path(__file__).parent.parent / "configs"
 ABY3 = CONFIGS / "cluster-aby3.yaml"
 SEMI2K = CONFIGS / "cluster-semi2k.yaml"
+LABEL_PAIRS = ('negative: "no"', 'positive: "yes"')
 SIMULATION = CONFIGS / "simulation.yaml"
 
 
@@ -548,6 +549,12 @@ def test_a_run_may_go_on_elsewhere(tmp_path):
         assert load_config(ABY3, settings).digest() == digest
     assert load_config(ABY3, party="alice").digest() == digest
     assert load_config(ABY3, ["tuning.alpha=3.5"]).digest() != digest
+
+
+def test_the_order_of_labels_decides_a_runs_course():
+    """It numbers the classes, whose losses a resumed run would mix up."""
+    there, back = ("task.labels={" + ", ".join(pair) + "}" for pair in (LABEL_PAIRS, LABEL_PAIRS[::-1]))
+    assert load_config(ABY3, [there]).digest() != load_config(ABY3, [back]).digest()
 
 
 def test_a_saved_configuration_is_the_same_one(write, tmp_path):

@@ -64,15 +64,16 @@ class AuditReport:
 COVERS = (
     "Every value that these programs open to the compute parties is proven to be v - t: t is a mask that this run "
     "alone uses, once, and v depends on no cosine or sine of a mask that is not opened before it. No operation outside "
-    "a list of known ones is used, and none makes something public of something secret. No program returns a mask or "
-    "one of its cosines or sines. The digests are of the texts that are executed."
+    "a list of known ones is used, and none makes something public of something secret. No result is made of masks and "
+    "their cosines and sines alone: each of these has gone through a product with something that its own opening gave. "
+    "The digests are of the texts that are executed."
 )
 """What is proven, for whoever reads the report."""
 
 DOES_NOT_COVER = (
     "That SPU does with a program what its source says; that masks are uniform and fresh (the runtime makes them so, "
-    "and tests hold it); what an owner to whom results are opened learns from them; parties that do not follow the "
-    "protocol; sizes and times of messages."
+    "and tests hold it); what a program's results tell an owner to whom they are opened; parties that do not follow "
+    "the protocol; sizes and times of messages."
 )
 """What is not."""
 

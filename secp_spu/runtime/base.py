@@ -67,6 +67,7 @@ class Runtime(ABC):
         self._names = (f"v{i}" for i in count())
         self._fresh: set[tuple[str, ...]] = set()
         self._pinned: set[str] = set()
+        self._freed: set[str] = set()
 
     @abstractmethod
     def actor(self, party: str, make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -138,10 +139,11 @@ class Runtime(ABC):
             args: pytrees of Stored handles, or Correlations, which this run spends and deletes. A correlation comes in
                 by no other way: a copy of its mask, added to a secret, would cancel in the opening.
         Returns: the results, as a pytree of Stored handles.
-        Raises: AuditError, before anything runs, if an opening is not proven masked; SpentCorrelationError;
-            RuntimeFailure.
+        Raises: AuditError, before anything runs, if an opening is not proven masked; SpentCorrelationError; ValueError
+            for an array that was freed; RuntimeFailure, also if SPU opened anything else than was proven.
         """
         trees = tuple(arg.tree if isinstance(arg, Correlations) else arg for arg in args)
+        self._refuse_freed(jax.tree.leaves(trees, is_leaf=is_declared))
         program = self._compiled(name, fn, trees)
         self._require_pinned(program, jax.tree.leaves(trees))
         spent = [arg.tree for arg in args if isinstance(arg, Correlations)]
@@ -165,6 +167,18 @@ class Runtime(ABC):
                 raise ValueError(
                     f"{program.name} keeps the opening of {inputs[number].name}, which is not pinned: call pin first"
                 )
+
+    def _refuse_freed(self, nodes: list) -> None:
+        """Refuse arrays that are gone; of whole correlations `_spend` knows."""
+        if gone := [node.name for node in nodes if not is_declared(node) and node.name in self._freed]:
+            raise ValueError(
+                f"{gone[0]} was freed, or is part of a correlation that is spent: nothing can use it any more"
+            )
+
+    def _let_go(self, values: Tree) -> None:
+        """Note that arrays are about to be deleted, once that is known to be allowed."""
+        self._refuse_pinned(values)
+        self._freed |= {stored.name for stored in jax.tree.leaves(values)}
 
     def _refuse_pinned(self, values: Tree) -> None:
         if pinned := [stored.name for stored in jax.tree.leaves(values) if stored.name in self._pinned]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from secp_spu.config import ConfigError
+from secp_spu.files import make_private_folder
 
 
 class Journal:
@@ -31,7 +32,7 @@ class Journal:
         if path is None:
             return
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_private_folder(path.parent)
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
             if stat.S_ISREG(os.fstat(self._file).st_mode):  # not a device or a pipe, which others may need
                 os.fchmod(self._file, 0o600)

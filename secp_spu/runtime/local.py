@@ -99,7 +99,7 @@ class LocalRuntime(OneProcessRuntime):
 
     def free(self, values: Tree) -> None:
         """See `Runtime.free`."""
-        self._refuse_pinned(values)
+        self._let_go(values)
         names = [handle.name for handle in jax.tree.leaves(values)]
         if names:
             self._everywhere(lambda party: party.side.free(names))

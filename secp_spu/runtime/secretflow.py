@@ -207,7 +207,7 @@ class SecretFlowRuntime(Runtime):
 
     def free(self, values: Tree) -> None:
         """See `Runtime.free`."""
-        self._refuse_pinned(values)
+        self._let_go(values)
         if names := [handle.name for handle in jax.tree.leaves(values)]:
             self._everywhere("free", names)
 

@@ -17,7 +17,7 @@ from datetime import date, datetime, timezone
 from typing import Any
 
 from secp_spu.config import LIMITED, Config, LimitsSection
-from secp_spu.files import write_whole
+from secp_spu.files import make_private_folder, write_whole
 from secp_spu.runtime import Journal, Runtime, RuntimeFailure
 
 LOCK_SECONDS = 10.0
@@ -117,7 +117,7 @@ class Account:
         """Keep other processes from counting in the file."""
         path, end = self._file.with_name(f"{self._file.name}.lock"), time.monotonic() + LOCK_SECONDS
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_private_folder(path.parent)
             lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise self._unusable(f"cannot be written ({error.strerror}): name another file") from error

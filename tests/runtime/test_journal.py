@@ -1,6 +1,7 @@
 """A party's log: lines of JSON, for its owner's eyes alone, and an error where it cannot be written."""
 
 import json
+import os
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -28,6 +29,12 @@ def test_the_file_is_for_its_owners_eyes_alone_whoever_made_it(tmp_path):
     path.chmod(0o666)
     Journal(path, "bob").write("start")
     assert path.stat().st_mode & 0o777 == 0o600
+    before = os.umask(0)
+    try:
+        Journal(tmp_path / "logs" / "bob.jsonl", "bob").write("start")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "logs").stat().st_mode & 0o777 == 0o700
 
 
 def test_without_a_file_nothing_is_written():

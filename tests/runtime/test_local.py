@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from parties import ABY3, SEMI2K_2, ULP, opened, peek, shared
 
-from secp_spu.protocol import SpentCorrelationError, cos_sin, declare_correlation
+from secp_spu.protocol import SpentCorrelationError, cos_sin, declare_correlation, open_masked, to_ring
 from secp_spu.runtime import LocalRuntime, Owned, RuntimeFailure, Spec, Stored
 
 FLOATS = np.array([[0, 1, -1, 0.1, -1234.5], [ULP, -ULP, 2.0**44, -(2.0**44), 3.25]], np.float32)
@@ -353,3 +353,18 @@ def test_a_mask_cannot_be_opened_before_it_is_spent(runtime):
     fresh = runtime.correlations(declare_correlation((3,)))
     with pytest.raises(SpentCorrelationError, match="nobody may see it"):
         runtime.open_to("owner", fresh.tree.mask)
+
+
+def test_an_array_that_was_freed_is_refused_before_anything_runs(runtimes):
+    """The parties would fail on it, and the runtime would end."""
+    runtime = runtimes(ABY3)
+    x = shared(runtime, np.ones(3, np.float32))
+    correlation = runtime.correlations(declare_correlation((3,)))
+    runtime.free(x)
+    with pytest.raises(ValueError, match="was freed"):
+        runtime.run("freed", lambda a: a + 1, x)
+    y = shared(runtime, np.ones(3, np.float32))
+    runtime.run("open", lambda x, c: open_masked(to_ring(x), c.mask), y, correlation)
+    with pytest.raises(ValueError, match="part of a correlation that is spent"):
+        runtime.run("again", lambda a, t: to_ring(a) - t, y, correlation.tree.mask)
+    assert opened(runtime, y).tolist() == [1, 1, 1]

@@ -85,6 +85,7 @@ def test_the_file_is_for_its_owners_eyes_alone(tmp_path):
     files = list((tmp_path / "counts").iterdir())
     assert {path.name for path in files} == {"limits.json", "limits.json.lock"}
     assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
+    assert (tmp_path / "counts").stat().st_mode & 0o777 == 0o700, "who can write the folder can take the file away"
 
 
 @pytest.mark.parametrize(
