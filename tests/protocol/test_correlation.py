@@ -225,7 +225,7 @@ def test_nothing_is_computed_of_a_fresh_correlation(aby3, part):
         aby3.run("copy", copy_of, getattr(correlation.tree, part))
     copy = shared(aby3, np.ones(3, np.float32))
     with pytest.raises(SpentCorrelationError, match="is part of a correlation that is not spent"):
-        aby3.run("copy", lambda *args: args, getattr(correlation.tree, part), correlation.tree)
+        aby3.run("copy", lambda given, _: copy_of(given), getattr(correlation.tree, part), correlation.tree)
     aby3.run("open", open_with_a_copy, copy, correlation)
 
 
