@@ -25,6 +25,9 @@ from secp_spu.runtime.program import Spec
 RECORDS: dict[str, type[Any]] = {cls.__name__: cls for cls in (Correction, EncoderConfig, GeluSeries, Spec)}
 """Dataclasses that messages may hold, by name."""
 
+SHOWN_CHARACTERS = 120
+"""How much of what another party has sent a line for the user shows."""
+
 FAILED = b""
 """The message of a party that has failed, in place of what it was to send. It tells nothing: who sent it is known."""
 
@@ -35,6 +38,12 @@ _NUMBERS = "biuf"  # NumPy's kinds of dtypes
 
 class RefusedMessage(Exception):
     """A message that no party of this run would send; the text is one line that names the sender."""
+
+
+def shown(value: Any) -> str:
+    """What another party has sent, for a line for the user: escaped, and cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
 
 
 def encode(value: Any) -> bytes:

@@ -32,7 +32,7 @@ from secp_spu.runtime.ledger import Cost, Ledger, Phase
 from secp_spu.runtime.local import first_line
 from secp_spu.runtime.meeting import Facts
 from secp_spu.runtime.memory import available_bytes
-from secp_spu.runtime.messages import RefusedMessage
+from secp_spu.runtime.messages import RefusedMessage, shown
 from secp_spu.runtime.profile import profile_log
 from secp_spu.runtime.program import Program, Tree
 from secp_spu.runtime.ray_processes import end_ray_processes
@@ -52,8 +52,6 @@ _POLL_SECONDS = 0.5
 RAY_KILLED = (
     "for lack of memory, as Ray says, which keeps a part of the machine's free: lower tuning.candidates_per_call"
 )
-SHOWN_CHARACTERS = 120
-"""How much of what another party has sent a message shows."""
 
 
 class SecretFlowRuntime(Runtime):
@@ -236,7 +234,7 @@ class SecretFlowRuntime(Runtime):
             if theirs != [program.name, digest]:
                 self._failure = RuntimeFailure(
                     f"the program {program.name} differs: its SHA-256 is {digest} at {self._party}, but {other} has "
-                    f"{_shown(theirs)}: install the same secp-spu, unchanged, at all parties"
+                    f"{shown(theirs)}: install the same secp-spu, unchanged, at all parties"
                 )
                 raise self._failure
 
@@ -529,12 +527,6 @@ class _DealerHost:
 
 def _actor(host: type, place: sf.PYU, *args: Any) -> Any:
     return sf.proxy(sf.PYUObject)(host)(*args, device=place)
-
-
-def _shown(value: Any) -> str:
-    """What another party has sent, in a message."""
-    text = repr(value)
-    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
 
 
 def _same(value: Any) -> Any:

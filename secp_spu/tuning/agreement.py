@@ -16,15 +16,13 @@ from typing import Any, Literal
 
 from secp_spu.config import Config, ConfigError
 from secp_spu.model import describe_config, fingerprint_json, fingerprint_tables
+from secp_spu.runtime.messages import SHOWN_CHARACTERS, shown
 
 Purpose = Literal["tuning", "prediction"]
 """What the parties of a cluster come together for."""
 
 PACKAGES = ("secp-spu", "spu", "jax", "jaxlib", "numpy", "flax", "secretflow", "ray")
 """Packages whose versions must be the same at all parties: they decide what a program computes and what crosses."""
-
-SHOWN_CHARACTERS = 120
-"""How much of another party's value a message shows."""
 
 OTHERS_NAMED = 8
 """How many more differences a message names after the first."""
@@ -80,7 +78,7 @@ def require_agreement(facts_by_party: Mapping[str, Any], party: str) -> None:
             continue
         (kind, key), *more = differences
         what, fix = _KINDS[kind]
-        ours, theirs = (_shown(facts_by_party[name][kind].get(key)) for name in (one, other))
+        ours, theirs = (shown(facts_by_party[name][kind].get(key)) for name in (one, other))
         also = f" (and so do {', '.join(_named(*place) for place in more[:OTHERS_NAMED])})" if more else ""
         raise ConfigError(
             f"the parties' {what} differ: {_named(kind, key)} is {ours} at {one}, but {theirs} at {other}{also}; {fix}"
@@ -104,14 +102,8 @@ def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator
 
 def _named(kind: str, key: str) -> str:
     """A fact's name in a message; another party may have sent it."""
-    shown = key if key.isprintable() and len(key) <= SHOWN_CHARACTERS else _shown(key)
-    return f"the version of {shown}" if kind == "versions" else shown
-
-
-def _shown(value: Any) -> str:
-    """A value in a message, in one line that is not too long."""
-    text = repr(value)
-    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
+    name = key if key.isprintable() and len(key) <= SHOWN_CHARACTERS else shown(key)
+    return f"the version of {name}" if kind == "versions" else name
 
 
 def _versions() -> dict[str, str | None]:

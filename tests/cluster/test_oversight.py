@@ -74,7 +74,8 @@ def test_tables_that_differ_end_all_before_anything_is_shared(tmp_path, embeddin
 
 
 def test_a_program_that_differs_ends_all_before_it_runs(tmp_path, embeddings, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent / "altered"))
+    here = Path(__file__).parent
+    monkeypatch.setenv("PYTHONPATH", f"{here / 'altered'}:{here / 'hooks'}")
     with _start(tmp_path / "run", embeddings) as cluster:
         errors = _errors(cluster, 1)
     for name in ("alice", "carol"):
