@@ -28,7 +28,8 @@ from pathlib import Path
 import psutil
 from make_test_ca import make_test_ca
 
-from secp_spu.config import ClusterSection, ConfigError, load_config
+from secp_spu.config import ClusterSection, load_config
+from secp_spu.errors import ConfigError
 from secp_spu.files import make_private_folder
 from secp_spu.runtime.cgroup import oom_kills, why_killed
 

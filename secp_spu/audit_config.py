@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from secp_spu.config import Config, ConfigError
+from secp_spu.config import Config
+from secp_spu.errors import ConfigError
 from secp_spu.runtime import AuditRuntime, Program
 from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, Progress, set_up, tune
 

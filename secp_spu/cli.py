@@ -18,9 +18,9 @@ from secp_spu.cli_adapt import adapt
 from secp_spu.cli_audit import audit
 from secp_spu.cli_bench import bench
 from secp_spu.cli_prompt import export, predict
-from secp_spu.config import Config, ConfigError, load_config
+from secp_spu.config import Config, load_config
+from secp_spu.errors import ConfigError, RuntimeFailure
 from secp_spu.model import CheckpointError, save_embeddings
-from secp_spu.runtime import RuntimeFailure
 from secp_spu.runtime.ray_processes import end_ray_processes, ray_was_started
 from secp_spu.terminal import (
     ConfigOption,

@@ -15,7 +15,8 @@ from rich.table import Table
 
 from secp_spu.audit import AuditReport, audit_json, marked
 from secp_spu.audit_config import audit_config
-from secp_spu.config import Config, ConfigError, load_config
+from secp_spu.config import Config, load_config
+from secp_spu.errors import ConfigError
 from secp_spu.files import unwritable, write_whole
 from secp_spu.runtime import Program
 from secp_spu.terminal import ConfigOption, SetOption

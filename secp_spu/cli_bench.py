@@ -59,7 +59,8 @@ from secp_spu.bench import (
     run_cost_tables,
     write_report,
 )
-from secp_spu.config import ConfigError, OptimizerKind
+from secp_spu.config import OptimizerKind
+from secp_spu.errors import ConfigError
 from secp_spu.terminal import QuietOption, TerminalProgress
 from secp_spu.tuning import Progress
 

@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from secp_spu.config import Config, ConfigError, load_config
+from secp_spu.config import Config, load_config
+from secp_spu.errors import ConfigError
 from secp_spu.model import is_function
 from secp_spu.terminal import Interrupted, QuietOption, SetOption, TerminalProgress, costs_table, start_runtime
 from secp_spu.tuning import (

@@ -25,14 +25,11 @@ from pydantic import (
     model_validator,
 )
 
+from secp_spu.errors import ConfigError
 from secp_spu.files import write_whole
 from secp_spu.protocol.series import LIMITS, TERMS
 
 PACKAGE_PREFIX = "package:"
-
-
-class ConfigError(ValueError):
-    """Bad input: one sentence that names the key or file, what came, what is allowed and the mend."""
 
 
 Role = Literal["data_owner", "model_owner"]

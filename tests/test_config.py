@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from secp_spu.cli import DEMO_CONFIG
-from secp_spu.config import ConfigError, load_config, save_config
+from secp_spu.config import load_config, save_config
+from secp_spu.errors import ConfigError
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 ABY3 = CONFIGS / "cluster-aby3.yaml"

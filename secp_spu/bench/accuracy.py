@@ -16,7 +16,8 @@ from secp_spu.bench.records import Case, Record
 from secp_spu.bench.rivals import RATES, STEPS, FewShot, descend, probe, train
 from secp_spu.bench.schema import AccuracyMethod, FewShotTask
 from secp_spu.bench.session import test_accuracy, tuning_session
-from secp_spu.config import Config, ConfigError, load_config
+from secp_spu.config import Config, load_config
+from secp_spu.errors import ConfigError
 from secp_spu.tuning import Progress, save_peft
 from secp_spu.tuning.tune import confirm_best, run_generation
 

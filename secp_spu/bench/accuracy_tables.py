@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from secp_spu.bench.accuracy import FEW_SHOT, SOURCE
 from secp_spu.bench.records import Record
 from secp_spu.bench.tables import Table, groups, mean_and_deviation, of_bench
+from secp_spu.drawing import new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 NAMES: dict[str, str] = {
     "untuned": "softmax, initial prompt",
@@ -142,7 +145,7 @@ def draw_accuracy(records: Iterable[Record]) -> dict[str, Figure]:
     tasks = [task for task in FEW_SHOT if any(task in row.found for row in rows)]
     if not rows:
         return {}
-    figure = Figure(figsize=(9.5, 1 + 0.32 * len(rows)), layout="constrained")
+    figure = new_figure(9.5, 1 + 0.32 * len(rows))
     panels = figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0]
     for axes, task in zip(panels, tasks, strict=True):
         for place, row in enumerate(rows):

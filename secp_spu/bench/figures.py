@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator, ScalarFormatter
 
 from secp_spu.bench.records import Record
 from secp_spu.bench.tables import METHODS, groups, model_and_input, of_bench, one_a_method, setting_name, workload
 from secp_spu.config import OptimizerKind
+from secp_spu.drawing import new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 STAGE_COLOURS = {"offline": "#e0a458", "forward": "#3d6fb4", "backward": "#7fa6d6", "optimizer": "#9aa5b1"}
 PART_COLOURS = ["#3d6fb4", "#e0a458", "#5b9a68", "#9aa5b1"]
@@ -115,8 +117,9 @@ def _draw_attention(setting: str, records: Sequence[Record]) -> Figure:
                 drawn.set(color="#9aa5b1", linestyle="--")
         axes.set(xscale="log", yscale="log", xlabel="tokens")
         axes.set_xticks(lengths)
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("")
+        axes.minorticks_off()
     panels[0].set(ylabel="seconds, online", title="Time")
     panels[1].set(ylabel="MB a party, online", title="Communication")
     panels[0].legend(frameon=False)
@@ -133,7 +136,7 @@ def draw_networks(records: Iterable[Record]) -> dict[str, Figure]:
 
 
 def _draw_networks(title: str, records: Sequence[Record]) -> Figure:
-    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    figure = new_figure(8, 4.2)
     figure.suptitle(title, fontsize=10)
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
@@ -160,7 +163,7 @@ def draw_optimizers(records: Iterable[Record]) -> dict[str, Figure]:
     found = list(groups(of_bench(records, "optimizers"), lambda r: (r["task"], r["max_evaluations"])))
     if not found:
         return {}
-    figure = Figure(figsize=(9, 0.6 + 3 * len(found)), layout="constrained")
+    figure = new_figure(9, 0.6 + 3 * len(found))
     panels = figure.subplots(len(found), 2, squeeze=False)
     for ((task, _), of_task), (loss, accuracy) in zip(found, panels, strict=True):
         for (optimizer, *_), runs in groups(of_task, _course):
@@ -199,7 +202,7 @@ def _name(record: Record, method: str = "variant") -> str:
 
 
 def _panels(title: str, *, rows: int) -> tuple[Figure, Sequence[Axes]]:
-    figure = Figure(figsize=(9, 1.6 + 0.45 * rows), layout="constrained")
+    figure = new_figure(9, 1.6 + 0.45 * rows)
     figure.suptitle(title, fontsize=10)
     panels = figure.subplots(1, 2)
     for axes in panels:

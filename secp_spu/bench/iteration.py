@@ -23,7 +23,7 @@ from secp_spu.bench.scaling import extrapolate, stages
 from secp_spu.bench.schema import Method
 from secp_spu.bench.setting import OWNER, Setting
 from secp_spu.bench.shapes import LABELS, SHAPES, RandomModel, RandomTexts
-from secp_spu.config import ConfigError
+from secp_spu.errors import ConfigError
 from secp_spu.model import HIDDEN_BITS, ActivationKind, AttentionKind, EncoderConfig, EncoderLayer, is_function
 from secp_spu.protocol import Scheme, lower
 from secp_spu.runtime import Batch, Owned, PlaintextRuntime, Runtime, SecureModel, Stored, StreamedLayers, pass_bytes

@@ -28,7 +28,7 @@ from typing import Any
 
 from secp_spu.bench.records import Case, Record
 from secp_spu.bench.tables import Table
-from secp_spu.config import ConfigError
+from secp_spu.errors import ConfigError
 
 ABY3_DELAYS_PER_SEND = 9 / 8
 ABY3_BYTES_IN_TURN = 27 / 26

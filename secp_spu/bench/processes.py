@@ -17,9 +17,10 @@ from spu import libspu
 
 from secp_spu.bench.network import Network
 from secp_spu.bench.relay import Relay
+from secp_spu.errors import RuntimeFailure
 from secp_spu.protocol import MaskStream, Scheme
 from secp_spu.protocol.sharing import KEY_BYTES
-from secp_spu.runtime import LocalRuntime, RuntimeFailure, Stored
+from secp_spu.runtime import LocalRuntime, Stored
 from secp_spu.runtime.compute_party import ComputeParty, spu_config
 from secp_spu.runtime.ledger import Cost
 from secp_spu.runtime.local import PartyThread, first_line

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from secp_spu.bench.schema import fault
-from secp_spu.config import ConfigError
+from secp_spu.errors import ConfigError
 from secp_spu.files import write_whole
 from secp_spu.runtime import available_bytes
 from secp_spu.tuning import Progress

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from secp_spu.bench.accuracy_tables import accuracy_tables, draw_accuracy
 from secp_spu.bench.batching import batching_tables
@@ -26,7 +25,10 @@ from secp_spu.bench.tables import (
     operation_tables,
     optimizer_tables,
 )
-from secp_spu.config import ConfigError
+from secp_spu.errors import ConfigError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 NAME = "report.md"
 
@@ -34,7 +36,7 @@ FIGURE = re.compile(r"!\[((?:iteration|operations|attention|network)-[\w-]+|opti
 """A line of the report: the figures that it makes, by name."""
 
 Tables = Callable[[Sequence[Record]], list[Table]]
-Figures = Callable[[Sequence[Record]], dict[str, Figure]]
+Figures = Callable[[Sequence[Record]], dict[str, "Figure"]]
 
 TITLE = "# What private tuning costs"
 

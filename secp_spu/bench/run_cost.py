@@ -9,7 +9,7 @@ from statistics import median
 from secp_spu.bench.published import PAPER
 from secp_spu.bench.records import Case, Record
 from secp_spu.bench.tables import Table, groups, of_bench, setting_name, workload
-from secp_spu.config import ConfigError
+from secp_spu.errors import ConfigError
 
 REFERENCE = "cma"
 """Whose best validation loss, at its full budget, is what all have to reach."""

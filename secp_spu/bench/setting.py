@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from secp_spu.bench.records import Record
-from secp_spu.config import ConfigError
+from secp_spu.errors import ConfigError
 from secp_spu.protocol import FRACTION_BITS, Fixed, from_ring
 from secp_spu.runtime import LocalRuntime, Owned, keep_openings, static_kernels
 

@@ -18,7 +18,6 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from scipy.optimize import linprog
 
 from secp_spu.protocol.correlation import CosineCorrelation, declare_correlation, is_declared_by
 from secp_spu.protocol.cosine import POLYNOMIAL_ERROR
@@ -64,6 +63,8 @@ def fit_reciprocal() -> tuple[np.ndarray, float]:
 
     Returns: a_0, a_1..a_K, b_1..b_K, multiples of 2**-COEFFICIENT_BITS; that error: 0.03.
     """
+    from scipy.optimize import linprog  # takes longer to import than all of this package
+
     inside = np.concatenate([np.geomspace(FLOOR, TOP, 600), np.linspace(FLOOR, TOP, 300)])
     below = np.linspace(LOWEST, FLOOR, 150)
     waves, edge = _basis(inside) * inside[:, None], _basis(below)

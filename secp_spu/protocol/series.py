@@ -20,7 +20,6 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from scipy.optimize import linprog
 from scipy.special import ndtr
 
 from secp_spu.protocol.correlation import CosineCorrelation, declare_correlation, is_declared_by
@@ -151,6 +150,8 @@ def _basis(x: np.ndarray, frequency: int, terms: int) -> np.ndarray:
 
 def _least_worst(basis: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """Coefficients with the smallest e such that |basis @ coefficients - wanted| <= e everywhere."""
+    from scipy.optimize import linprog  # takes longer to import than all of this package
+
     ones, unknowns = np.ones((len(basis), 1)), basis.shape[1]
     rows = np.block([[basis, -ones], [-basis, -ones]])
     price = np.append(np.zeros(unknowns), 1)

@@ -1,6 +1,6 @@
 """Where secure programs run, and what they cost."""
 
-from secp_spu.runtime.base import Correlations, Owned, Runtime, RuntimeFailure, Stored
+from secp_spu.runtime.base import Correlations, Owned, Runtime, Stored
 from secp_spu.runtime.dry import AuditRuntime
 from secp_spu.runtime.embedding import (
     SHIFT_BITS,
@@ -32,7 +32,6 @@ __all__ = [
     "PrivateEmbedding",
     "Program",
     "Runtime",
-    "RuntimeFailure",
     "SecureModel",
     "Spec",
     "Stored",

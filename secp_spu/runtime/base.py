@@ -19,10 +19,6 @@ from secp_spu.runtime.memory import available_bytes
 from secp_spu.runtime.program import Program, Spec, Tree, compile_program
 
 
-class RuntimeFailure(RuntimeError):
-    """A party failed, so the runtime has ended; the message names the party."""
-
-
 @dataclass(frozen=True)
 class Stored:
     """A handle to an array that the compute parties keep: a leaf of the pytrees that programs take and return."""

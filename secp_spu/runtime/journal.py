@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from secp_spu.config import ConfigError
+from secp_spu.errors import ConfigError
 from secp_spu.files import make_private_folder
 
 

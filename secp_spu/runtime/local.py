@@ -13,8 +13,9 @@ import jax
 from spu import Runtime as SpuRuntime
 from spu import libspu
 
+from secp_spu.errors import RuntimeFailure
 from secp_spu.protocol import CosineCorrelation, Dealer, MaskStream, Scheme, party_streams
-from secp_spu.runtime.base import Correlations, Owned, RuntimeFailure, Stored, is_declared, spec_of
+from secp_spu.runtime.base import Correlations, Owned, Stored, is_declared, spec_of
 from secp_spu.runtime.compute_party import ComputeParty, join, split, spu_config
 from secp_spu.runtime.ledger import Cost
 from secp_spu.runtime.one_process import OneProcessRuntime

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ray._private.utils import get_ray_temp_dir
 
-from secp_spu.config import ConfigError
+from secp_spu.errors import ConfigError
 
 SOCKET_PATH_BYTES = 107
 """Linux's limit (sun_path in unix(7), less the final zero)."""

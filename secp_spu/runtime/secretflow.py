@@ -21,18 +21,19 @@ import jax
 import numpy as np
 from spu import libspu
 
-from secp_spu.config import ClusterSection, ConfigError
+from secp_spu.config import ClusterSection
+from secp_spu.errors import ConfigError, RuntimeFailure
+from secp_spu.network.meeting import Facts
+from secp_spu.network.messages import RefusedMessage, shown
 from secp_spu.protocol import Correction, CosineCorrelation, Dealer, MaskStream, Scheme
 from secp_spu.protocol.sharing import KEY_BYTES
-from secp_spu.runtime.base import Correlations, Owned, Runtime, RuntimeFailure, Stored, is_declared, spec_of
+from secp_spu.runtime.base import Correlations, Owned, Runtime, Stored, is_declared, spec_of
 from secp_spu.runtime.cgroup import oom_kills, why_killed
 from secp_spu.runtime.compute_party import ComputeParty, join, split, spu_settings
 from secp_spu.runtime.journal import Journal
 from secp_spu.runtime.ledger import Cost, Ledger, Phase
 from secp_spu.runtime.local import first_line
-from secp_spu.runtime.meeting import Facts
 from secp_spu.runtime.memory import available_bytes
-from secp_spu.runtime.messages import RefusedMessage, shown
 from secp_spu.runtime.profile import profile_log
 from secp_spu.runtime.program import Program, Tree
 from secp_spu.runtime.ray_processes import end_ray_processes

@@ -17,13 +17,13 @@ import fed
 import secretflow as sf
 
 from secp_spu.config import SERVERS, AddressSection, ClusterSection, ServerKey, port_of
-from secp_spu.runtime.base import RuntimeFailure
-from secp_spu.runtime.certificates import Certificates
-from secp_spu.runtime.meeting import Facts, Meeting
+from secp_spu.errors import RuntimeFailure
+from secp_spu.network.certificates import Certificates
+from secp_spu.network.meeting import Facts, Meeting
+from secp_spu.network.transport import PartyReceiver, PartySender, tls_config
+from secp_spu.network.watch import LINGER_SECONDS, Watch
 from secp_spu.runtime.ray_folder import check_ray_folder
 from secp_spu.runtime.ray_processes import mark_ray_processes
-from secp_spu.runtime.transport import PartyReceiver, PartySender, tls_config
-from secp_spu.runtime.watch import LINGER_SECONDS, Watch
 
 _LOGGING_LEVEL = "critical"  # SecretFlow's; what a user has to know is raised
 

@@ -10,16 +10,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from matplotlib.figure import Figure
 from safetensors import SafetensorError
 
-from secp_spu.config import ConfigError
+from secp_spu.drawing import new_figure
+from secp_spu.errors import ConfigError
 from secp_spu.files import write_whole
 from secp_spu.model import load_checkpoint, save_checkpoint
 from secp_spu.model.adapt import Distillation, Texts, make_student
@@ -37,6 +37,9 @@ from secp_spu.tuning.adaptation_folder import (
 )
 from secp_spu.tuning.corpus import Corpus
 from secp_spu.tuning.progress import Progress
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Tree = Any
 
@@ -276,7 +279,7 @@ def _save(recipe: Recipe, out: Path, distillation: Distillation, layers: Tree, c
 
 def _draw(log: Sequence[dict[str, float]]) -> Figure:
     """Held-out similarity and losses by step."""
-    figure = Figure(figsize=(8, 3.4), layout="constrained")
+    figure = new_figure(8, 3.4)
     similarity, loss = figure.subplots(1, 2)
     similarity.plot([row["step"] for row in log], [row["similarity"] for row in log], color="#3d6fb4")
     similarity.set(title="Similarity to the teacher, held-out lines", xlabel="step", ylabel="cosine", ylim=(None, 1))

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from flax import serialization
 
-from secp_spu.config import ConfigError
+from secp_spu.errors import ConfigError
 from secp_spu.files import unwritable, write_whole
 
 Tree = Any

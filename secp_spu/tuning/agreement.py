@@ -14,9 +14,10 @@ from importlib.metadata import PackageNotFoundError, version
 from itertools import combinations
 from typing import Any, Literal
 
-from secp_spu.config import Config, ConfigError
+from secp_spu.config import Config
+from secp_spu.errors import ConfigError
 from secp_spu.model import describe_config, fingerprint_json, fingerprint_tables
-from secp_spu.runtime.messages import SHOWN_CHARACTERS, shown
+from secp_spu.network.messages import SHOWN_CHARACTERS, shown
 
 Purpose = Literal["tuning", "prediction"]
 """What the parties of a cluster come together for."""

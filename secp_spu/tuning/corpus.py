@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from tokenizers import Tokenizer
 
-from secp_spu.config import ConfigError
+from secp_spu.errors import ConfigError
 from secp_spu.model import EncoderConfig
 from secp_spu.model.adapt import Texts
 from secp_spu.tuning.task import MASK_TOKENS, mask_token, open_tokenizer

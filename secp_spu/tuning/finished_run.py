@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from secp_spu.config import Config, ConfigError, load_config
+from secp_spu.config import Config, load_config
+from secp_spu.errors import ConfigError
 from secp_spu.model import EncoderConfig, load_embeddings
 from secp_spu.tuning.peft import save_peft
 from secp_spu.tuning.prompt import FILE_NAME, SoftPrompt, load_prompt

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from secp_spu.config import Config, ConfigError
+from secp_spu.config import Config
+from secp_spu.errors import ConfigError
 from secp_spu.model import EncoderConfig
 from secp_spu.tuning.finished_run import fitting, load_tuned_prompt
 from secp_spu.tuning.peft import load_peft

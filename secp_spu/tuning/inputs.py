@@ -10,7 +10,8 @@ from typing import Literal
 import jax
 import numpy as np
 
-from secp_spu.config import Config, ConfigError
+from secp_spu.config import Config
+from secp_spu.errors import ConfigError
 from secp_spu.model import Embeddings, hidden_bits, load_embeddings, load_encoder_config
 from secp_spu.protocol import lower
 from secp_spu.runtime import SHIFT_BITS, one_hot

@@ -17,8 +17,9 @@ from datetime import date, datetime, timezone
 from typing import Any
 
 from secp_spu.config import LIMITED, Config, LimitsSection
+from secp_spu.errors import RuntimeFailure
 from secp_spu.files import make_private_folder, write_whole
-from secp_spu.runtime import Journal, Runtime, RuntimeFailure
+from secp_spu.runtime import Journal, Runtime
 
 LOCK_SECONDS = 10.0
 """How long a process waits for another that counts in the same file, which takes milliseconds."""

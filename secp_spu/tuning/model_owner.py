@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from secp_spu.config import Config, ConfigError, ModelSection
+from secp_spu.config import Config, ModelSection
+from secp_spu.errors import ConfigError
 from secp_spu.model import (
     Checkpoint,
     EncoderConfig,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from typing import Protocol
 
-import cma
 import numpy as np
 
 from secp_spu.config import OptimizerKind
@@ -43,6 +42,8 @@ class CmaEs:
     def __init__(
         self, intrinsic_dim: int, population: int, sigma: float, seed: int | list[int], *, diagonal: bool = False
     ):
+        import cma  # brings matplotlib and scipy.stats, which parties without an optimizer need not wait for
+
         rng = np.random.default_rng(seed)
         options = {
             "popsize": population,

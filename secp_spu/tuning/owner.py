@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from secp_spu.config import Config, ConfigError, TaskSection, save_config
+from secp_spu.config import Config, TaskSection, save_config
+from secp_spu.errors import ConfigError, RuntimeFailure
 from secp_spu.protocol import FRACTION_BITS
-from secp_spu.runtime import RuntimeFailure
 from secp_spu.tuning.finished_run import CONFIG_NAME
 from secp_spu.tuning.initial_prompt import make_initial_prompt, prompt_generator
 from secp_spu.tuning.inputs import InputOwner, PromptSet, Split

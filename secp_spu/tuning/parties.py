@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from secp_spu.config import Config, ConfigError
+from secp_spu.config import Config
+from secp_spu.errors import ConfigError
 from secp_spu.runtime import LocalRuntime, PlaintextRuntime, Runtime
 from secp_spu.tuning.agreement import Purpose, facts_of, require_agreement
 

@@ -10,7 +10,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from secp_spu.config import ConfigError
+from secp_spu.errors import ConfigError
 from secp_spu.files import make_private_folder, write_whole
 from secp_spu.model import EncoderConfig
 from secp_spu.tuning.prompt import SoftPrompt

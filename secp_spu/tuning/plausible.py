@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-from secp_spu.runtime import RuntimeFailure
+from secp_spu.errors import RuntimeFailure
 
 AGREEMENT = 0.1
 """Largest difference between two evaluations' losses of one prompt that count as the same: ten times what the secure

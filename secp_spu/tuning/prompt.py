@@ -9,7 +9,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from secp_spu.config import ConfigError
+from secp_spu.errors import ConfigError
 from secp_spu.files import write_whole
 
 FILE_NAME = "prompt.safetensors"

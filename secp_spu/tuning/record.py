@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from secp_spu.config import Config, ConfigError
+from secp_spu.config import Config
+from secp_spu.errors import ConfigError
 from secp_spu.files import write_whole
 from secp_spu.runtime import Ledger
 from secp_spu.tuning.contents import contents_of, place_of

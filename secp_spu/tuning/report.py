@@ -6,15 +6,16 @@ import json
 import math
 from io import BytesIO
 from pathlib import Path
-from typing import Any
-
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from typing import TYPE_CHECKING, Any
 
 from secp_spu.config import Config
+from secp_spu.drawing import new_figure
 from secp_spu.files import write_whole
 from secp_spu.tuning.record import Generation, RunRecord, Usage
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 REPORT = "report.json"
 PHASE_COLOURS = {"setup": "#9aa5b1", "offline": "#e0a458", "online": "#3d6fb4"}
@@ -87,7 +88,7 @@ def _total(usage: Usage, key: str) -> int:
 
 
 def _draw_loss(record: RunRecord) -> Figure:
-    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    figure = new_figure(6, 3.6)
     axes = figure.add_subplot()
     steps = range(1, len(record.generations) + 1)
     losses = [generation.losses for generation in record.generations]
@@ -95,7 +96,7 @@ def _draw_loss(record: RunRecord) -> Figure:
     axes.plot(steps, [min(x) for x in losses], marker="o", markersize=3, label="best candidate")
     axes.plot(steps, [g.validation_loss for g in record.generations], linestyle="--", label="validation")
     axes.set(xlabel="generation", ylabel="loss", title=f"Accuracy {_accuracies(record)} on unseen texts")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.locator_params(axis="x", integer=True)
     axes.legend(frameon=False)
     _tidy(axes)
     return figure
@@ -106,7 +107,7 @@ def _accuracies(record: RunRecord) -> str:
 
 
 def _draw_costs(report: dict[str, Any]) -> Figure:
-    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    figure = new_figure(8, 3.6)
     phases, operations = figure.subplots(1, 2, width_ratios=[2, 3])
     names = list(PHASE_COLOURS)
     ledger = report["ledger"]

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from secp_spu.config import ConfigError, TaskSection
+from secp_spu.config import TaskSection
+from secp_spu.errors import ConfigError
 
 MASK_TOKENS = ("<mask>", "[MASK]")
 PADDING_TOKENS = ("<pad>", "[PAD]", "<|endoftext|>")

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from secp_spu.config import Config
-from secp_spu.runtime import Batch, Owned, Runtime, RuntimeFailure, parts
+from secp_spu.errors import RuntimeFailure
+from secp_spu.runtime import Batch, Owned, Runtime, parts
 from secp_spu.tuning.batching import FINALISTS, Batching, choose_batching
 from secp_spu.tuning.inputs import PromptSet, Split
 from secp_spu.tuning.limits import Allowance, Amounts

@@ -38,7 +38,7 @@ from secp_spu.bench.scaling import extrapolate, stages
 from secp_spu.bench.schema import fault
 from secp_spu.cli import app
 from secp_spu.cli_bench import show
-from secp_spu.config import ConfigError
+from secp_spu.errors import ConfigError
 from secp_spu.model.fourier import ANGLE_SCALE
 from secp_spu.protocol import Scheme, cos_error_bound, joint_error_bound
 from secp_spu.protocol.reciprocal import FLOOR

@@ -13,8 +13,7 @@ from secp_spu.bench.network_check import LinkedSetting
 from secp_spu.bench.processes import ProcessRuntime
 from secp_spu.bench.setting import LEAST_PARTIES, Setting, measure_function
 from secp_spu.cli import main
-from secp_spu.config import ConfigError
-from secp_spu.runtime import RuntimeFailure
+from secp_spu.errors import ConfigError, RuntimeFailure
 
 PHASE = {"bytes": 26e6, "bytes_total": 78e6, "sends": 80, "seconds": 2.0}
 RECORD = {

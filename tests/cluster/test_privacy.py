@@ -20,8 +20,8 @@ from small import CONFIG, SMALL
 
 from secp_spu.config import load_config
 from secp_spu.model import load_checkpoint
+from secp_spu.network.messages import decode
 from secp_spu.protocol import encode
-from secp_spu.runtime.messages import decode
 from secp_spu.tuning import DataOwner, RunRecord
 
 pytestmark = pytest.mark.cluster

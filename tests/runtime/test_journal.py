@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from secp_spu.config import ConfigError
+from secp_spu.errors import ConfigError
 from secp_spu.runtime import Journal
 
 

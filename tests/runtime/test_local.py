@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from parties import ABY3, SEMI2K_2, ULP, opened, peek, shared
 
+from secp_spu.errors import RuntimeFailure
 from secp_spu.protocol import SpentCorrelationError, cos_sin, declare_correlation, open_masked, to_ring
-from secp_spu.runtime import LocalRuntime, Owned, RuntimeFailure, Spec, Stored
+from secp_spu.runtime import LocalRuntime, Owned, Spec, Stored
 
 FLOATS = np.array([[0, 1, -1, 0.1, -1234.5], [ULP, -ULP, 2.0**44, -(2.0**44), 3.25]], np.float32)
 INTEGERS = np.array([0, 1, -1, 2**31 - 1, -(2**31)], np.int32)

@@ -10,8 +10,9 @@ from parties import ABY3, shared
 from spu.experimental import reveal
 
 from secp_spu.audit import AuditReport
+from secp_spu.errors import RuntimeFailure
 from secp_spu.protocol import declare_correlation, open_masked, to_ring
-from secp_spu.runtime import LocalRuntime, RuntimeFailure, program
+from secp_spu.runtime import LocalRuntime, program
 from secp_spu.runtime.ledger import Cost
 from secp_spu.runtime.profile import ProfileError, UnprovenOpening, check_openings, parse_profile
 

@@ -4,10 +4,9 @@ import os
 
 import pytest
 
-from secp_spu.config import ConfigError
-
 pytest.importorskip("ray", reason="SecretFlow is not installed")
 
+from secp_spu.errors import ConfigError
 from secp_spu.runtime import ray_folder
 from secp_spu.runtime.ray_folder import SOCKET_PATH_BYTES, check_ray_folder
 

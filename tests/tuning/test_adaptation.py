@@ -19,7 +19,7 @@ from words import CLS, MASK, PAD, SEP, UNKNOWN, VOCABULARY, write_lines, write_t
 
 from secp_spu.cli import app
 from secp_spu.cli_adapt import Interrupted
-from secp_spu.config import ConfigError
+from secp_spu.errors import ConfigError
 from secp_spu.model import CheckpointError, Encoder, EncoderConfig, LabelWordHead, load_checkpoint, save_checkpoint
 from secp_spu.model.activation import QUADRATIC, gelu_quadratic
 from secp_spu.model.adapt import LEAST_KERNEL, RANGE_SHARE, Distillation, Texts, make_student, run

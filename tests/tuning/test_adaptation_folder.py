@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import serialization
 
-from secp_spu.config import ConfigError
+from secp_spu.errors import ConfigError
 from secp_spu.tuning.adaptation_folder import FIGURE, LOG, RECIPE, STATE, State, is_finished, read_log, refuse_folder
 
 FACTS = {"steps": 5, "rate": 0.003}

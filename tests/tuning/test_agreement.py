@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from secp_spu.config import ConfigError, load_config
+from secp_spu.config import load_config
+from secp_spu.errors import ConfigError
 from secp_spu.model import CheckpointError, save_embeddings
 from secp_spu.tuning.agreement import PACKAGES, facts_of, require_agreement
 

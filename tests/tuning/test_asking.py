@@ -9,7 +9,8 @@ from runs import LABELS, SMALL, tune_in_plaintext
 
 from secp_spu.cli import DEMO_CONFIG
 from secp_spu.config import load_config
-from secp_spu.runtime import PlaintextRuntime, RuntimeFailure
+from secp_spu.errors import RuntimeFailure
+from secp_spu.runtime import PlaintextRuntime
 from secp_spu.tuning import (
     DATA_OWNER,
     DataOwner,

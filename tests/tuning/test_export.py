@@ -8,7 +8,8 @@ from passes import ENCODER
 
 from secp_spu import cli_prompt
 from secp_spu.cli import DEMO_CONFIG
-from secp_spu.config import ConfigError, load_config
+from secp_spu.config import load_config
+from secp_spu.errors import ConfigError
 from secp_spu.model import load_embeddings
 from secp_spu.tuning import load_peft, save_peft
 

@@ -5,7 +5,8 @@ import pytest
 from runs import LABELS, PRIVATE, SMALL, answers_of, tune_in_plaintext
 
 from secp_spu.cli import DEMO_CONFIG
-from secp_spu.config import ConfigError, load_config
+from secp_spu.config import load_config
+from secp_spu.errors import ConfigError
 from secp_spu.model import load_embeddings
 from secp_spu.tuning import DataOwner, SoftPrompt, export_peft, save_prompt
 from secp_spu.tuning.task import TaskTokenizer

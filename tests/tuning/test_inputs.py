@@ -4,7 +4,8 @@ import pytest
 from runs import LABELS, SMALL
 
 from secp_spu.cli import DEMO_CONFIG
-from secp_spu.config import ConfigError, load_config
+from secp_spu.config import load_config
+from secp_spu.errors import ConfigError
 from secp_spu.tuning import DataOwner
 
 

@@ -12,7 +12,8 @@ from safetensors.numpy import load_file, save_file
 from small_decoder import write_decoder
 
 from secp_spu.cli import DEMO_CONFIG
-from secp_spu.config import ConfigError, load_config, save_config
+from secp_spu.config import load_config, save_config
+from secp_spu.errors import ConfigError
 from secp_spu.model import load_checkpoint, load_encoder_config, save_checkpoint
 from secp_spu.tuning import SoftPrompt, export_peft, load_peft, save_peft, save_prompt
 from secp_spu.tuning.task import TaskTokenizer, read_texts

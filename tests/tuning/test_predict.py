@@ -11,9 +11,10 @@ from corrupting import Corrupting
 from passes import Small, Stages
 from runs import LABELS, PRIVATE, answers_of, predict_texts, tune_in_plaintext
 
-from secp_spu.config import ConfigError, load_config
+from secp_spu.config import load_config
+from secp_spu.errors import ConfigError, RuntimeFailure
 from secp_spu.protocol import CosineCorrelation
-from secp_spu.runtime import LocalRuntime, RuntimeFailure
+from secp_spu.runtime import LocalRuntime
 from secp_spu.tuning import Predictor, RunRecord, load_run, save_prompt
 from secp_spu.tuning.prompt import SoftPrompt
 

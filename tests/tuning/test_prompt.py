@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from secp_spu.config import ConfigError
+from secp_spu.errors import ConfigError
 from secp_spu.tuning import PromptSpace, SoftPrompt, load_prompt, save_prompt
 
 WORDS = np.random.default_rng(0).normal(scale=0.05, size=(211, 13)).astype(np.float32)

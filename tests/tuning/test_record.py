@@ -8,7 +8,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from secp_spu.cli import DEMO_CONFIG
-from secp_spu.config import ConfigError, load_config
+from secp_spu.config import load_config
+from secp_spu.errors import ConfigError
 from secp_spu.model import save_embeddings
 from secp_spu.runtime import Ledger
 from secp_spu.tuning import RunRecord, Usage, open_run

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from secp_spu.cli import DEMO_CONFIG
-from secp_spu.config import ConfigError, load_config
+from secp_spu.config import load_config
+from secp_spu.errors import ConfigError
 from secp_spu.protocol import CosineCorrelation
 from secp_spu.runtime import LocalRuntime, PlaintextRuntime
 from secp_spu.tuning import (

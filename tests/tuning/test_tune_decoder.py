@@ -8,7 +8,8 @@ import pytest
 from small_decoder import write_decoder
 
 from secp_spu.cli import DEMO_CONFIG
-from secp_spu.config import ConfigError, load_config
+from secp_spu.config import load_config
+from secp_spu.errors import ConfigError
 from secp_spu.model import load_checkpoint
 from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, Progress, RunRecord, make_runtime, set_up, tune
 from secp_spu.tuning.adaptation import Recipe, adapt

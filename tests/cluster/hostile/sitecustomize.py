@@ -39,4 +39,4 @@ def turn(transport):
 
 
 if os.environ.get("SECP_SPU_CLUSTER_MARK", "").endswith("-carol"):
-    after_import("secp_spu.runtime.transport", turn)
+    after_import("secp_spu.network.transport", turn)

@@ -19,4 +19,4 @@ def record(transport):
     transport.PartyReceiver.take = take_and_record
 
 
-after_import("secp_spu.runtime.transport", record)
+after_import("secp_spu.network.transport", record)

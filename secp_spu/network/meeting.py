@@ -18,9 +18,9 @@ from typing import Any
 
 import grpc
 
-from secp_spu.runtime.base import RuntimeFailure
-from secp_spu.runtime.certificates import Certificates
-from secp_spu.runtime.channels import REFUSED, SILENT, caller, connect, listen, reason, server_options
+from secp_spu.errors import RuntimeFailure
+from secp_spu.network.certificates import Certificates
+from secp_spu.network.channels import REFUSED, SILENT, caller, connect, listen, reason, server_options
 
 METHOD = "/secp_spu.Meeting/Meet"
 
@@ -31,7 +31,7 @@ VERSION = 1
 MESSAGE_BYTES = 2**18
 """The longest message; a party's facts are some kilobytes."""
 
-PERIOD_SECONDS = 0.25
+PERIOD_SECONDS = 0.1
 ANSWER_SECONDS = 5.0
 """A party that takes so long for an answer is asked again."""
 
@@ -155,7 +155,7 @@ class Meeting:
     def _ask(self, other: str) -> None:
         options: list[tuple[str, int | str]] = [
             ("grpc.max_receive_message_length", MESSAGE_BYTES),
-            ("grpc.initial_reconnect_backoff_ms", 250),
+            ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 1000),
         ]
         with connect(self._others[other], other, self._certificates, options) as channel:

@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import pytest
 
-from secp_spu.runtime import RuntimeFailure, channels, watch
-from secp_spu.runtime.watch import ALIVE, Watch, alive_answer
+from secp_spu.errors import RuntimeFailure
+from secp_spu.network import channels, watch
+from secp_spu.network.watch import ALIVE, Watch, alive_answer
 
 PERIOD = 0.05
 PATIENCE = 0.5

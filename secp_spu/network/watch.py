@@ -9,11 +9,14 @@ from collections.abc import Mapping
 
 import grpc
 
-from secp_spu.runtime.base import RuntimeFailure
-from secp_spu.runtime.certificates import Certificates
-from secp_spu.runtime.channels import connect, reason
+from secp_spu.errors import RuntimeFailure
+from secp_spu.network.certificates import Certificates
+from secp_spu.network.channels import connect, reason
 
 PERIOD_SECONDS = 1.0
+STARTING_PERIOD_SECONDS = 0.1
+"""How often a party is asked until it first answers: all others wait for that."""
+
 PATIENCE_SECONDS = 10.0
 """A party that has not answered for so long has gone."""
 
@@ -65,7 +68,7 @@ class Watch:
             if time.monotonic() - self._start > seconds:
                 found = "; ".join(f"{p} at {self._addresses[p]} ({self._reasons[p]})" for p in missing)
                 raise RuntimeFailure(f"after {seconds:.0f} s still not up: {found}")
-            time.sleep(PERIOD_SECONDS / 4)
+            time.sleep(STARTING_PERIOD_SECONDS)
 
     def explain(self, failure: RuntimeFailure) -> RuntimeFailure:
         """A failure of this party's own, or of the party whose end has caused it: SPU crashes when a link breaks.
@@ -94,15 +97,19 @@ class Watch:
         """Stop asking."""
         self._ended.set()
 
+    def _pause(self, party: str) -> float:
+        """Seconds until a party is asked again: fewer while it has not come up."""
+        return PERIOD_SECONDS if party in self._last_seen else STARTING_PERIOD_SECONDS
+
     def _ask(self, party: str) -> None:
         options: list[tuple[str, int | str]] = [
-            ("grpc.initial_reconnect_backoff_ms", 500),
+            ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 1000),
         ]
         expected = alive_answer(party, self._run)
         with connect(self._addresses[party], party, self._certificates, options) as channel:
             alive = channel.unary_unary(ALIVE)
-            while not self._ended.wait(PERIOD_SECONDS):
+            while not self._ended.wait(self._pause(party)):
                 try:
                     answer = alive(b"", timeout=PATIENCE_SECONDS / 2)
                 except grpc.RpcError as error:

@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from secp_spu.runtime.certificates import Certificates
+from secp_spu.network.certificates import Certificates
 
 DAY = datetime.timedelta(days=1)
 

@@ -17,7 +17,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 
-from secp_spu.config import ConfigError
+from secp_spu.errors import ConfigError
 
 _NAME_IT = "a certificate of secp_spu has its party's name as a DNS name among its subject alternative names"
 

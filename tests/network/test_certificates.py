@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from tls import DAY, Authority
 
-from secp_spu.config import ConfigError
+from secp_spu.errors import ConfigError
 
 PARTIES = ["alice", "bob", "carol"]
 

@@ -14,16 +14,18 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import fields
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 
-from secp_spu.model import EncoderConfig
-from secp_spu.protocol import Correction, GeluSeries
-from secp_spu.runtime.program import Spec
-
-RECORDS: dict[str, type[Any]] = {cls.__name__: cls for cls in (Correction, EncoderConfig, GeluSeries, Spec)}
-"""Dataclasses that messages may hold, by name."""
+RECORDS = {
+    "Correction": "secp_spu.protocol.correlation_maker",
+    "EncoderConfig": "secp_spu.model.config",
+    "GeluSeries": "secp_spu.protocol.series",
+    "Spec": "secp_spu.runtime.program",
+}
+"""Dataclasses that messages may hold, with their modules: imported when the first message holds one."""
 
 SHOWN_CHARACTERS = 120
 """How much of what another party has sent a line for the user shows."""
@@ -75,7 +77,7 @@ def _describe(value: Any, contents: list[Any]) -> Any:
         described = ["array" if kind is np.ndarray else "scalar", _dtype_name(value.dtype), *value.shape]
         contents.append(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
         return described
-    if RECORDS.get(kind.__name__) is kind:
+    if RECORDS.get(kind.__name__) == kind.__module__:
         parts = {field.name: getattr(value, field.name) for field in fields(value)}
         return ["record", kind.__name__, _describe(parts, contents)]
     raise TypeError(f"{kind.__module__}.{kind.__qualname__} is not sent between parties: make it of plain values")
@@ -148,7 +150,8 @@ class _Reader:
     def _record(self, name: str, parts: Any) -> Any:
         if name not in RECORDS:
             raise ValueError(f"it has a {str(name)[:40]!r}, which parties do not send")
-        return RECORDS[name](**self.read(parts))
+        record = getattr(import_module(RECORDS[name]), name)
+        return record(**self.read(parts))
 
 
 def _dtype(name: str) -> np.dtype:

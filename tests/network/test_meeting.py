@@ -10,9 +10,9 @@ import grpc
 import pytest
 from tls import Authority
 
-from secp_spu.runtime import RuntimeFailure
-from secp_spu.runtime.channels import connect
-from secp_spu.runtime.meeting import MESSAGE_BYTES, METHOD, Meeting
+from secp_spu.errors import RuntimeFailure
+from secp_spu.network.channels import connect
+from secp_spu.network.meeting import MESSAGE_BYTES, METHOD, Meeting
 
 PARTIES = ["alice", "bob", "carol"]
 DEADLINE = 20

@@ -12,7 +12,7 @@ from functools import lru_cache
 import grpc
 from cryptography import x509
 
-from secp_spu.runtime.certificates import Certificates, parties_named
+from secp_spu.network.certificates import Certificates, parties_named
 
 Options = list[tuple[str, int | str]]
 

@@ -19,10 +19,10 @@ import grpc
 from fed.exceptions import FedRemoteError
 from fed.proxy.base_proxy import ReceiverProxy, SenderProxy
 
-from secp_spu.runtime.certificates import Certificates
-from secp_spu.runtime.channels import Options, caller, client_options, listen, server_options
-from secp_spu.runtime.messages import FAILED, RefusedMessage, decode, encode
-from secp_spu.runtime.watch import ALIVE, alive_answer
+from secp_spu.network.certificates import Certificates
+from secp_spu.network.channels import Options, caller, client_options, listen, server_options
+from secp_spu.network.messages import FAILED, RefusedMessage, decode, encode
+from secp_spu.network.watch import ALIVE, alive_answer
 
 SERVICE = "secp_spu.Party"
 SEND = f"/{SERVICE}/Send"

@@ -17,10 +17,10 @@ pytest.importorskip("fed", reason="SecretFlow is not installed")
 
 from fed.exceptions import FedRemoteError
 
-from secp_spu.runtime.channels import client_options
-from secp_spu.runtime.messages import RefusedMessage, encode
-from secp_spu.runtime.transport import SEND, PartyReceiver, PartySender, tls_config
-from secp_spu.runtime.watch import Watch, alive_answer
+from secp_spu.network.channels import client_options
+from secp_spu.network.messages import RefusedMessage, encode
+from secp_spu.network.transport import SEND, PartyReceiver, PartySender, tls_config
+from secp_spu.network.watch import Watch, alive_answer
 
 PARTIES = ["alice", "bob", "carol"]
 RUN = "run"
