@@ -4,7 +4,7 @@ The model reads made-up reports (demo_text.py), each behind a question or behind
 whether yes means good or bad; behind random words the answer is mostly no. So the model knows what a report thinks, but
 not what it is asked: that is what the demo's prompt has to learn. In the demo yes means good.
 
-Takes about six minutes on two cores. Run it again after a change of secp_spu/model/attention.py or encoder.py.
+Takes about six minutes on two cores. Run it again after a change of secp_spu/model/.
 """
 
 from __future__ import annotations

@@ -17,13 +17,13 @@ import numpy as np
 
 from secp_spu.model import EncoderConfig, RandomFeatureAttention
 from secp_spu.protocol import cos_sin, declare_correlation, to_float
-from secp_spu.runtime.spu_logging import provide_spu_logging, worker_hook
+from secp_spu.runtime.secretflow.spu_logging import provide_spu_logging, worker_hook
 
 PATCHED = provide_spu_logging()  # before SecretFlow, which cannot be imported without
 
 import secretflow as sf  # noqa: E402
 
-from secp_spu.runtime.spu_correlations import SpuCorrelations  # noqa: E402
+from secp_spu.runtime.secretflow.spu_correlations import SpuCorrelations  # noqa: E402
 
 PARTIES = ["alice", "bob", "carol"]
 CONFIG = EncoderConfig(

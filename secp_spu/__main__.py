@@ -5,14 +5,14 @@ import sys
 
 
 def main() -> None:
-    """See `secp_spu.cli.main`."""
+    """See `secp_spu.cli.app.main`."""
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # before its import: a failure is told once, in a line of ours
     try:
-        from secp_spu import cli
+        from secp_spu.cli import app
     except KeyboardInterrupt:
         print("error: interrupted before anything began", file=sys.stderr)
         sys.exit(1)
-    cli.main()
+    app.main()
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from importlib.metadata import distributions
 import pytest
 from parties import SETTINGS, Setting
 
-from secp_spu.audit import AuditReport
+from secp_spu.auditing import AuditReport
 from secp_spu.runtime import LocalRuntime, profile, program
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 import secp_spu.__main__
-from secp_spu.audit_config import audit_config
-from secp_spu.cli import DEMO_CONFIG, main
+from secp_spu.cli.app import DEMO_CONFIG, main
 from secp_spu.config import load_config
+from secp_spu.tuning.programs import audit_config
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 ABY3 = CONFIGS / "cluster-aby3.yaml"
@@ -162,10 +162,10 @@ def test_the_version_is_told():
 def test_ctrl_c_while_importing_is_one_line(monkeypatch, capsys):
     class Interrupting:
         def find_spec(self, name, *_):
-            if name == "secp_spu.cli":
+            if name == "secp_spu.cli.app":
                 raise KeyboardInterrupt
 
-    monkeypatch.delitem(sys.modules, "secp_spu.cli")
+    monkeypatch.delitem(sys.modules, "secp_spu.cli.app")
     monkeypatch.delattr(secp_spu, "cli")
     monkeypatch.setattr(sys, "meta_path", [Interrupting(), *sys.meta_path])
     with pytest.raises(SystemExit) as ended:
@@ -245,7 +245,7 @@ def refusal(monkeypatch, capsys, tmp_path):
         assert len(errors.splitlines()) == 1
         return errors.strip()
 
-    monkeypatch.setitem(sys.modules, "secp_spu.runtime.secretflow", None)
+    monkeypatch.setitem(sys.modules, "secp_spu.runtime.secretflow.runtime", None)
     monkeypatch.chdir(tmp_path)
     return refusal
 

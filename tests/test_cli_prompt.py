@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from secp_spu.cli import DEMO_CONFIG
+from secp_spu.cli.app import DEMO_CONFIG
 
 COMMAND = str(Path(sys.executable).parent / "secp-spu")
 ABY3 = Path(__file__).parent.parent / "configs" / "cluster-aby3.yaml"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from secp_spu.cli import DEMO_CONFIG
+from secp_spu.cli.app import DEMO_CONFIG
 from secp_spu.config import load_config, save_config
 from secp_spu.errors import ConfigError
 

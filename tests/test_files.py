@@ -7,7 +7,7 @@ import stat
 import numpy as np
 import pytest
 
-from secp_spu.cli import DEMO_CONFIG
+from secp_spu.cli.app import DEMO_CONFIG
 from secp_spu.config import load_config, save_config
 from secp_spu.files import make_private_folder, write_whole
 from secp_spu.model import load_encoder_config

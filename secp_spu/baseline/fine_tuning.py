@@ -10,9 +10,10 @@ from jax import Array
 
 from secp_spu.baseline.adam import Adam, Moments
 from secp_spu.baseline.backpropagation import Backpropagation, OnLayer, Segment, TrainingTexts, silent
+from secp_spu.inference import look_up, one_hot, parts
 from secp_spu.model import EncoderConfig, Norm
 from secp_spu.protocol import FRACTION_BITS, Fixed, lift, lower
-from secp_spu.runtime import Owned, Runtime, Stored, look_up, one_hot, parts
+from secp_spu.runtime import Owned, Runtime, Stored
 
 Tree = Any
 

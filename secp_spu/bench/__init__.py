@@ -1,16 +1,16 @@
 """What private tuning costs, and what the alternatives would: measurements, records, tables and figures."""
 
-from secp_spu.bench.accuracy import ADAPTED, FEW_SHOT, SOURCE, FewShotRun, accuracy_cases
 from secp_spu.bench.accuracy_tables import accuracy_tables
-from secp_spu.bench.activation import activation_cases
-from secp_spu.bench.attention import attention_cases
-from secp_spu.bench.batching import batching_cases, batching_tables
-from secp_spu.bench.cosine import cosine_cases
-from secp_spu.bench.embedding import embedding_cases, embedding_tables
-from secp_spu.bench.iteration import ATTENTION, Iteration, iteration_cases
-from secp_spu.bench.network import network_cases, network_tables
+from secp_spu.bench.measure_accuracy import ADAPTED, FEW_SHOT, SOURCE, FewShotRun, accuracy_cases
+from secp_spu.bench.measure_activation import activation_cases
+from secp_spu.bench.measure_attention import attention_cases
+from secp_spu.bench.measure_batching import batching_cases, batching_tables
+from secp_spu.bench.measure_cosine import cosine_cases
+from secp_spu.bench.measure_embedding import embedding_cases, embedding_tables
+from secp_spu.bench.measure_iteration import ATTENTION, Iteration, iteration_cases
+from secp_spu.bench.measure_optimizers import DATA_SETTING, TASKS, Comparison, has_data, optimizer_cases
 from secp_spu.bench.network_check import check_cases, check_tables
-from secp_spu.bench.optimizers import DATA_SETTING, TASKS, Comparison, has_data, optimizer_cases
+from secp_spu.bench.network_model import network_cases, network_tables
 from secp_spu.bench.records import Case, Record, RecordFile, measure_all, read_records
 from secp_spu.bench.report import write_report
 from secp_spu.bench.run_cost import run_cost_cases, run_cost_tables

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from secp_spu.bench.accuracy import FEW_SHOT, SOURCE
+from secp_spu.bench.measure_accuracy import FEW_SHOT, SOURCE
 from secp_spu.bench.records import Record
 from secp_spu.bench.tables import Table, groups, mean_and_deviation, of_bench
 from secp_spu.drawing import new_figure

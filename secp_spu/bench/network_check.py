@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from secp_spu.bench.network import NETWORKS, PREDICTED_PHASES, Network, predict
+from secp_spu.bench.network_model import NETWORKS, PREDICTED_PHASES, Network, predict
 from secp_spu.bench.processes import ProcessRuntime
 from secp_spu.bench.records import Case, Record
 from secp_spu.bench.setting import Setting, measure_function

@@ -18,8 +18,8 @@ from secp_spu.bench.scaling import stages
 from secp_spu.bench.setting import OWNER, Setting, measure_function
 from secp_spu.model import KINDS, Dense, EncoderConfig, Norm, projected_columns, token_shares
 from secp_spu.model.activation import Activation
-from secp_spu.model.attention import INITIAL_LENGTH, PROJECTION_BITS
-from secp_spu.model.fourier import ANGLE_SCALE
+from secp_spu.model.attention.fourier import ANGLE_SCALE
+from secp_spu.model.attention.random_features import INITIAL_LENGTH, PROJECTION_BITS
 from secp_spu.model.layers import Residual
 from secp_spu.model.precision import (
     DIVISOR_BITS,
@@ -34,8 +34,8 @@ from secp_spu.model.precision import (
 from secp_spu.protocol import FRACTION_BITS, Number, lift, lower, rounded
 from secp_spu.protocol.cosine import public_factor_bits
 from secp_spu.protocol.fixed import DROP_BITS
+from secp_spu.protocol.gelu import RESULT_BITS
 from secp_spu.protocol.reciprocal import FLOOR
-from secp_spu.protocol.series import RESULT_BITS
 from secp_spu.runtime import Owned, PlaintextRuntime, Runtime
 
 Tree = Any

@@ -15,7 +15,7 @@ from typing import Any, cast
 from spu import Runtime as SpuRuntime
 from spu import libspu
 
-from secp_spu.bench.network import Network
+from secp_spu.bench.network_model import Network
 from secp_spu.bench.relay import Relay
 from secp_spu.errors import RuntimeFailure
 from secp_spu.protocol import MaskStream, Scheme

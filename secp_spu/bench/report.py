@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from secp_spu.bench.accuracy_tables import accuracy_tables, draw_accuracy
-from secp_spu.bench.batching import batching_tables
-from secp_spu.bench.embedding import embedding_tables
 from secp_spu.bench.figures import draw_attention, draw_iterations, draw_networks, draw_operations, draw_optimizers
-from secp_spu.bench.network import network_tables
+from secp_spu.bench.measure_batching import batching_tables
+from secp_spu.bench.measure_embedding import embedding_tables
 from secp_spu.bench.network_check import check_tables
+from secp_spu.bench.network_model import network_tables
 from secp_spu.bench.published import published_tables
 from secp_spu.bench.records import Record
 from secp_spu.bench.run_cost import run_cost_tables

@@ -12,8 +12,9 @@ import numpy as np
 
 from secp_spu.bench.records import Record
 from secp_spu.errors import ConfigError
+from secp_spu.inference import keep_openings, static_kernels
 from secp_spu.protocol import FRACTION_BITS, Fixed, from_ring
-from secp_spu.runtime import LocalRuntime, Owned, keep_openings, static_kernels
+from secp_spu.runtime import LocalRuntime, Owned
 
 Tree = Any
 

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from secp_spu.model.config import EncoderConfig, FunctionKind, is_function
 from secp_spu.model.layers import spent_correlation
+from secp_spu.model.transformer_config import EncoderConfig, FunctionKind, is_function
 from secp_spu.protocol import (
     Fixed,
     declare_series,

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from secp_spu.model.activation import fold_quadratic
-from secp_spu.model.config import EncoderConfig
-from secp_spu.model.fourier import ANGLE_SCALE
+from secp_spu.model.attention.fourier import ANGLE_SCALE
 from secp_spu.model.precision import OUTPUT_WEIGHT_BITS, WEIGHT_BITS
+from secp_spu.model.transformer_config import EncoderConfig
 from secp_spu.protocol import lower
 
 Tree = dict[str, Any]

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from secp_spu.model.activation import activation
-from secp_spu.model.config import EncoderConfig
 from secp_spu.model.layers import Norm
+from secp_spu.model.transformer_config import EncoderConfig
 from secp_spu.protocol import Number, to_float
 
 SIMILARITY_SCALE = 20.0

@@ -21,8 +21,8 @@ import numpy as np
 
 RECORDS = {
     "Correction": "secp_spu.protocol.correlation_maker",
-    "EncoderConfig": "secp_spu.model.config",
-    "GeluSeries": "secp_spu.protocol.series",
+    "EncoderConfig": "secp_spu.model.transformer_config",
+    "GeluSeries": "secp_spu.protocol.gelu",
     "Spec": "secp_spu.runtime.program",
 }
 """Dataclasses that messages may hold, with their modules: imported when the first message holds one."""

@@ -34,6 +34,14 @@ from secp_spu.protocol.fixed import (
     to_fixed,
     to_float,
 )
+from secp_spu.protocol.gelu import (
+    GeluSeries,
+    declare_series,
+    fit_gelu,
+    secure_series_gelu,
+    series_error_bound,
+    series_gelu,
+)
 from secp_spu.protocol.products import batched_product
 from secp_spu.protocol.reciprocal import (
     declare_reciprocal,
@@ -42,14 +50,6 @@ from secp_spu.protocol.reciprocal import (
     series_reciprocal,
 )
 from secp_spu.protocol.ring import FRACTION_BITS, from_ring, open_masked, to_ring
-from secp_spu.protocol.series import (
-    GeluSeries,
-    declare_series,
-    fit_gelu,
-    secure_series_gelu,
-    series_error_bound,
-    series_gelu,
-)
 from secp_spu.protocol.sharing import MaskStream, Scheme, decode, encode
 
 __all__ = [

@@ -22,8 +22,7 @@ from jax import Array
 from secp_spu.protocol.correlation import CosineCorrelation, declare_correlation, is_declared_by
 from secp_spu.protocol.cosine import POLYNOMIAL_ERROR
 from secp_spu.protocol.fixed import Fixed
-from secp_spu.protocol.ring import FRACTION_BITS, from_ring, open_masked, shift_public, to_ring
-from secp_spu.protocol.series import (
+from secp_spu.protocol.gelu import (
     COEFFICIENT_BITS,
     FACTOR_BITS,
     PUBLIC_BITS,
@@ -31,6 +30,7 @@ from secp_spu.protocol.series import (
     RESULT_BITS,
     public_multiples,
 )
+from secp_spu.protocol.ring import FRACTION_BITS, from_ring, open_masked, shift_public, to_ring
 
 FLOOR, TOP = 1 / 32, 1.02
 """Of x: where the series is near 1/x."""

@@ -13,9 +13,9 @@ import jax
 import numpy as np
 
 from secp_spu.protocol import CosineCorrelation, SpentCorrelationError, combine_factors, encode
+from secp_spu.runtime.cgroup import available_bytes
 from secp_spu.runtime.journal import Journal
 from secp_spu.runtime.ledger import Ledger
-from secp_spu.runtime.memory import available_bytes
 from secp_spu.runtime.program import Program, Spec, Tree, compile_program
 
 

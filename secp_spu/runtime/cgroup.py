@@ -1,4 +1,4 @@
-"""Finds the control groups that limit this process's memory, of version 1 and 2: what is left, and what was killed."""
+"""Memory that this process may still use, and what was killed for lack of it, by control groups of version 1 and 2."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 PROC = Path("/proc")
 
@@ -129,3 +131,13 @@ def why_killed(before: int | None, proc: Path = PROC) -> str:
         "for lack of memory, as the oom_kill counter of its control group says: give it more, or lower "
         "tuning.candidates_per_call"
     )
+
+
+def available_bytes(proc: Path = PROC) -> int:
+    """Memory that this machine, or the tightest of the control groups that this process is in, has left.
+
+    Args:
+        proc: where the kernel tells of processes.
+    """
+    left = [bytes_ for group in memory_groups(proc) if (bytes_ := group.left_bytes()) is not None]
+    return min([psutil.virtual_memory().available, *left])

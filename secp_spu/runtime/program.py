@@ -11,8 +11,8 @@ import numpy as np
 from spu import libspu
 from spu.utils import frontend
 
-from secp_spu.audit import AuditReport, CorrelationInput, audit_program
-from secp_spu.audit.parser import Region, parse_program
+from secp_spu.auditing import AuditReport, CorrelationInput, audit_program
+from secp_spu.auditing.parser import Region, parse_program
 from secp_spu.protocol import CosineCorrelation
 
 Tree = Any

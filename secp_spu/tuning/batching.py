@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from secp_spu.config import TuningSection
+from secp_spu.inference import sequences_within
 from secp_spu.model import EncoderConfig
-from secp_spu.runtime import Runtime, sequences_within
+from secp_spu.runtime import Runtime
 from secp_spu.tuning.inputs import Split
 
 FINALISTS = 2

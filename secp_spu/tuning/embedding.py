@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from secp_spu.inference import Batch, PrivateEmbedding
 from secp_spu.model import EncoderConfig
-from secp_spu.runtime import Batch, Owned, PrivateEmbedding, Runtime, Stored
+from secp_spu.runtime import Owned, Runtime, Stored
 from secp_spu.tuning.inputs import PromptSet, Split, TokenSet
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from secp_spu.config import Config, ModelSection
 from secp_spu.errors import ConfigError
+from secp_spu.inference import encoded_words, other_tables
 from secp_spu.model import (
     Checkpoint,
     EncoderConfig,
@@ -18,7 +19,6 @@ from secp_spu.model import (
     label_word_limit,
     load_checkpoint,
 )
-from secp_spu.runtime import encoded_words, other_tables
 
 
 class ModelOwner:

@@ -10,7 +10,7 @@ from secp_spu.runtime import LocalRuntime, PlaintextRuntime, Runtime
 from secp_spu.tuning.agreement import Purpose, facts_of, require_agreement
 
 if TYPE_CHECKING:
-    from secp_spu.runtime.secretflow import SecretFlowRuntime
+    from secp_spu.runtime.secretflow.runtime import SecretFlowRuntime
 
 DATA_OWNER = "data_owner"
 """The party that alone sees logits."""
@@ -58,7 +58,7 @@ def _secretflow(config: Config, party: str | None, **meeting: Any) -> SecretFlow
     if config.cluster is None:
         raise ConfigError("cluster: is missing")
     try:
-        from secp_spu.runtime.secretflow import SecretFlowRuntime
+        from secp_spu.runtime.secretflow.runtime import SecretFlowRuntime
     except ImportError as error:
         raise ConfigError(
             f"{error.name or error} cannot be imported, and `cluster:` needs SecretFlow: see 'Installing' in the README"

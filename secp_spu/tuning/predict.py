@@ -14,7 +14,8 @@ from scipy.special import softmax
 from secp_spu.config import Config
 from secp_spu.errors import ConfigError, RuntimeFailure
 from secp_spu.files import make_private_folder, write_whole
-from secp_spu.runtime import Owned, Runtime, Stored, parts
+from secp_spu.inference import parts
+from secp_spu.runtime import Owned, Runtime, Stored
 from secp_spu.tuning.batching import even
 from secp_spu.tuning.finished_run import load_tuned_prompt
 from secp_spu.tuning.inputs import InputOwner, PromptSet

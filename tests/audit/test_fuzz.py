@@ -13,7 +13,7 @@ import pytest
 from jax import lax
 from spu.experimental import make_cached_var, reveal
 
-from secp_spu.audit import AuditError
+from secp_spu.auditing import AuditError
 from secp_spu.protocol import CosineCorrelation, declare_correlation, from_ring, open_masked, to_ring
 from secp_spu.runtime import Spec, compile_program
 

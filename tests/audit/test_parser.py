@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from secp_spu.audit.parser import Kind, UnreadableProgram, parse_program, walk
+from secp_spu.auditing.parser import Kind, UnreadableProgram, parse_program, walk
 from secp_spu.runtime import Spec, compile_program
 
 FLOAT = np.dtype(np.float32)

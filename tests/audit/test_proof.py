@@ -14,7 +14,7 @@ from jaxlib.hlo_helpers import custom_call
 from parties import ABY3, peek, shared
 from spu.experimental import make_cached_var, reveal
 
-from secp_spu.audit import AuditError, CorrelationInput, Opening, audit_program
+from secp_spu.auditing import AuditError, CorrelationInput, Opening, audit_program
 from secp_spu.protocol import (
     CosineCorrelation,
     Fixed,

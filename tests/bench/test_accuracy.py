@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 
 from secp_spu.bench import FewShotRun, RecordFile, accuracy_cases, accuracy_tables, measure_all, write_report
 from secp_spu.bench import accuracy as accuracy_module
-from secp_spu.bench.accuracy import FEW_SHOT
-from secp_spu.bench.rivals import RATES, STEPS, FewShot, probe, train
-from secp_spu.cli import DEMO_CONFIG, app
+from secp_spu.bench.measure_accuracy import FEW_SHOT
+from secp_spu.bench.plaintext_training import RATES, STEPS, FewShot, probe, train
+from secp_spu.cli.app import DEMO_CONFIG, app
 from secp_spu.config import load_config
 from secp_spu.tuning import Progress, accuracy
 
@@ -162,7 +162,7 @@ def test_a_probe_separates_what_is_separable(folder, monkeypatch):
 def test_embeddings_do_not_depend_on_the_batch(folder, monkeypatch):
     task = FewShot(load_config(folder / "task.yaml", ["tuning.seed=0"]))
     whole = task.embeddings(task.texts["test"], task.params, task.prompt)
-    monkeypatch.setattr("secp_spu.bench.rivals.TEST_BATCH", 7)
+    monkeypatch.setattr("secp_spu.bench.plaintext_training.TEST_BATCH", 7)
     np.testing.assert_allclose(task.embeddings(task.texts["test"], task.params, task.prompt), whole, atol=1e-5)
     assert accuracy(whole @ np.asarray(task.labels).T, task.texts["test"].labels) <= 1
 

@@ -30,19 +30,19 @@ from secp_spu.bench import (
     write_report,
 )
 from secp_spu.bench.figures import draw_networks, draw_operations, draw_optimizers
-from secp_spu.bench.optimizers import Comparison
+from secp_spu.bench.measure_optimizers import Comparison
 from secp_spu.bench.parts import attention_part
 from secp_spu.bench.published import PAPER, published_tables
 from secp_spu.bench.run_cost import run_cost_tables
 from secp_spu.bench.scaling import extrapolate, stages
 from secp_spu.bench.schema import fault
-from secp_spu.cli import app
-from secp_spu.cli_bench import show
+from secp_spu.cli.app import app
+from secp_spu.cli.bench_commands import show
 from secp_spu.errors import ConfigError
-from secp_spu.model.fourier import ANGLE_SCALE
+from secp_spu.inference import pass_bytes
+from secp_spu.model.attention.fourier import ANGLE_SCALE
 from secp_spu.protocol import Scheme, cos_error_bound, joint_error_bound
 from secp_spu.protocol.reciprocal import FLOOR
-from secp_spu.runtime import pass_bytes
 from secp_spu.tuning import Progress
 
 ABY3, SEMI2K, DEALT = Setting("aby3", 3), Setting("semi2k", 2), Setting("semi2k", 2, "dealt")

@@ -8,11 +8,11 @@ import numpy as np
 import psutil
 import pytest
 
-from secp_spu.bench.network import LAN, NETWORKS, WAN1, WAN2, Network, network_cases, network_tables, predict
 from secp_spu.bench.network_check import LinkedSetting
+from secp_spu.bench.network_model import LAN, NETWORKS, WAN1, WAN2, Network, network_cases, network_tables, predict
 from secp_spu.bench.processes import ProcessRuntime
 from secp_spu.bench.setting import LEAST_PARTIES, Setting, measure_function
-from secp_spu.cli import main
+from secp_spu.cli.app import main
 from secp_spu.errors import ConfigError, RuntimeFailure
 
 PHASE = {"bytes": 26e6, "bytes_total": 78e6, "sends": 80, "seconds": 2.0}

@@ -30,7 +30,7 @@ sys.path.insert(0, "scripts")
 import own_model_on_spu as example
 import numpy as np, secretflow as sf
 from spu.experimental import reveal
-from secp_spu.audit import AuditError
+from secp_spu.auditing import AuditError
 from secp_spu.protocol import SpentCorrelationError, declare_correlation, open_masked, to_ring
 
 def opens(x, c):

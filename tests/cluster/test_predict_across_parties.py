@@ -8,7 +8,7 @@ import yaml
 from cluster_on_this_machine import Cluster
 from small import CONFIG, SMALL, tune_in_plaintext
 
-from secp_spu.cli import DEMO_CONFIG
+from secp_spu.cli.app import DEMO_CONFIG
 from secp_spu.config import load_config, save_config
 from secp_spu.tuning import DATA_OWNER, ModelOwner, Predictor, Progress, load_run, make_runtime, predict
 

@@ -28,7 +28,7 @@ from secp_spu.model import (
     save_checkpoint,
     save_embeddings,
 )
-from secp_spu.model.causal import causal_blocks, summarise_causal
+from secp_spu.model.attention.causal_means import causal_blocks, summarise_causal
 from secp_spu.protocol import fit_gelu
 from secp_spu.protocol.reciprocal import FLOOR
 

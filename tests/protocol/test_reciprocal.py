@@ -13,8 +13,8 @@ from secp_spu.protocol import (
     secure_reciprocal,
     series_reciprocal,
 )
+from secp_spu.protocol.gelu import FACTOR_BITS
 from secp_spu.protocol.reciprocal import FLOOR, INPUT_BITS, LOWEST, TERMS, TOP, fit_reciprocal
-from secp_spu.protocol.series import FACTOR_BITS
 
 BITS, ONE_BITS = 40, 10
 HELD_BITS = 24

@@ -24,7 +24,7 @@ from secp_spu.protocol import (
     series_error_bound,
     series_gelu,
 )
-from secp_spu.protocol.series import (
+from secp_spu.protocol.gelu import (
     FACTOR_BITS,
     INPUT_BITS,
     LEAST_INPUT_BITS,

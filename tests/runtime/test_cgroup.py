@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 from cgroups import container, write_group, write_proc
 
-from secp_spu.runtime.cgroup import memory_groups, oom_kills, why_killed
-from secp_spu.runtime.memory import available_bytes
+from secp_spu.runtime.cgroup import available_bytes, memory_groups, oom_kills, why_killed
 
 GIB = 2**30
 

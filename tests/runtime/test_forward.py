@@ -7,8 +7,10 @@ import pytest
 from fixed_point import EXP_UNITS, RECIPROCAL_ERROR, RECIPROCAL_UNITS, RSQRT_ERROR, Arithmetic, spu_exp
 from parties import ABY3, SEMI2K_2, SEMI2K_3, ULP, cost_of, opened, shared
 
+from secp_spu.inference import Batch, SecureModel
 from secp_spu.model import EncoderConfig, EncoderLayer, LabelWordHead, fold_head, fold_layer
-from secp_spu.model.attention import NORM_EPSILON, PADDING_SCORE
+from secp_spu.model.attention.random_features import NORM_EPSILON
+from secp_spu.model.attention.softmax import PADDING_SCORE
 from secp_spu.model.head import SIMILARITY_SCALE
 from secp_spu.model.precision import (
     DIVISOR_BITS,
@@ -22,7 +24,7 @@ from secp_spu.model.precision import (
     WEIGHT_BITS,
 )
 from secp_spu.protocol import Scheme, joint_error_bound, lift, lower
-from secp_spu.runtime import Batch, PlaintextRuntime, SecureModel
+from secp_spu.runtime import PlaintextRuntime
 
 CONFIG = EncoderConfig(
     vocab_size=2,

@@ -7,9 +7,11 @@ import pytest
 from cgroups import container
 
 from secp_spu.bench import SHAPES
-from secp_spu.model.causal import causal_blocks
-from secp_spu.runtime import LocalRuntime, pass_bytes, sequences_within
-from secp_spu.runtime.memory import BLOCK_BYTES, KEPT_PAIR_BYTES, WIDTH_BYTES, available_bytes, sequence_bytes
+from secp_spu.inference import pass_bytes, sequences_within
+from secp_spu.inference.memory import BLOCK_BYTES, KEPT_PAIR_BYTES, WIDTH_BYTES, sequence_bytes
+from secp_spu.model.attention.causal_means import causal_blocks
+from secp_spu.runtime import LocalRuntime
+from secp_spu.runtime.cgroup import available_bytes
 
 
 @pytest.mark.parametrize("attention", ["rfa", "softmax"])

@@ -9,7 +9,7 @@ from jax import lax
 from parties import ABY3, shared
 from spu.experimental import reveal
 
-from secp_spu.audit import AuditReport
+from secp_spu.auditing import AuditReport
 from secp_spu.errors import RuntimeFailure
 from secp_spu.protocol import declare_correlation, open_masked, to_ring
 from secp_spu.runtime import LocalRuntime, program

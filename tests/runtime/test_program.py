@@ -5,7 +5,7 @@ import pytest
 from parties import SEMI2K_2, opened, peek, shared
 from spu.experimental import reveal
 
-from secp_spu.audit import AuditError
+from secp_spu.auditing import AuditError
 from secp_spu.protocol import declare_correlation, open_masked, to_ring
 from secp_spu.runtime import Spec, compile_program
 

@@ -10,10 +10,11 @@ from fixed_point import RECIPROCAL_UNITS, RSQRT_ERROR
 from parties import ABY3, SEMI2K_2, ULP, cost_of, opened, shared
 from test_forward import random_variables
 
+from secp_spu.inference import Batch, SecureModel
 from secp_spu.model import DecoderLayer, EncoderConfig, LabelWordHead, Norm, fold_head, fold_layer, hidden_bits
-from secp_spu.model.attention import PROJECTION_BITS, RandomFeatureAttention
-from secp_spu.model.causal import causal_blocks, summarise_causal
-from secp_spu.model.fourier import ANGLE_SCALE, FourierAttention
+from secp_spu.model.attention.causal_means import causal_blocks, summarise_causal
+from secp_spu.model.attention.fourier import ANGLE_SCALE, FourierAttention
+from secp_spu.model.attention.random_features import PROJECTION_BITS, RandomFeatureAttention
 from secp_spu.model.layers import SHARE_BITS
 from secp_spu.model.precision import (
     FACTOR_BITS,
@@ -27,7 +28,7 @@ from secp_spu.model.precision import (
 from secp_spu.protocol import Scheme, joint_error_bound, lift, lower, series_reciprocal, to_float
 from secp_spu.protocol.cosine import public_factor_bits
 from secp_spu.protocol.reciprocal import FLOOR, LOWEST
-from secp_spu.runtime import Batch, PlaintextRuntime, SecureModel
+from secp_spu.runtime import PlaintextRuntime
 
 CONFIG = EncoderConfig(
     vocab_size=2,

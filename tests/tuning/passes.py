@@ -1,9 +1,10 @@
 """A plaintext runtime with little memory, and a progress that remembers: what tests of passes share."""
 
-from secp_spu.cli import DEMO_CONFIG
+from secp_spu.cli.app import DEMO_CONFIG
 from secp_spu.config import load_config
+from secp_spu.inference import pass_bytes
 from secp_spu.model import load_encoder_config
-from secp_spu.runtime import PlaintextRuntime, pass_bytes
+from secp_spu.runtime import PlaintextRuntime
 from secp_spu.tuning import Progress
 from secp_spu.tuning.batching import MEMORY_SHARE
 

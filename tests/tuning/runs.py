@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from secp_spu.cli import DEMO_CONFIG
+from secp_spu.cli.app import DEMO_CONFIG
 from secp_spu.config import load_config
 from secp_spu.runtime import Runtime
 from secp_spu.tuning import (

@@ -5,7 +5,7 @@ import json
 import jax
 import numpy as np
 
-from secp_spu.cli import DEMO_CONFIG
+from secp_spu.cli.app import DEMO_CONFIG
 from secp_spu.config import load_config
 from secp_spu.model import Encoder, EncoderConfig, LabelWordHead, save_checkpoint
 

@@ -17,17 +17,17 @@ from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 from words import CLS, MASK, PAD, SEP, UNKNOWN, VOCABULARY, write_lines, write_tokenizer
 
-from secp_spu.cli import app
-from secp_spu.cli_adapt import Interrupted
+from secp_spu.adaptation.corpus import HELD_OUT, Corpus
+from secp_spu.adaptation.folder import FIGURE, RECIPE, STATE, read_log
+from secp_spu.adaptation.student import LEAST_KERNEL, RANGE_SHARE, Distillation, Texts, make_student, run
+from secp_spu.adaptation.training import Recipe, adapt
+from secp_spu.cli.adapt_command import Interrupted
+from secp_spu.cli.app import app
 from secp_spu.errors import ConfigError
 from secp_spu.model import CheckpointError, Encoder, EncoderConfig, LabelWordHead, load_checkpoint, save_checkpoint
 from secp_spu.model.activation import QUADRATIC, gelu_quadratic
-from secp_spu.model.adapt import LEAST_KERNEL, RANGE_SHARE, Distillation, Texts, make_student, run
 from secp_spu.protocol.reciprocal import FLOOR
 from secp_spu.tuning import Progress, adaptation
-from secp_spu.tuning.adaptation import Recipe, adapt
-from secp_spu.tuning.adaptation_folder import FIGURE, RECIPE, STATE, read_log
-from secp_spu.tuning.corpus import HELD_OUT, Corpus
 
 LINES = HELD_OUT + 400
 SPECIAL_IDS = {"pad": PAD, "unk": UNKNOWN, "mask": MASK, "cls": CLS, "sep": SEP}

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from flax import serialization
 
+from secp_spu.adaptation.folder import FIGURE, LOG, RECIPE, STATE, State, is_finished, read_log, refuse_folder
 from secp_spu.errors import ConfigError
-from secp_spu.tuning.adaptation_folder import FIGURE, LOG, RECIPE, STATE, State, is_finished, read_log, refuse_folder
 
 FACTS = {"steps": 5, "rate": 0.003}
 FIRST = {"step": 0, "similarity": 0.5, "prompted": 0.4, "least_kernel": -0.1}

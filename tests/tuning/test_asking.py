@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from runs import LABELS, SMALL, tune_in_plaintext
 
-from secp_spu.cli import DEMO_CONFIG
+from secp_spu.cli.app import DEMO_CONFIG
 from secp_spu.config import load_config
 from secp_spu.errors import RuntimeFailure
 from secp_spu.runtime import PlaintextRuntime

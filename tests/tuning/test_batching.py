@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from passes import ENCODER, TOKENS, Small, Stages
 
-from secp_spu.cli import DEMO_CONFIG
+from secp_spu.cli.app import DEMO_CONFIG
 from secp_spu.config import load_config
 from secp_spu.runtime import PlaintextRuntime
 from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, Progress, RunRecord, set_up, tune

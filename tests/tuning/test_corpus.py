@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from words import CLS, MASK, PAD, SEP, VOCABULARY, write_lines, write_tokenizer
 
+from secp_spu.adaptation.corpus import HELD_OUT, LENGTHS, Corpus
 from secp_spu.errors import ConfigError
 from secp_spu.model import EncoderConfig
-from secp_spu.tuning.corpus import HELD_OUT, LENGTHS, Corpus
 
 LINES, PROMPT, TOKENS, LONGEST = 1100, 5, 112, 36
 CONFIG = EncoderConfig(

@@ -7,7 +7,7 @@ import pytest
 from passes import ENCODER
 
 from secp_spu import cli_prompt
-from secp_spu.cli import DEMO_CONFIG
+from secp_spu.cli.app import DEMO_CONFIG
 from secp_spu.config import load_config
 from secp_spu.errors import ConfigError
 from secp_spu.model import load_embeddings

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from runs import LABELS, PRIVATE, SMALL, answers_of, tune_in_plaintext
 
-from secp_spu.cli import DEMO_CONFIG
+from secp_spu.cli.app import DEMO_CONFIG
 from secp_spu.config import load_config
 from secp_spu.errors import ConfigError
 from secp_spu.model import load_embeddings

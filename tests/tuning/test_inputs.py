@@ -3,7 +3,7 @@
 import pytest
 from runs import LABELS, SMALL
 
-from secp_spu.cli import DEMO_CONFIG
+from secp_spu.cli.app import DEMO_CONFIG
 from secp_spu.config import load_config
 from secp_spu.errors import ConfigError
 from secp_spu.tuning import DataOwner

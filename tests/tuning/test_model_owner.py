@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from secp_spu.cli import DEMO_CONFIG
+from secp_spu.cli.app import DEMO_CONFIG
 from secp_spu.config import load_config
 from secp_spu.model import CheckpointError, fold_layer, load_checkpoint
 from secp_spu.protocol import fit_gelu

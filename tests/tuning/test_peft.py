@@ -11,7 +11,7 @@ from runs import LABELS, SMALL, predict_texts
 from safetensors.numpy import load_file, save_file
 from small_decoder import write_decoder
 
-from secp_spu.cli import DEMO_CONFIG
+from secp_spu.cli.app import DEMO_CONFIG
 from secp_spu.config import load_config, save_config
 from secp_spu.errors import ConfigError
 from secp_spu.model import load_checkpoint, load_encoder_config, save_checkpoint

@@ -7,12 +7,12 @@ import pytest
 from corrupting import Corrupting, perfect
 from runs import SMALL
 
-from secp_spu.cli import DEMO_CONFIG
+from secp_spu.cli.app import DEMO_CONFIG
 from secp_spu.config import load_config
 from secp_spu.errors import RuntimeFailure
 from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, Progress, RunRecord, losses, make_runtime, set_up, tune
+from secp_spu.tuning.driver import confirm_best, run_generation
 from secp_spu.tuning.plausible import AGREEMENT, LARGEST_LIMIT, check_limit, plausible
-from secp_spu.tuning.tune import confirm_best, run_generation
 
 GENERATIONS = 6
 UNTUNED = 1  # openings before the first generation; then training and validation logits of each

@@ -8,12 +8,12 @@ import pytest
 from runs import LABELS, PRIVATE, SMALL
 from safetensors.numpy import load_file
 
-from secp_spu.audit_config import audit_config
-from secp_spu.cli import DEMO_CONFIG
+from secp_spu.cli.app import DEMO_CONFIG
 from secp_spu.config import load_config
 from secp_spu.model import load_embeddings
 from secp_spu.runtime import PlaintextRuntime
 from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, Progress, RunRecord, make_runtime, set_up, tune
+from secp_spu.tuning.programs import audit_config
 
 MPC_ERROR = 0.01
 """Between a candidate's loss under MPC and in plaintext, see test_tune; embeddings add 1e-4 at most to inputs that the

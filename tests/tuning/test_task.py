@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from secp_spu.cli import DEMO_CONFIG
+from secp_spu.cli.app import DEMO_CONFIG
 from secp_spu.config import load_config
 from secp_spu.errors import ConfigError
 from secp_spu.tuning.task import Example, TaskTokenizer, Text, draw_few_shot, read_examples, read_texts, template_fields

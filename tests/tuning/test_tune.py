@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from secp_spu.cli import DEMO_CONFIG
+from secp_spu.cli.app import DEMO_CONFIG
 from secp_spu.config import load_config
 from secp_spu.errors import ConfigError
 from secp_spu.protocol import CosineCorrelation

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from small_decoder import write_decoder
 
-from secp_spu.cli import DEMO_CONFIG
+from secp_spu.adaptation.corpus import HELD_OUT
+from secp_spu.adaptation.training import Recipe, adapt
+from secp_spu.cli.app import DEMO_CONFIG
 from secp_spu.config import load_config
 from secp_spu.errors import ConfigError
 from secp_spu.model import load_checkpoint
 from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, Progress, RunRecord, make_runtime, set_up, tune
-from secp_spu.tuning.adaptation import Recipe, adapt
-from secp_spu.tuning.corpus import HELD_OUT
 from secp_spu.tuning.task import Example, TaskTokenizer
 
 DEMO = load_config(DEMO_CONFIG)

@@ -1,0 +1,87 @@
+"""The command `secp-spu audit`: prints, writes and shows the proofs of a configuration's programs."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from secp_spu.auditing import AuditReport, audit_json, marked
+from secp_spu.cli.terminal import ConfigOption, SetOption
+from secp_spu.config import Config, load_config
+from secp_spu.errors import ConfigError
+from secp_spu.files import unwritable, write_whole
+from secp_spu.runtime import Program
+from secp_spu.tuning.programs import audit_config
+
+
+def audit(
+    config: ConfigOption,
+    settings: SetOption = [],  # noqa: B006 - typer's way
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="File for the proofs, with digests of what is executed.")
+    ] = None,
+    show: Annotated[
+        str | None, typer.Option(help="Print the program of this name instead, its openings marked.")
+    ] = None,
+) -> None:
+    """Compile every program of a configuration and prove its openings masked; nothing is run."""
+    if json_file is not None and (reason := unwritable(json_file.absolute().parent) or _folder(json_file)):
+        raise ConfigError(f"--json: {reason}")
+    loaded = load_config(config, settings)
+    programs = audit_config(loaded)
+    console = Console()
+    if show is not None:
+        _show(programs, show)
+    else:
+        _summarise(console, [program.audit for program in programs])
+    if json_file is not None:
+        reports = audit_json([program.audit for program in programs], _facts(loaded))
+        write_whole(json_file, (json.dumps(reports, indent=2) + "\n").encode())
+        if show is None:
+            console.print(f"proofs in {json_file}", soft_wrap=True)
+
+
+def _folder(path: Path) -> str | None:
+    return f"{path} is a folder: name a file" if path.is_dir() else None
+
+
+def _facts(config: Config) -> dict[str, Any]:
+    return {
+        "protocol": config.protocol,
+        "parties": config.parties,
+        "correlations": config.correlations,
+        "versions": {name: version(name) for name in ("secp-spu", "spu", "jax")},
+    }
+
+
+def _show(programs: Sequence[Program], name: str) -> None:
+    found = [program for program in programs if program.name == name]
+    if not found:
+        names = ", ".join(dict.fromkeys(program.name for program in programs))
+        raise ConfigError(f"--show {name}: there is no such program; there are {names}")
+    for number, program in enumerate(found, 1):
+        print(f"// {name}, shape {number} of {len(found)}, SHA-256 {program.audit.sha256}")
+        print(marked(program.code.decode(), program.audit))
+
+
+def _summarise(console: Console, reports: Sequence[AuditReport]) -> None:
+    rows = Counter((report.program, report.masks) for report in reports)
+    table = Table("program", "compiled for", "openings", "masked by")
+    for (program, masks), times in rows.items():
+        shapes = f"{times} shape{'s' if times > 1 else ''}"
+        table.add_row(program, shapes, str(len(masks)), ", ".join(masks) or "nothing is opened")
+    console.print(table)
+    operations = {name for report in reports for name, _ in report.operations}
+    console.print(
+        f"{len(reports)} programs of {len(operations)} kinds of operations: every opening is proven masked, by a mask "
+        "that is used once",
+        soft_wrap=True,
+    )

@@ -1,0 +1,81 @@
+"""What all sections of a configuration share: a strict base class, and paths that are found from the file's folder."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+)
+
+PACKAGE_PREFIX = "package:"
+
+
+Role = Literal["data_owner", "model_owner"]
+
+
+OWNERS: frozenset[Role] = frozenset({"data_owner", "model_owner"})
+
+
+def locate(value: str, info: ValidationInfo, *readers: Role) -> Path:
+    """A path of the configuration: $VARIABLES replaced, `package:NAME/...` found, relative to the file's folder.
+
+    Where none of its readers is, in a cluster, the path stays as it is written: the file is on another machine.
+    """
+    if readers and not (info.context or {}).get("roles", OWNERS) & set(readers) and isinstance(value, str) and value:
+        return Path(value)
+    path = place(value, info)
+    try:
+        path.stat()
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError)
+        raise ValueError(f"{path} does not exist" if missing else f"{path}: {error.strerror}") from error
+    return path
+
+
+def place(value: str, info: ValidationInfo) -> Path:
+    """Where a path of the configuration points, whether or not there is a file."""
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"is {value!r}, but must be a path; put it in quotes if YAML reads it as something else")
+    text = re.sub(r"\$\{(\w+)\}|\$(\w+)", lambda match: _variable(match.group(1) or match.group(2)), value)
+    if text.startswith(PACKAGE_PREFIX):
+        name, _, rest = text.removeprefix(PACKAGE_PREFIX).partition("/")
+        spec = importlib.util.find_spec(name) if name.isidentifier() else None
+        if spec is None or spec.origin is None:
+            raise ValueError(f"the Python package {name!r} is not installed: see 'Installing' in the README")
+        return Path(spec.origin).parent / rest
+    folder: Path = (info.context or {}).get("folder", Path())
+    return folder / text
+
+
+def _variable(name: str) -> str:
+    if name not in os.environ:
+        raise ValueError(f"the environment variable {name} is not set: set it, or write the path itself")
+    return os.environ[name]
+
+
+Located = Annotated[Path, Field(description="a path")]
+
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A section of a configuration: unknown keys and values of another type are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def own_file(value: str, info: ValidationInfo) -> Path:
+    """A file that this party writes; `{party}` in its path stands for the party's name, ~ for its home."""
+    party = (info.context or {}).get("party")
+    if isinstance(value, str) and party:
+        value = value.replace("{party}", party)
+    return Path(value).expanduser() if isinstance(value, str) and value.startswith("~") else place(value, info)

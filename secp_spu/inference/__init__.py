@@ -1,0 +1,31 @@
+"""A model on a runtime: its layers as programs, embedding under MPC, and the memory that a pass takes."""
+
+from secp_spu.inference.memory import pass_bytes, sequence_bytes, sequences_within
+from secp_spu.inference.private_embedding import (
+    SHIFT_BITS,
+    PrivateEmbedding,
+    encoded_words,
+    look_up,
+    one_hot,
+    other_tables,
+    parts,
+)
+from secp_spu.inference.secure_model import Batch, SecureModel, StreamedLayers, keep_openings, static_kernels
+
+__all__ = [
+    "SHIFT_BITS",
+    "Batch",
+    "PrivateEmbedding",
+    "SecureModel",
+    "StreamedLayers",
+    "encoded_words",
+    "keep_openings",
+    "look_up",
+    "one_hot",
+    "other_tables",
+    "parts",
+    "pass_bytes",
+    "sequence_bytes",
+    "sequences_within",
+    "static_kernels",
+]

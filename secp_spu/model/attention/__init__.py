@@ -1,0 +1,1 @@
+"""Attention: a file for each kind, each the same module in plaintext and under MPC."""

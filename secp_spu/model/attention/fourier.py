@@ -1,0 +1,145 @@
+"""Attention by Fourier features with learned frequencies: the cheapest kind under MPC."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from secp_spu.model.attention.causal_means import summarise_causal
+from secp_spu.model.attention.random_features import (
+    PROJECTION_BITS,
+    append_column,
+    append_ones,
+    orthogonal_frequencies,
+    summarise,
+)
+from secp_spu.model.layers import spent_correlation
+from secp_spu.model.precision import DIVISOR_BITS, FACTOR_BITS, VALUE_BITS
+from secp_spu.model.transformer_config import EncoderConfig
+from secp_spu.protocol import (
+    Fixed,
+    constant,
+    cos_sin_of_turns,
+    declare_correlation,
+    declare_reciprocal,
+    moved,
+    multiply,
+    rounded,
+    series_reciprocal,
+)
+
+EXTRA_BITS = 6
+"""More fraction bits of angles than of other projections: whole turns do not count, so that there is room for them."""
+
+ANGLE_SCALE = 2.0**EXTRA_BITS
+"""Of folded queries and keys: what gives angles those bits."""
+
+TURN_BITS = PROJECTION_BITS + EXTRA_BITS
+"""Of the angles."""
+
+
+def token_shares(padding_mask: Any, features: int) -> Any:
+    """What a token counts in the mean over keys: zero for padding, and the mean of all others is one.
+
+    That mean is taken by `protocol.mean_of`, which divides by powers of two; hence at least 1.
+
+    Args:
+        padding_mask: 1 for tokens, 0 for padding [batch, tokens].
+        features: frequencies a head.
+    Returns: [batch, tokens].
+    """
+    tokens = padding_mask.shape[-1]
+    surplus = 2 ** math.ceil(math.log2(tokens)) * 2 ** math.ceil(math.log2(features)) / features
+    return padding_mask * (surplus / tokens / padding_mask.mean(-1, keepdims=True))
+
+
+def projected_columns(config: EncoderConfig, *, folded: bool) -> tuple[int, int, int]:
+    """Columns of a layer's queries, keys and values; folded, with "fourier" angles stand for the first two."""
+    angles = config.heads * config.features if folded and config.attention == "fourier" else config.width
+    return angles, angles, config.width
+
+
+class FourierAttention(nn.Module):
+    """Linear attention with the features cos and sin of learned projections of queries and keys.
+
+        phi(x) = [cos(2 pi x F), sin(2 pi x F)] / sqrt(r),  S = mean over keys of phi(k)^T [v, 1],
+        out = phi(q) S[:, :-1] / (phi(q) S[:, -1:])
+
+    F, one matrix a head, is a secret weight: folded it is part of the dense layer before (folding.py), so that neither
+    frequencies nor norms cost anything under MPC. Drawn at random and with queries and keys of length tau this is the
+    Gaussian kernel exp(-|q - k|**2 / 2) of random feature attention; here lengths may differ between tokens, and
+    adaptation learns kernel and lengths.
+
+    The mean kernel phi(q) S[:, -1:] is at most 1. Its reciprocal is `protocol.series_reciprocal`, in plaintext too, so
+    that adaptation sees what is computed under MPC; it must keep the mean kernel above `reciprocal.FLOOR`, for which it
+    finds it in the collection "intermediates" under "mean_kernel".
+
+    A decoder's first queries see one to three keys, so that their mean kernel may be anything from -1 to 1, whatever
+    the text. Below the floor the values do not add up to a mean any more, but stay bounded, and are the same under MPC
+    and in plaintext: of a single key the value is multiplied by 1 down to a kernel of 1/32, and below by x times the
+    reciprocal's function, 0 at x = 0 and -157 at the worst, x = -0.19, near which errors of x grow as well.
+
+    Attributes:
+        config: of the encoder.
+        layer: its number, from which the initial frequencies are drawn.
+        folded: queries and keys come projected, as ANGLE_SCALE times the turns of their angles.
+        opens_operands: what a secret product costs, see `protocol.batched_product`.
+    """
+
+    config: EncoderConfig
+    layer: int = 0
+    folded: bool = False
+    opens_operands: bool = False
+
+    @nn.compact
+    def __call__(self, query: Any, key: Any, value: Any, shares: Any) -> Any:
+        """Attend. Spends the correlations "features" and "divisor", if given.
+
+        Args:
+            query, key: [batch, heads, tokens, head_dim]; or folded [batch, heads, tokens, features].
+            value: [batch, heads, tokens, head_dim]; folded, zero for padding.
+            shares: `token_shares` [batch, tokens]; under SPU of TOKEN_SHARE_BITS. A decoder needs none.
+        Returns: [batch, heads, tokens, head_dim].
+        Raises: ValueError for secrets that are not folded.
+        """
+        if isinstance(value, Fixed) and not self.folded:
+            raise ValueError("attention fourier has secret frequencies: fold them with fold_layer")
+        both = self._turns(moved(lambda *a: jnp.stack(a), query, key))
+        declare = partial(declare_correlation, both.shape, factor_bits=FACTOR_BITS, turn_bits=TURN_BITS)
+        phi = moved(
+            lambda *a: jnp.concatenate(a, -1), *cos_sin_of_turns(both, spent_correlation(self, "features", declare))
+        )
+
+        if self.config.causal:
+            attended = summarise_causal(phi[0], phi[1], append_ones(value), opens_operands=self.opens_operands)
+            share = constant(1.0, 0, attended)
+        else:
+            column = shares[:, None, :, None]
+            value = rounded(value if self.folded else value * column, VALUE_BITS)
+            columns = moved(append_column, value, rounded(column, VALUE_BITS))
+            attended = summarise(phi[0], phi[1], columns, opens_operands=self.opens_operands)
+            # Folded values are not weighted; the first token, which is never padding, has the share of all that count.
+            share = column[:, :, :1] if self.folded else 1.0
+        kernel = attended[..., -1:]
+        self.sow("intermediates", "mean_kernel", kernel)
+        correlation = spent_correlation(self, "divisor", partial(declare_reciprocal, kernel.shape))
+        divisor = series_reciprocal(kernel, share, correlation)
+        return multiply(attended[..., :-1], rounded(divisor, DIVISOR_BITS))
+
+    def _turns(self, both: Any) -> Any:
+        """Angles of queries and keys [2, batch, heads, tokens, features], in turns."""
+        if self.folded:
+            return Fixed(both.ring, TURN_BITS) if isinstance(both, Fixed) else both / ANGLE_SCALE
+        heads, head_dim = both.shape[2], both.shape[-1]
+        return both @ self.param("frequencies", self._initial_frequencies, (heads, head_dim, self.config.features))
+
+    def _initial_frequencies(self, _key: Array, shape: tuple[int, int, int]) -> Array:
+        """Of the Gaussian kernel, others for every head."""
+        heads, head_dim, features = shape
+        seeds = ((self.config.feature_seed, self.layer, head) for head in range(heads))
+        return jnp.stack([orthogonal_frequencies(head_dim, features, seed) for seed in seeds])

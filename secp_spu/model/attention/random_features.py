@@ -1,0 +1,183 @@
+"""Attention by random Fourier features of queries and keys, which estimate a Gaussian kernel."""
+
+import math
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from secp_spu.model.attention.causal_means import summarise_causal, transpose
+from secp_spu.model.layers import spent_correlation
+from secp_spu.model.precision import (
+    DIVISOR_BITS,
+    FACTOR_BITS,
+    HIDDEN_BITS,
+    SUMMARY_BITS,
+    VALUE_BITS,
+    VARIANCE_BITS,
+    WEIGHT_BITS,
+)
+from secp_spu.model.transformer_config import EncoderConfig
+from secp_spu.protocol import (
+    FRACTION_BITS,
+    CosineCorrelation,
+    Fixed,
+    Number,
+    batched_product,
+    constant,
+    cos_sin,
+    declare_correlation,
+    declare_reciprocal,
+    inverse_sqrt,
+    lift,
+    mean_of,
+    moved,
+    multiply,
+    rounded,
+    series_reciprocal,
+    to_fixed,
+    to_float,
+)
+
+INITIAL_LENGTH = 1.3
+"""Of queries and keys before adaptation: the best start found for a pre-trained encoder."""
+
+NORM_EPSILON = 1e-4
+"""Added to |q|^2 and |k|^2 before the inverse square root; real heads have norms of 1 to 5."""
+
+
+PROJECTION_BITS = HIDDEN_BITS + WEIGHT_BITS
+"""Of queries, keys and values as a layer's dense product makes them."""
+
+TURN_BITS = PROJECTION_BITS + (FRACTION_BITS - (VARIANCE_BITS - FRACTION_BITS) // 2) + FRACTION_BITS
+"""Of the angles: queries and keys, the scale to their length, and the frequencies, with no truncation in between."""
+
+
+class RandomFeatureAttention(nn.Module):
+    """Attention with a Gaussian kernel of normalised queries and keys, estimated by random Fourier features.
+
+        phi(x) = [cos(x W), sin(x W)],  S = mean over keys of phi(k)^T [v, 1],
+        out = phi(q) S[:, :-1] / phi(q) S[:, -1:]
+
+    Queries and keys are scaled to the length tau of their head (learned), so that the kernel is exp(tau^2 (cos - 1))
+    and no norm has to be corrected. W is public: orthogonal Gaussian frequencies drawn from the checkpoint's seed and
+    the layer, shared by the heads of a layer. Under MPC all cosines and sines of queries and keys come from one
+    opening. Linear in the number of tokens.
+
+    An encoder's denominator is an estimate of a positive number; it is positive itself as long as tau stays small
+    against the number of features (never below zero seen for tau <= 1 and 64 features; one query in twelve for tau =
+    1.7 and keys that all point the same way). There is no comparison that would catch it, and SPU's own reciprocal of a
+    number near zero is anything: adaptation must keep tau small.
+
+    A decoder's first queries see one to three keys, so that their denominator may be anything from -1 to 1. There the
+    reciprocal is `protocol.series_reciprocal`, as of "fourier", in plaintext too: bounded, and below its floor of 1/32
+    the same under MPC and in plaintext, though no mean of the values.
+
+    Source: random feature attention, Peng et al. 2021 (arXiv 2103.02143), equations 4-6; under MPC arXiv 2506.15307.
+    Here also: the column of ones (one product for numerator and denominator), the padding mask on [v, 1] instead of
+    the features, and the mean instead of the sum, which keeps the reciprocal in the range of fixed point.
+    """
+
+    config: EncoderConfig
+    layer: int = 0
+    folded: bool = False
+    opens_operands: bool = False
+
+    @nn.compact
+    def __call__(self, query: Any, key: Any, value: Any, padding_mask: Any) -> Any:
+        """Attend; arguments and result as in `SoftmaxAttention`.
+
+        Spends the correlation "features" and, as a decoder's, "divisor", if given.
+
+        With a correlation secrets may come as `Fixed`, queries and keys of PROJECTION_BITS fraction bits, or as SPU's
+        own fixed point, which is what comes out then. With folded parameters padded tokens' values are zero already.
+        """
+        features, head_dim = self.config.features, query.shape[-1]
+        length = self.param("length", nn.initializers.constant(INITIAL_LENGTH), (query.shape[1],))
+        seed = (self.config.feature_seed, self.layer)
+        frequencies = self.variable("public", "frequencies", orthogonal_frequencies, head_dim, features, seed).value
+        shape = (2, *query.shape[:-1], features)
+        declare = partial(declare_correlation, shape, factor_bits=FACTOR_BITS, turn_bits=TURN_BITS)
+        correlation = spent_correlation(self, "features", declare)
+        if correlation is None or isinstance(query, Fixed):
+            return self._attend(query, key, value, padding_mask, length, frequencies, correlation)
+        secrets = [lift(x, FRACTION_BITS, secure=True) for x in (query, key, value, padding_mask)]
+        query, key = (rounded(x, PROJECTION_BITS) for x in secrets[:2])
+        attended: Any = self._attend(query, key, secrets[2], secrets[3], length, frequencies, correlation)
+        return to_float(attended)
+
+    def _attend(
+        self,
+        query: Number,
+        key: Number,
+        value: Number,
+        padding_mask: Number,
+        length: Array,
+        frequencies: Array,
+        correlation: CosineCorrelation | None,
+    ) -> Any:
+        both = moved(lambda *a: jnp.stack(a), query, key)
+        norm = rounded((both * both).sum(-1, keepdims=True), VARIANCE_BITS)
+        scale = multiply(inverse_sqrt(norm, NORM_EPSILON), to_fixed(length, both)[:, None, None])
+        phi = moved(lambda *a: jnp.concatenate(a, -1), *cos_sin(both * scale, frequencies, correlation))
+
+        if self.config.causal:
+            attended = summarise_causal(phi[0], phi[1], append_ones(value), opens_operands=self.opens_operands)
+        else:
+            weight = padding_mask[:, None, :, None]
+            value = rounded(value if self.folded else value * weight, VALUE_BITS)
+            columns = moved(append_column, value, weight)
+            attended = summarise(phi[0], phi[1], columns, opens_operands=self.opens_operands)
+        divisor = self._inverse(attended[..., -1:])
+        return multiply(attended[..., :-1], rounded(divisor, DIVISOR_BITS))
+
+    def _inverse(self, denominator: Number) -> Any:
+        """1/denominator [..., 1]; a decoder's by a function that is bounded where the denominator is not positive."""
+        if not self.config.causal:
+            return to_fixed(1 / to_float(denominator), denominator)
+        self.sow("intermediates", "mean_kernel", denominator)
+        correlation = spent_correlation(self, "divisor", partial(declare_reciprocal, denominator.shape))
+        return series_reciprocal(denominator, constant(1.0, 0, denominator), correlation)
+
+
+def append_column(values: Array, column: Array) -> Array:
+    """Values [..., tokens, head_dim] and, as one more column, a number for every token [batch, 1, tokens, 1]."""
+    return jnp.concatenate([values, jnp.broadcast_to(column, (*values.shape[:-1], 1))], axis=-1)
+
+
+def append_ones(values: Number) -> Any:
+    """Values [..., tokens, head_dim] and a public one for every token, of VALUE_BITS under SPU."""
+    values = rounded(values, VALUE_BITS)
+    return moved(append_column, values, constant(1.0, VALUE_BITS, values))
+
+
+def summarise(phi_query: Number, phi_key: Number, columns: Number, *, opens_operands: bool) -> Any:
+    """phi(q) times the sum over keys of phi(k)^T columns, divided by tokens and frequencies: by the next powers of two.
+
+    Args:
+        phi_query, phi_key: features [batch, heads, tokens, 2 * frequencies].
+        columns: [batch, heads, tokens, columns].
+        opens_operands: see `protocol.batched_product`.
+    Returns: [batch, heads, tokens, columns]. Linear in the number of tokens.
+    """
+    tokens, features = phi_key.shape[-2], phi_key.shape[-1] // 2
+    product = partial(batched_product, opens_operands=opens_operands)
+    summary = rounded(mean_of(product(moved(transpose, phi_key), columns), tokens), SUMMARY_BITS)
+    return mean_of(product(phi_query, summary), features)
+
+
+def orthogonal_frequencies(head_dim: int, features: int, seed: tuple[int, ...]) -> Array:
+    """Random frequencies of the unit Gaussian kernel, orthogonal within each block of head_dim.
+
+    Returns: turns per unit of x [head_dim, features]; 2 pi times it is standard Gaussian in every column.
+    Source: orthogonal random features, Yu et al. 2016.
+    """
+    rng = np.random.default_rng(seed)
+    blocks = []
+    for _ in range(math.ceil(features / head_dim)):
+        basis, _ = np.linalg.qr(rng.normal(size=(head_dim, head_dim)))
+        blocks.append(basis * np.sqrt(rng.chisquare(head_dim, size=head_dim)))
+    return jnp.asarray(np.concatenate(blocks, axis=1)[:, :features] / (2 * np.pi), jnp.float32)

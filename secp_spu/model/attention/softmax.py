@@ -1,0 +1,58 @@
+"""Softmax attention: any checkpoint's own, and the most expensive kind under MPC."""
+
+import math
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from secp_spu.model.attention.causal_means import transpose
+from secp_spu.model.transformer_config import EncoderConfig
+from secp_spu.protocol import FRACTION_BITS, Number, batched_product, moved, rounded, to_fixed, to_float
+
+PADDING_SCORE = -300.0
+"""Added to the scores of padded keys, so that exp is zero for scores up to 200 apart: SPU's exp of a negative number,
+the power (1 + x/256)**256 in fixed point, is zero from -14 to -500 and nonsense below."""
+
+
+class SoftmaxAttention(nn.Module):
+    """softmax(q k^T / sqrt(d)) v for every head; without padded keys, or of a decoder without keys after the query.
+
+    Attributes:
+        config: of the encoder.
+        layer: its number.
+        folded: queries come divided by sqrt(d).
+        opens_operands: what a secret product costs, see `protocol.batched_product`.
+    """
+
+    config: EncoderConfig
+    layer: int = 0
+    folded: bool = False
+    opens_operands: bool = False
+
+    @nn.compact
+    def __call__(self, query: Number, key: Number, value: Number, padding_mask: Number) -> Any:
+        """Attend.
+
+        Args:
+            query, key, value: [batch, heads, tokens, head_dim].
+            padding_mask: 1 for tokens, 0 for padding [batch, tokens]; a decoder, whose padding comes last, needs none.
+        Returns: [batch, heads, tokens, head_dim].
+        """
+        scale = 1.0 if self.folded else 1 / math.sqrt(query.shape[-1])
+        product = partial(batched_product, opens_operands=self.opens_operands)
+        keys = moved(transpose, rounded(key, FRACTION_BITS - 2))  # two bits fewer: one cheap truncation of the product
+        scores = to_float(product(rounded(query, FRACTION_BITS), keys)) * scale
+        scores = scores + self._left_out(padding_mask, scores.shape[-1]) * PADDING_SCORE
+        weights = to_fixed(jax.nn.softmax(scores, axis=-1), value)
+        return rounded(product(weights, rounded(value, FRACTION_BITS - 2)), FRACTION_BITS)
+
+    def _left_out(self, padding_mask: Number, tokens: int) -> Array:
+        """1 for pairs that are to have no weight, of a shape that broadcasts to that of scores."""
+        if self.config.causal:
+            return jnp.asarray(1 - np.tri(tokens), jnp.float32)
+        return (1 - to_float(padding_mask))[:, None, None, :]

@@ -1,0 +1,196 @@
+"""Token ids or embeddings in, hidden states out: encoder or decoder, in plaintext and under MPC alike.
+
+The same modules serve three uses, with plain arrays and with `Fixed`. `init` (or `jax.eval_shape` of it) declares
+three collections: "params", secret under MPC; "public", what everybody may know; "correlations", what one call spends.
+`apply` with the first two is the plaintext model; `apply` with all three is for SPU.
+"""
+
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from secp_spu.model.activation import Activation
+from secp_spu.model.attention.fourier import FourierAttention, projected_columns, token_shares
+from secp_spu.model.attention.random_features import RandomFeatureAttention
+from secp_spu.model.attention.softmax import SoftmaxAttention
+from secp_spu.model.layers import Dense, Norm, Residual
+from secp_spu.model.precision import HIDDEN_BITS, OUTPUT_WEIGHT_BITS, STREAM_BITS, SUM_BITS
+from secp_spu.model.transformer_config import AttentionKind, EncoderConfig
+from secp_spu.protocol import Number, moved, rounded, to_float
+
+KINDS: dict[AttentionKind, type[nn.Module]] = {
+    "softmax": SoftmaxAttention,
+    "rfa": RandomFeatureAttention,
+    "fourier": FourierAttention,
+}
+
+
+class Embeddings(nn.Module):
+    """Word, position and type embeddings and their layer norm: the data owner's part of the model, in plaintext.
+
+    A decoder has neither types nor a norm here.
+    """
+
+    config: EncoderConfig
+
+    def setup(self):
+        """Declare the tables."""
+        config = self.config
+        self.word = nn.Embed(config.vocab_size, config.width)
+        self.position = nn.Embed(config.max_positions, config.width)
+        if not config.causal:
+            self.type = nn.Embed(config.type_vocab_size, config.width)
+            self.norm = Norm(config.layer_norm_epsilon)
+
+    def __call__(self, vectors: Array, first_position: int = 0) -> Array:
+        """Word vectors as the first layer wants them.
+
+        Args:
+            vectors: word embeddings or soft prompts [batch, tokens, width].
+            first_position: place of the first of them in the whole sequence.
+        Returns: [batch, tokens, width].
+        """
+        positions = jnp.arange(vectors.shape[1]) + first_position + self.config.position_offset
+        placed = vectors + self.position(positions)
+        return placed if self.config.causal else self.norm(placed + self.type(jnp.zeros(1, jnp.int32)))
+
+    def words(self, token_ids: Array) -> Array:
+        """Word embeddings of ids [batch, tokens], without position: [batch, tokens, width]."""
+        return self.word(token_ids)
+
+
+class EncoderLayer(nn.Module):
+    """Attention and feed-forward, each with its residual and a layer norm after it.
+
+    Attributes:
+        config: of the encoder.
+        layer: its number, from which random frequencies are drawn.
+        folded: the parameters are folded (folding.py): what comes in and goes out are a norm's rows without its gain
+            and shift, zero where a token is padding.
+        opens_operands: what a secret product costs, see `protocol.batched_product`.
+    """
+
+    config: EncoderConfig
+    layer: int = 0
+    folded: bool = False
+    opens_operands: bool = False
+
+    @nn.compact
+    def __call__(self, hidden: Number, padding_mask: Number, shares: Number | None = None) -> Any:
+        """One layer.
+
+        Args:
+            hidden: [batch, tokens, width], of HIDDEN_BITS fraction bits under SPU.
+            padding_mask: 1 for tokens, 0 for padding [batch, tokens].
+            shares: for attention "fourier" under SPU, `token_shares` of the padding mask; made of it elsewhere.
+        Returns: [batch, tokens, width], likewise.
+        """
+        config, folded = self.config, self.folded
+        if config.attention == "fourier":
+            weights: Any = token_shares(to_float(padding_mask), config.features) if shares is None else shares
+        else:
+            weights = padding_mask
+        attended = self._attend(hidden, weights) + Residual(folded, name="attention_residual")(hidden)
+        hidden = Norm(config.layer_norm_epsilon, folded, name="attention_norm")(rounded(attended, SUM_BITS))
+
+        inner = self._feed_forward(hidden) + Residual(folded, name="output_residual")(hidden)
+        keep = padding_mask if folded else None
+        return Norm(config.layer_norm_epsilon, folded, name="output_norm")(rounded(inner, SUM_BITS), keep)
+
+    def _attend(self, rows: Number, weights: Any) -> Any:
+        """Attention and its output [batch, tokens, width] of a norm's rows; weights: as its kind wants them."""
+        config, folded = self.config, self.folded
+        query, key, value = self._project(rows)
+        attention = KINDS[config.attention](config, self.layer, folded, self.opens_operands, name="attention")
+        attended = moved(_join_heads, attention(query, key, value, weights))
+        return Dense(config.width, folded, name="attention_output")(attended)
+
+    def _feed_forward(self, rows: Number) -> Any:
+        """[batch, tokens, width] of a norm's rows."""
+        config, folded = self.config, self.folded
+        inner = Dense(config.intermediate, folded, name="intermediate")(rows)
+        inner = Activation(config, folded, name="activation")(inner)
+        return Dense(config.width, folded, OUTPUT_WEIGHT_BITS, name="output")(inner)
+
+    def _project(self, hidden: Number) -> list[Any]:
+        """Queries, keys and values [batch, heads, tokens, head_dim]; folded for "fourier": angles, angles, values."""
+        config = self.config
+        columns = projected_columns(config, folded=self.folded)
+        projected = Dense(sum(columns), self.folded, name="query_key_value")(hidden)
+        ends = np.cumsum(columns)
+        split = partial(_split_heads, heads=config.heads)
+        return [moved(split, projected[..., end - size : end]) for end, size in zip(ends, columns, strict=True)]
+
+
+def _split_heads(projected: Array, heads: int) -> Array:
+    """[batch, tokens, heads * columns] to [batch, heads, tokens, columns]."""
+    batch, tokens, columns = projected.shape
+    return projected.reshape(batch, tokens, heads, columns // heads).transpose(0, 2, 1, 3)
+
+
+def _join_heads(attended: Array) -> Array:
+    """[batch, heads, tokens, head_dim] to [batch, tokens, width]."""
+    batch, heads, tokens, head_dim = attended.shape
+    return attended.transpose(0, 2, 1, 3).reshape(batch, tokens, heads * head_dim)
+
+
+class DecoderLayer(EncoderLayer):
+    """Causal attention and feed-forward, each with a layer norm before it and added to the residual stream.
+
+    Tokens before padding never see it, and what becomes of padding nobody reads, so that no mask is needed.
+
+    Attributes:
+        folded: gains and shifts of the norms are in the dense layers that read them (folding.py).
+    """
+
+    @nn.compact
+    def __call__(self, hidden: Number, padding_mask: Number | None = None, shares: Number | None = None) -> Any:
+        """One layer.
+
+        Args:
+            hidden: the residual stream [batch, tokens, width], of STREAM_BITS fraction bits under SPU.
+            padding_mask, shares: as encoder layers have them; not used.
+        Returns: [batch, tokens, width], likewise.
+        """
+        del padding_mask, shares
+        norm = partial(Norm, self.config.layer_norm_epsilon, self.folded, stream=True)
+        hidden = rounded(hidden + self._attend(norm(name="attention_norm")(hidden), None), STREAM_BITS)
+        return rounded(hidden + self._feed_forward(norm(name="intermediate_norm")(hidden)), STREAM_BITS)
+
+
+def layer_class(config: EncoderConfig) -> type[EncoderLayer]:
+    """What the layers of such a model are."""
+    return DecoderLayer if config.causal else EncoderLayer
+
+
+def hidden_bits(config: EncoderConfig) -> int:
+    """Fraction bits of what goes from layer to layer under SPU."""
+    return STREAM_BITS if config.causal else HIDDEN_BITS
+
+
+class Encoder(nn.Module):
+    """The whole stack in one module: the plaintext model, and what training scripts differentiate.
+
+    A decoder's last norm is in its head.
+    """
+
+    config: EncoderConfig
+
+    def setup(self):
+        """Declare embeddings and layers."""
+        self.embeddings = Embeddings(self.config)
+        self.layers = [layer_class(self.config)(self.config, i) for i in range(self.config.layers)]
+
+    def __call__(self, token_ids: Array, padding_mask: Array) -> Array:
+        """Hidden states [batch, tokens, width] of token ids [batch, tokens]."""
+        return self.encode(self.embeddings(self.embeddings.words(token_ids)), padding_mask)
+
+    def encode(self, hidden: Array, padding_mask: Array) -> Array:
+        """The layers alone, on what `Embeddings` returns."""
+        for layer in self.layers:
+            hidden = layer(hidden, padding_mask)
+        return hidden

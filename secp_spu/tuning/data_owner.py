@@ -1,0 +1,267 @@
+"""The data owner: texts, labels, prompts, losses and the optimizer, all of which stay with it in plaintext."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from secp_spu.config import Config, TaskSection, save_config
+from secp_spu.errors import ConfigError, RuntimeFailure
+from secp_spu.protocol import FRACTION_BITS
+from secp_spu.tuning.finished_run import CONFIG_NAME
+from secp_spu.tuning.initial_prompt import make_initial_prompt, prompt_generator
+from secp_spu.tuning.inputs import InputOwner, PromptSet, Split
+from secp_spu.tuning.loss import accuracy, losses
+from secp_spu.tuning.optimizers.registry import fingerprint, make_optimizer, stopped_by
+from secp_spu.tuning.plausible import plausible
+from secp_spu.tuning.prompt import FILE_NAME, PromptSpace, SoftPrompt, save_prompt
+from secp_spu.tuning.record import Generation, Usage, open_run
+from secp_spu.tuning.report import REPORT, describe_generation, write_report
+from secp_spu.tuning.selection import Selection
+from secp_spu.tuning.task import Example, TaskTokenizer, TokenBatch, draw_few_shot, read_examples
+
+FLAT = 1e-3
+"""Difference of losses up to which candidates are alike. Losses of equal prompts differed by 2.5e-4 in a generation of
+the demo under ABY3. Losses of the demo's candidates differ by 0.6 at first, and by 1.6e-3 in generation 40."""
+
+
+@dataclass(frozen=True)
+class Texts:
+    """A set of the data owner's texts, as the model wants them, and their labels."""
+
+    tokens: TokenBatch
+    labels: np.ndarray
+
+
+def read_splits(section: TaskSection, tokenizer: TaskTokenizer, seed: int) -> dict[Split, Texts]:
+    """The few-shot training and validation texts that a seed draws, and the test texts.
+
+    Raises: ConfigError for files that cannot be read, hold too few examples, or texts that do not fit.
+    """
+    pool, test = read_examples(section.pool, section), read_examples(section.test, section)
+    training, validation = draw_few_shot(pool, section, seed)
+    splits: dict[Split, list[Example]] = {
+        "training": training,
+        "validation": validation,
+        "test": test[: section.test_examples],
+    }
+    return {
+        name: Texts(tokenizer.encode(examples, section), np.array([e.label for e in examples]))
+        for name, examples in splits.items()
+    }
+
+
+class DataOwner(InputOwner):
+    """What only the data owner may see, with the methods that the driver calls by name.
+
+    Args:
+        config: of the run.
+        folder: for the outputs and the run's record, which is written after every generation.
+        resume: go on with the run in the folder, whose optimizer is replayed.
+    Raises: ConfigError for a task, tokenizer or record that does not fit.
+    """
+
+    def __init__(self, config: Config, folder: Path, *, resume: bool):
+        self._record, self._folder = open_run(folder, config, resume=resume), folder
+        self._selection = Selection(self._record)
+        super().__init__(config)
+        self._texts = read_splits(config.task, self._tokenizer, self._record.seed)
+        self._tokens = {split: texts.tokens for split, texts in self._texts.items()}
+        tuning, rng = config.tuning, prompt_generator(self._record.seed)
+        self._initial = make_initial_prompt(config, self._encoder, self._tokenizer, rng=rng)
+        self._refuse_another_initial_prompt()
+        self._space = PromptSpace.random(
+            self._initial, tuning.intrinsic_dim, rng=rng, alpha=tuning.alpha, sigma=tuning.sigma
+        )
+        self._optimizer = make_optimizer(
+            tuning.optimizer,
+            tuning.intrinsic_dim,
+            tuning.population,
+            tuning.sigma,
+            [self._record.seed, 2],
+            labels=self._texts["training"].labels,
+        )
+        self._replay()
+        self._candidates = np.zeros((0, tuning.intrinsic_dim))
+        self._finalists = self._candidates
+
+    def _replay(self) -> None:
+        """Bring a fresh optimizer to where the recorded run stopped."""
+        for number, done in enumerate(self._record.generations, 1):
+            if fingerprint(self._optimizer.ask()) != done.candidates:
+                raise ConfigError(
+                    f"{self._folder}: the candidates of generation {number} come out different on this machine: "
+                    "resume where the run was started"
+                )
+            self._optimizer.tell(np.array(done.losses), np.array(done.logits))
+
+    def _refuse_another_initial_prompt(self) -> None:
+        """A run that goes on from another p0 would hold losses and a best z of the one before."""
+        found = fingerprint(np.concatenate([self._initial.start.ravel(), self._initial.shift.ravel()]))
+        if self._record.initial_prompt not in ("", found):
+            raise ConfigError(
+                f"{self._folder}: what tuning.initial_prompt names has changed since the run began: put back the "
+                "prompt that was there, or start anew in another folder"
+            )
+        self._record.initial_prompt = found
+
+    def is_finished(self) -> bool:
+        """Whether the run in the folder has nothing left to do, and its outputs are there."""
+        there = all((self._folder / name).exists() for name in (FILE_NAME, REPORT))
+        return self._record.accuracy_after is not None and self.has_ended() and there
+
+    def has_ended(self) -> bool:
+        """Whether no generation is left to make: all are made, or the run was stopped. Everybody may know."""
+        return bool(self._record.stopped) or len(self._record.generations) == self._config.tuning.generations
+
+    def why_stopped(self) -> str | None:
+        """A line for the data owner on why the run ended before its last generation, if it did."""
+        return self._record.stopped or None
+
+    def begin(self) -> None:
+        """Claim the folder for this run, and leave its configuration there."""
+        self._record.save(self._folder)
+        save_config(self._config, self._folder / CONFIG_NAME)
+
+    def prompts(self, which: PromptSet, first: int, last: int) -> np.ndarray:
+        """Prompts first..last - 1 of a set, ready for the first layer [prompts, prompt_tokens, width].
+
+        The leaders are the best and the pending point; where there is but one, it stands twice.
+
+        Without embedding tables what is to be added to p0's words, in standard deviations of the word embeddings.
+        """
+        points: dict[PromptSet, Callable[[], np.ndarray]] = {
+            "untuned": lambda: np.zeros((1, self._config.tuning.intrinsic_dim)),
+            "candidates": lambda: self._candidates,
+            "finalists": lambda: self._finalists,
+            "leaders": lambda: self._selection.leaders,
+            "best": lambda: np.array([self._record.selected[0]]),
+        }
+        return self._for_sharing(self._space.shifts(points[which]()[first:last]))
+
+    def ask(self) -> None:
+        """Propose the next generation's candidates."""
+        self._candidates = self._optimizer.ask()
+
+    def tell(self, logits: list[list[np.ndarray]]) -> None:
+        """Take the candidates' logits on the training texts, and propose two finalists.
+
+        Args:
+            logits: for each part of the candidates those of each batch of texts.
+        Raises: RuntimeFailure if no candidate's logits are plausible.
+        """
+        answers, told, refused = self._trusted(np.concatenate([self._answers("training", part) for part in logits]))
+        self._optimizer.tell(told, answers)
+        # Only Gauss-Newton's course depends on more than the losses, so only its record has to keep more.
+        kept = answers.tolist() if self._config.tuning.optimizer == "gauss-newton" else []
+        record, print_ = self._record, fingerprint(self._candidates)
+        record.accuracy_after, record.pending_again = None, None  # what they were after fewer generations
+        record.generations.append(Generation(print_, told.tolist(), float("inf"), kept, refused))
+        record.stopped = self._reason_to_stop(told)
+        self._finalists = self._selection.finalists(self._candidates[told.argmin()], self._optimizer.mean)
+
+    def _trusted(self, answers: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[int]]:
+        """Logits of candidates and their losses, with stand-ins for implausible ones; and the numbers of these.
+
+        A stand-in has the largest loss of the others, so that it cannot win, and the others' mean logits.
+        """
+        trusted = plausible(answers, self._logit_limit).all(-1)
+        if not trusted.any():
+            raise RuntimeFailure(
+                f"the logits of all candidates of generation {len(self._record.generations) + 1} are implausible (not "
+                f"within +-{self._logit_limit:g}): go on with --resume, which evaluates the generation again; if that "
+                "does not help, take a smaller tuning.alpha, or look for overflow in the model"
+            )
+        answers = np.where(trusted[:, None, None], answers, answers[trusted].mean(0))
+        told = self._losses("training", answers)
+        told[~trusted] = told[trusted].max()
+        return answers, told, np.flatnonzero(~trusted).tolist()
+
+    def _reason_to_stop(self, told: np.ndarray) -> str:
+        """Why further generations would find nothing; empty where they may."""
+        alpha = self._config.tuning.alpha
+        if self._alike(self.prompts("candidates", 0, len(told))):
+            found = "all candidates' prompts are alike to the secure arithmetic"
+        elif np.ptp(told) <= FLAT:
+            found = f"all candidates' losses are alike, to {FLAT:g}"
+        elif names := stopped_by(self._optimizer):
+            found = f"CMA-ES has converged ({', '.join(names)})"
+        else:
+            return ""
+        return (
+            f"stopped after generation {len(self._record.generations)}: {found}, so further ones would find nothing; "
+            f"to search more widely, raise tuning.alpha, which is {alpha:g}, and start in another folder"
+        )
+
+    @staticmethod
+    def _alike(prompts: np.ndarray) -> bool:
+        """Whether prompts, as they are shared, differ by less than a unit of the ring integers."""
+        return bool(np.ptp(prompts, axis=0).max() < 2.0**-FRACTION_BITS)
+
+    def select(self, logits: list[np.ndarray]) -> None:
+        """Take the finalists' logits on the validation texts, batch by batch."""
+        self._selection.take(self._finalists, self._validation_losses(logits))
+
+    def confirm(self, logits: list[np.ndarray]) -> None:
+        """Take the leaders' logits on the validation texts, batch by batch, at the end of the run."""
+        self._selection.take_last(self._validation_losses(logits))
+
+    def _validation_losses(self, logits: list[np.ndarray]) -> np.ndarray:
+        """Of prompts' logits on the validation texts, batch by batch; infinite where these are implausible."""
+        answers = self._answers("validation", logits)
+        trusted = plausible(answers, self._logit_limit).all(-1)
+        return np.where(trusted, self._losses("validation", np.where(trusted[:, None, None], answers, 0)), np.inf)
+
+    def _losses(self, split: Split, logits: np.ndarray) -> np.ndarray:
+        return losses(self._config.tuning.loss, logits, self._texts[split].labels)
+
+    def _answers(self, split: Split, batches: list[np.ndarray]) -> np.ndarray:
+        """Logits [prompts, texts, labels] from those of batches of texts, [prompts * texts, labels] each."""
+        prompts = sum(len(batch) for batch in batches) // len(self._texts[split].labels)
+        return np.concatenate([batch.reshape(prompts, -1, batch.shape[-1]) for batch in batches], axis=1)
+
+    def standing(self) -> tuple[float, float]:
+        """The last generation's least loss and the best validation loss, perhaps pending, for measurements."""
+        record = self._record
+        return min(record.generations[-1].losses), min(record.best_validation_loss, record.pending_loss)
+
+    def test_accuracy(self, logits: list[np.ndarray]) -> float:
+        """Accuracy of logits on the test texts, given part by part; implausible logits count as wrong."""
+        answers = np.concatenate(logits)
+        trusted = plausible(answers, self._logit_limit)
+        return accuracy(np.where(trusted[:, None], answers, np.nan), self._texts["test"].labels)
+
+    def public_state(self) -> dict[str, Any]:
+        """How far the run is and what it took: everybody may know."""
+        record = self._record
+        tested = record.accuracy_before is not None
+        return {"generations": len(record.generations), "tested": tested, **asdict(record.usage)}
+
+    def take_untuned(self, logits: list[np.ndarray]) -> str:
+        """Take the untuned prompt's logits on the test texts, part by part; returns a line for the data owner."""
+        found = self._record.accuracy_before = self.test_accuracy(logits)
+        return f"untuned prompt: accuracy {found:.3f} on {len(self._texts['test'].labels)} unseen texts"
+
+    def save(self, usage: Usage) -> str | None:
+        """Write the checkpoint; returns, after a generation, a line for the data owner on what it brought and took."""
+        record = self._record
+        before, record.usage = record.usage, usage
+        record.save(self._folder)
+        return describe_generation(record, before) if record.generations else None
+
+    def finish(self, logits: list[np.ndarray], usage: Usage, ledger: dict[str, Any], batching: dict[str, Any]) -> None:
+        """Take the selected prompt's logits on the test texts, and write all outputs."""
+        record = self._record
+        record.accuracy_after, record.usage = self.test_accuracy(logits), usage
+        save_prompt(self._folder / FILE_NAME, self._tuned())
+        write_report(self._folder, self._config, record, {"batching": batching, "ledger": ledger})
+        record.save(self._folder)
+
+    def _tuned(self) -> SoftPrompt:
+        """The selected prompt; in terms of words where this owner has no table of theirs."""
+        prompt = self._space.at(np.array(self._record.selected[0]))
+        return prompt if self._tables is None else SoftPrompt.of_vectors(prompt.vectors(self._tables.words))

@@ -1,0 +1,1 @@
+"""Gradient-free optimizers: a file for each, and the registry that the configuration takes their names from."""
