@@ -17,13 +17,11 @@ import numpy as np
 
 from secp_spu.model import EncoderConfig, RandomFeatureAttention
 from secp_spu.protocol import cos_sin, declare_correlation, to_float
-from secp_spu.runtime.secretflow.spu_logging import provide_spu_logging, worker_hook
+from secp_spu.runtime.secretflow.spu_correlations import SpuCorrelations
+from secp_spu.runtime.secretflow.spu_logging import SPU_LOGGING_PATCHED, worker_hook
 
-PATCHED = provide_spu_logging()  # before SecretFlow, which cannot be imported without
-
-import secretflow as sf  # noqa: E402
-
-from secp_spu.runtime.secretflow.spu_correlations import SpuCorrelations  # noqa: E402
+# isort: split
+import secretflow as sf  # after the imports of secp_spu, without which it cannot be imported with an unpatched spu
 
 PARTIES = ["alice", "bob", "carol"]
 CONFIG = EncoderConfig(
@@ -99,7 +97,7 @@ def start() -> tuple[SpuCorrelations, sf.SPU, sf.PYU, sf.PYU]:
     """SecretFlow's simulation with an SPU device of three parties, two PYUs, and correlations for the device."""
     options = {"num_cpus": 16, "log_to_driver": False, "include_dashboard": False, "configure_logging": False}
     options["_node_ip_address"] = "127.0.0.1"  # where Ray listens, by default on all of the machine's addresses
-    if not PATCHED:
+    if not SPU_LOGGING_PATCHED:
         options["runtime_env"] = {"worker_process_setup_hook": worker_hook()}
     warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)  # JAX's, of Ray's processes
     sf.init(PARTIES, address="local", **options)

@@ -11,12 +11,12 @@ from secp_spu.cli.app import DEMO_CONFIG
 from secp_spu.config import load_config, save_config
 from secp_spu.files import make_private_folder, write_whole
 from secp_spu.model import load_encoder_config
+from secp_spu.progress import Progress
 from secp_spu.tuning import (
     DATA_OWNER,
     DataOwner,
     ModelOwner,
     Predictor,
-    Progress,
     SoftPrompt,
     export_peft,
     load_run,

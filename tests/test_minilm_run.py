@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from secp_spu.config import load_config
-from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, Progress, RunRecord, make_runtime, set_up, tune
+from secp_spu.progress import Progress
+from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, RunRecord, make_runtime, set_up, tune
 
 CONFIG = Path(__file__).parent.parent / "configs" / "minilm-sst2.yaml"
 ONE_TEXT = ["task.test_examples=1", "task.shots=1", "task.validation_shots=1"]

@@ -36,7 +36,7 @@ from secp_spu.errors import ConfigError
 from secp_spu.files import write_whole
 from secp_spu.model import load_checkpoint, save_checkpoint
 from secp_spu.model.hub.config_json import read_config
-from secp_spu.tuning.progress import Progress
+from secp_spu.progress import Progress
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

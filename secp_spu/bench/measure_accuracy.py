@@ -18,7 +18,8 @@ from secp_spu.bench.schema import AccuracyMethod, FewShotTask
 from secp_spu.bench.session import test_accuracy, tuning_session
 from secp_spu.config import Config, load_config
 from secp_spu.errors import ConfigError
-from secp_spu.tuning import Progress, save_peft
+from secp_spu.progress import Progress
+from secp_spu.tuning import save_peft
 from secp_spu.tuning.driver import confirm_best, run_generation
 
 FEW_SHOT: dict[str, Path] = {

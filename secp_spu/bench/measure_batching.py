@@ -18,8 +18,8 @@ from secp_spu.bench.scaling import FIGURES
 from secp_spu.bench.setting import OWNER
 from secp_spu.bench.tables import Table, cost_cells, groups, of_bench, setting_name, workload
 from secp_spu.inference import pass_bytes
+from secp_spu.progress import Progress
 from secp_spu.runtime import Ledger, PlaintextRuntime, Runtime
-from secp_spu.tuning import Progress
 
 
 def batching_cases(iteration: Iteration, candidates: Sequence[int], progress: Progress) -> Iterator[Case]:

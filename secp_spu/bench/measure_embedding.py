@@ -16,9 +16,9 @@ from secp_spu.bench.shapes import RandomModel, RandomTexts
 from secp_spu.bench.tables import Table, cost_cells, groups, of_bench, setting_name, workload
 from secp_spu.inference import SHIFT_BITS, PrivateEmbedding, encoded_words, one_hot, other_tables
 from secp_spu.model import HIDDEN_BITS
+from secp_spu.progress import Progress
 from secp_spu.protocol import FRACTION_BITS, lower
 from secp_spu.runtime import Owned, PlaintextRuntime, Runtime, Stored
-from secp_spu.tuning import Progress
 
 What = Literal["texts", "prompt"]
 

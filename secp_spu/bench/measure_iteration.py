@@ -26,9 +26,9 @@ from secp_spu.bench.shapes import LABELS, SHAPES, RandomModel, RandomTexts
 from secp_spu.errors import ConfigError
 from secp_spu.inference import Batch, SecureModel, StreamedLayers, pass_bytes
 from secp_spu.model import HIDDEN_BITS, ActivationKind, AttentionKind, EncoderConfig, EncoderLayer, is_function
+from secp_spu.progress import Progress
 from secp_spu.protocol import Scheme, lower
 from secp_spu.runtime import Owned, PlaintextRuntime, Runtime, Stored
-from secp_spu.tuning import Progress
 
 ATTENTION: dict[Method, AttentionKind] = {
     "sft": "softmax",

@@ -12,7 +12,7 @@ from secp_spu.bench.records import Case, Record
 from secp_spu.bench.session import test_accuracy, tuning_session
 from secp_spu.config import Config, OptimizerKind, load_config
 from secp_spu.errors import ConfigError
-from secp_spu.tuning import Progress
+from secp_spu.progress import Progress
 from secp_spu.tuning.driver import confirm_best, run_generation
 
 PACKAGE = Path(__file__).parent.parent

@@ -34,7 +34,7 @@ from secp_spu.model.precision import (
 from secp_spu.protocol import FRACTION_BITS, Number, lift, lower, rounded
 from secp_spu.protocol.cosine import public_factor_bits
 from secp_spu.protocol.fixed import DROP_BITS
-from secp_spu.protocol.gelu import RESULT_BITS
+from secp_spu.protocol.harmonics import RESULT_BITS
 from secp_spu.protocol.reciprocal import FLOOR
 from secp_spu.runtime import Owned, PlaintextRuntime, Runtime
 

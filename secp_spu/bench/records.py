@@ -13,8 +13,8 @@ from typing import Any
 from secp_spu.bench.schema import fault
 from secp_spu.errors import ConfigError
 from secp_spu.files import write_whole
+from secp_spu.progress import Progress
 from secp_spu.runtime import available_bytes
-from secp_spu.tuning import Progress
 
 Record = dict[str, Any]
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from secp_spu.config import Config
-from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, Progress, Session, make_runtime, set_up
+from secp_spu.progress import Progress
+from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, Session, make_runtime, set_up
 from secp_spu.tuning.inputs import PromptSet
 
 

@@ -14,7 +14,7 @@ from secp_spu.adaptation.training import Recipe
 from secp_spu.adaptation.training import adapt as run_adaptation
 from secp_spu.cli.terminal import Interrupted, QuietOption, ResumeOption, TerminalProgress
 from secp_spu.model.hub.config_json import EXTRAS
-from secp_spu.tuning import Progress
+from secp_spu.progress import Progress
 
 
 class Activation(str, Enum):

@@ -31,17 +31,9 @@ from secp_spu.cli.terminal import (
 from secp_spu.config import Config, load_config
 from secp_spu.errors import ConfigError, RuntimeFailure
 from secp_spu.model import CheckpointError, save_embeddings
+from secp_spu.progress import Progress
 from secp_spu.runtime.secretflow.ray_processes import end_ray_processes, ray_was_started
-from secp_spu.tuning import (
-    DATA_OWNER,
-    DataOwner,
-    ModelOwner,
-    Progress,
-    RunRecord,
-    make_allowance,
-    open_run,
-    set_up,
-)
+from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, RunRecord, make_allowance, open_run, set_up
 from secp_spu.tuning import tune as run_tuning
 from secp_spu.tuning.record import FILE_NAME as CHECKPOINT
 

@@ -62,7 +62,7 @@ from secp_spu.bench import (
 from secp_spu.cli.terminal import QuietOption, TerminalProgress
 from secp_spu.config import OptimizerKind
 from secp_spu.errors import ConfigError
-from secp_spu.tuning import Progress
+from secp_spu.progress import Progress
 
 bench = typer.Typer(no_args_is_help=True, help="Measure what private tuning costs, and what the alternatives would.")
 

@@ -12,16 +12,8 @@ from secp_spu.cli.terminal import Interrupted, QuietOption, SetOption, TerminalP
 from secp_spu.config import Config, load_config
 from secp_spu.errors import ConfigError
 from secp_spu.model import is_function
-from secp_spu.tuning import (
-    DATA_OWNER,
-    ModelOwner,
-    Predictor,
-    Progress,
-    export_peft,
-    load_run,
-    make_allowance,
-    refuse_existing,
-)
+from secp_spu.progress import Progress
+from secp_spu.tuning import DATA_OWNER, ModelOwner, Predictor, export_peft, load_run, make_allowance, refuse_existing
 from secp_spu.tuning import predict as run_prediction
 
 RunOption = Annotated[Path, typer.Option("--run", help="Folder of a run of secp-spu tune.", show_default=False)]

@@ -13,8 +13,9 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 from secp_spu.config import Config
+from secp_spu.progress import Progress
 from secp_spu.runtime import Runtime
-from secp_spu.tuning import Progress, join_cluster, make_runtime
+from secp_spu.tuning import join_cluster, make_runtime
 from secp_spu.tuning.agreement import Purpose
 
 ConfigOption = Annotated[Path, typer.Option("--config", help="YAML file; see configs/.", show_default=False)]

@@ -5,7 +5,14 @@ from secp_spu.model.attention.fourier import FourierAttention, projected_columns
 from secp_spu.model.attention.random_features import RandomFeatureAttention, orthogonal_frequencies
 from secp_spu.model.attention.softmax import SoftmaxAttention
 from secp_spu.model.folding import fold_head, fold_layer
-from secp_spu.model.head import LabelEmbeddingHead, LabelWordHead, PooledEmbedding, read_out
+from secp_spu.model.head import (
+    LabelEmbeddingHead,
+    LabelWordHead,
+    PooledEmbedding,
+    label_embedding_limit,
+    label_word_limit,
+    read_out,
+)
 from secp_spu.model.hub.checkpoint import (
     Checkpoint,
     load_checkpoint,
@@ -17,7 +24,6 @@ from secp_spu.model.hub.checkpoint import (
 from secp_spu.model.hub.config_json import CheckpointError
 from secp_spu.model.hub.fingerprint import describe_config, fingerprint_json, fingerprint_tables, fingerprint_weights
 from secp_spu.model.layers import Dense, Norm
-from secp_spu.model.logit_bound import label_embedding_limit, label_word_limit
 from secp_spu.model.precision import HIDDEN_BITS, SUM_BITS
 from secp_spu.model.transformer import KINDS, DecoderLayer, Embeddings, Encoder, EncoderLayer, hidden_bits, layer_class
 from secp_spu.model.transformer_config import ActivationKind, AttentionKind, EncoderConfig, FunctionKind, is_function

@@ -12,53 +12,53 @@ on by about |x| - P/2.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
+from jax import Array
 from scipy.special import ndtr
 
 from secp_spu.protocol.correlation import CosineCorrelation, declare_correlation, is_declared_by
-from secp_spu.protocol.cosine import POLYNOMIAL_ERROR, plain_cos_sin, public_cos_sin
+from secp_spu.protocol.cosine import POLYNOMIAL_ERROR, plain_cos_sin
 from secp_spu.protocol.fixed import Fixed
+from secp_spu.protocol.harmonics import (
+    COEFFICIENT_BITS,
+    FACTOR_BITS,
+    PUBLIC_BITS,
+    RECURRENCE_BITS,
+    RESULT_BITS,
+    public_multiples,
+)
 from secp_spu.protocol.ring import FRACTION_BITS, from_ring, open_masked, shift_public, to_ring
 
 FREQUENCY_BITS = 12
 """Fraction bits of 1/P: it takes a public whole number to turn x into turns, and no product."""
 
+
 INPUT_BITS = 32
 """Fraction bits that x may have at most; with fewer it is raised, so that one declaration serves all."""
+
 
 LEAST_INPUT_BITS = 12
 """With fewer, what raises x and turns it into turns is no 32-bit number."""
 
+
 TURN_BITS = FREQUENCY_BITS + INPUT_BITS
 
-FACTOR_BITS = 24
-"""Fraction bits of the secret factors, which are products of two parties' factors of 12 each."""
-
-PUBLIC_BITS = 11
-"""Fraction bits of the public factors: what the next dense layer makes of the result is within 30 bits of its bias."""
-
-RESULT_BITS = FACTOR_BITS + PUBLIC_BITS
-"""Fraction bits of the result, 35: all that the products have."""
-
-COEFFICIENT_BITS = 20
-"""Fraction bits of the coefficients a_k, which are below 16."""
-
-RECURRENCE_BITS = 20
-"""Fraction bits of the public cosines and sines. Their products with a_k are shifted to PUBLIC_BITS, by less than 31:
-to JAX these are numbers of 32 bits, of which a longer shift leaves nothing."""
 
 FIT_NODES = 400
+
+
 CHECK_NODES = 5_000
+
 
 LIMITS = (2.0, 32.0)
 """Smallest and largest range that a series may have."""
+
 
 TERMS = (2, 12)
 """Fewest and most harmonics."""
@@ -228,36 +228,6 @@ def _public_harmonics(delta: Array, series: GeluSeries) -> list[tuple[Array, Arr
         (shift_public(cos * scale, drop), shift_public(sin * scale, drop))
         for scale, (cos, sin) in zip(scales, waves, strict=True)
     ]
-
-
-def public_multiples(delta: Array, turn_bits: int, count: int, *, odd: bool) -> Iterator[tuple[Array, Array]]:
-    """cos n b and sin n b of a public angle b for n = 1, 2, 3, ... or 1, 3, 5, ...: integers of RECURRENCE_BITS.
-
-    By Chebyshev's recurrence cos (n + m) b = 2 cos m b cos n b - cos (n - m) b, and the same for the sine, with m = 1
-    from n = 0 and 1, or m = 2 from n = -1 and 1: three public operations a multiple and part, where a polynomial for
-    each takes twenty.
-
-    Args:
-        delta: the angle, ring integers; a turn is 2**turn_bits.
-        turn_bits: see there.
-        count: how many multiples.
-        odd: whether even ones are left out.
-    """
-    cos, sin = public_cos_sin(delta, turn_bits, RECURRENCE_BITS)
-    if odd:
-        step = lax.shift_right_arithmetic(cos * cos, jnp.int32(RECURRENCE_BITS - 2)) - jnp.int32(2 << RECURRENCE_BITS)
-        before, now = (cos, -sin), (cos, sin)
-    else:
-        step = cos * jnp.int32(2)
-        before, now = (jnp.full_like(cos, 1 << RECURRENCE_BITS), jnp.zeros_like(sin)), (cos, sin)
-    for _ in range(count):
-        yield now
-        after = _next(step, now[0], before[0]), _next(step, now[1], before[1])
-        before, now = now, after
-
-
-def _next(step: Array, now: Array, before: Array) -> Array:
-    return lax.shift_right_arithmetic(step * now, jnp.int32(RECURRENCE_BITS)) - before
 
 
 def _check(x: Fixed, series: GeluSeries, correlation: CosineCorrelation) -> None:

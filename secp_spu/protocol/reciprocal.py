@@ -22,7 +22,7 @@ from jax import Array
 from secp_spu.protocol.correlation import CosineCorrelation, declare_correlation, is_declared_by
 from secp_spu.protocol.cosine import POLYNOMIAL_ERROR
 from secp_spu.protocol.fixed import Fixed
-from secp_spu.protocol.gelu import (
+from secp_spu.protocol.harmonics import (
     COEFFICIENT_BITS,
     FACTOR_BITS,
     PUBLIC_BITS,

@@ -1,16 +1,17 @@
 """Forward-only tuning: the data owner's side in plaintext, and the driver between it and a runtime."""
 
+from secp_spu.progress import Progress
 from secp_spu.tuning.data_owner import DataOwner
 from secp_spu.tuning.driver import Session, set_up, tune
 from secp_spu.tuning.finished_run import export_peft, load_run
 from secp_spu.tuning.limits import make_allowance
 from secp_spu.tuning.loss import accuracy, losses
 from secp_spu.tuning.model_owner import ModelOwner
-from secp_spu.tuning.optimizers.registry import Optimizer, make_optimizer
+from secp_spu.tuning.optimizers.optimizer import Optimizer
+from secp_spu.tuning.optimizers.registry import make_optimizer
 from secp_spu.tuning.parties import DATA_OWNER, join_cluster, make_runtime
 from secp_spu.tuning.peft import load_peft, save_peft
 from secp_spu.tuning.predict import Predictor, predict, refuse_existing
-from secp_spu.tuning.progress import Progress
 from secp_spu.tuning.prompt import PromptSpace, SoftPrompt, load_prompt, save_prompt
 from secp_spu.tuning.record import RunRecord, Usage, open_run
 

@@ -16,7 +16,8 @@ from secp_spu.tuning.finished_run import CONFIG_NAME
 from secp_spu.tuning.initial_prompt import make_initial_prompt, prompt_generator
 from secp_spu.tuning.inputs import InputOwner, PromptSet, Split
 from secp_spu.tuning.loss import accuracy, losses
-from secp_spu.tuning.optimizers.registry import fingerprint, make_optimizer, stopped_by
+from secp_spu.tuning.optimizers.optimizer import fingerprint
+from secp_spu.tuning.optimizers.registry import make_optimizer, stopped_by
 from secp_spu.tuning.plausible import plausible
 from secp_spu.tuning.prompt import FILE_NAME, PromptSpace, SoftPrompt, save_prompt
 from secp_spu.tuning.record import Generation, Usage, open_run

@@ -10,11 +10,11 @@ from typing import Any
 from secp_spu.config import Config
 from secp_spu.errors import RuntimeFailure
 from secp_spu.inference import Batch, parts
+from secp_spu.progress import Progress
 from secp_spu.runtime import Owned, Runtime
 from secp_spu.tuning.batching import FINALISTS, Batching, choose_batching
 from secp_spu.tuning.inputs import PromptSet, Split
 from secp_spu.tuning.limits import Allowance, Amounts
-from secp_spu.tuning.progress import Progress
 from secp_spu.tuning.record import Usage
 from secp_spu.tuning.shared_model import SharedModel, share_model, sizes_of
 

@@ -15,13 +15,13 @@ from secp_spu.config import Config
 from secp_spu.errors import ConfigError, RuntimeFailure
 from secp_spu.files import make_private_folder, write_whole
 from secp_spu.inference import parts
+from secp_spu.progress import Progress
 from secp_spu.runtime import Owned, Runtime, Stored
 from secp_spu.tuning.batching import even
 from secp_spu.tuning.finished_run import load_tuned_prompt
 from secp_spu.tuning.inputs import InputOwner, PromptSet
 from secp_spu.tuning.limits import Allowance, Amounts
 from secp_spu.tuning.plausible import plausible
-from secp_spu.tuning.progress import Progress
 from secp_spu.tuning.shared_model import SharedModel, share_model, sizes_of
 from secp_spu.tuning.task import read_texts, template_fields
 

@@ -7,8 +7,9 @@ from tempfile import TemporaryDirectory
 
 from secp_spu.config import Config
 from secp_spu.errors import ConfigError
+from secp_spu.progress import Progress
 from secp_spu.runtime import AuditRuntime, Program
-from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, Progress, set_up, tune
+from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, set_up, tune
 
 
 def audit_config(config: Config) -> list[Program]:

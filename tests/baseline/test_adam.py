@@ -12,7 +12,7 @@ from secp_spu.runtime import PlaintextRuntime
 RATE, B1, B2, STEPS = 0.01, 0.9, 0.999, 3
 
 RSQRT_ERROR, RSQRT_UNITS = 5e-4, 4
-"""Of SPU 0.9.5, in proportion and in units: tests/runtime/fixed_point.py."""
+"""Of SPU 0.9.5, in proportion and in units: tests/inference/fixed_point.py."""
 
 
 def reference(weights, gradients):

@@ -31,7 +31,7 @@ GRADIENT_ERROR = 0.1
 largest. Gradients are linear in the attention of each of the two layers. What fixed point adds is some units."""
 
 LOSS_ERROR = 0.01
-"""The tiny model's logits are within 0.01 of plaintext (tests/runtime/test_forward.py), and the loss moves less."""
+"""The tiny model's logits are within 0.01 of plaintext (tests/inference/test_secure_model.py); the loss moves less."""
 
 
 def loss_of(params, prompt=None):

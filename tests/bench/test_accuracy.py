@@ -9,12 +9,13 @@ import yaml
 from typer.testing import CliRunner
 
 from secp_spu.bench import FewShotRun, RecordFile, accuracy_cases, accuracy_tables, measure_all, write_report
-from secp_spu.bench import accuracy as accuracy_module
+from secp_spu.bench import measure_accuracy as accuracy_module
 from secp_spu.bench.measure_accuracy import FEW_SHOT
 from secp_spu.bench.plaintext_training import RATES, STEPS, FewShot, probe, train
 from secp_spu.cli.app import DEMO_CONFIG, app
 from secp_spu.config import load_config
-from secp_spu.tuning import Progress, accuracy
+from secp_spu.progress import Progress
+from secp_spu.tuning import accuracy
 
 GENERATIONS = 2
 

@@ -41,9 +41,9 @@ from secp_spu.cli.bench_commands import show
 from secp_spu.errors import ConfigError
 from secp_spu.inference import pass_bytes
 from secp_spu.model.attention.fourier import ANGLE_SCALE
+from secp_spu.progress import Progress
 from secp_spu.protocol import Scheme, cos_error_bound, joint_error_bound
 from secp_spu.protocol.reciprocal import FLOOR
-from secp_spu.tuning import Progress
 
 ABY3, SEMI2K, DEALT = Setting("aby3", 3), Setting("semi2k", 2), Setting("semi2k", 2, "dealt")
 METHODS = ("sft", "prompt", "fot", "fot-rfa", "fot-fourier")

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from secp_spu.config import load_config
+from secp_spu.progress import Progress
 from secp_spu.runtime import PlaintextRuntime
-from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, Progress, set_up, tune
+from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, set_up, tune
 
 CONFIG = Path("configs/cluster-aby3.yaml").absolute()
 SMALL = ["task.shots=2", "task.validation_shots=2", "task.test_examples=6", "tuning.population=4"]

@@ -10,7 +10,8 @@ from small import CONFIG, SMALL, tune_in_plaintext
 
 from secp_spu.cli.app import DEMO_CONFIG
 from secp_spu.config import load_config, save_config
-from secp_spu.tuning import DATA_OWNER, ModelOwner, Predictor, Progress, load_run, make_runtime, predict
+from secp_spu.progress import Progress
+from secp_spu.tuning import DATA_OWNER, ModelOwner, Predictor, load_run, make_runtime, predict
 
 pytestmark = pytest.mark.cluster
 

@@ -9,8 +9,9 @@ import pytest
 from small import SMALL
 
 from secp_spu.config import load_config
+from secp_spu.progress import Progress
 from secp_spu.runtime import LocalRuntime
-from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, Progress, RunRecord, set_up, tune
+from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, RunRecord, set_up, tune
 
 pytestmark = pytest.mark.cluster
 

@@ -21,7 +21,7 @@ from secp_spu.protocol import (
     lower,
     series_error_bound,
 )
-from secp_spu.protocol.gelu import FACTOR_BITS, RESULT_BITS
+from secp_spu.protocol.harmonics import FACTOR_BITS, RESULT_BITS
 
 GRID = np.linspace(-11, 11, 2003)
 BITS = 25

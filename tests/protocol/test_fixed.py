@@ -205,7 +205,7 @@ def test_multiply_drops_18_bits(setting, runtime, size):
 
 @pytest.mark.parametrize("bits", [18, 22])
 def test_inverse_sqrt(runtime, bits):
-    """Within 5e-4 in proportion, as SPU's own (tests/runtime/fixed_point.py), and four units of its own 18 bits."""
+    """Within 5e-4 in proportion, as SPU's own (tests/inference/fixed_point.py), and four units of its own 18 bits."""
     x = np.concatenate([np.geomspace(0.01, 64, 101), [0.0]])
     result, _ = run(runtime, lambda a: inverse_sqrt(a, 0.01), fixed(runtime, np.rint(x * 2**bits), bits))
     assert result.bits == 18 - (bits - 18) // 2

@@ -13,7 +13,7 @@ from secp_spu.protocol import (
     secure_reciprocal,
     series_reciprocal,
 )
-from secp_spu.protocol.gelu import FACTOR_BITS
+from secp_spu.protocol.harmonics import FACTOR_BITS
 from secp_spu.protocol.reciprocal import FLOOR, INPUT_BITS, LOWEST, TERMS, TOP, fit_reciprocal
 
 BITS, ONE_BITS = 40, 10

@@ -3,9 +3,11 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from cgroups import container, write_group, write_proc
 
+from secp_spu.runtime import LocalRuntime
 from secp_spu.runtime.cgroup import available_bytes, memory_groups, oom_kills, why_killed
 
 GIB = 2**30
@@ -97,3 +99,17 @@ def test_a_killed_process_was_short_of_memory_if_the_groups_counter_rose(tmp_pat
     proc = container(tmp_path, "max", killed=now)
     assert why_killed(before, proc).startswith(clause)
     assert why_killed(0, tmp_path / "none").startswith("whether for lack of memory cannot be told")
+
+
+def test_what_a_limit_leaves_counts(tmp_path):
+    proc = container(tmp_path, 2**31)
+    assert available_bytes(proc) == 2**31 - 2**30 + 2**28
+    (tmp_path / "cgroup" / "memory.max").write_text("max\n")
+    free = available_bytes(proc)
+    assert free > 2**31 - 2**30 + 2**28
+    assert available_bytes(tmp_path / "none") == pytest.approx(free, rel=0.2)
+
+
+def test_parties_of_one_machine_share_its_memory():
+    with LocalRuntime("semi2k", 4) as runtime:
+        np.testing.assert_allclose(4 * runtime.free_memory_bytes(), available_bytes(), rtol=0.2)

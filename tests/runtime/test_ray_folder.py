@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("ray", reason="SecretFlow is not installed")
 
 from secp_spu.errors import ConfigError
-from secp_spu.runtime import ray_folder
+from secp_spu.runtime.secretflow import ray_folder
 from secp_spu.runtime.secretflow.ray_folder import SOCKET_PATH_BYTES, check_ray_folder
 
 

@@ -6,19 +6,9 @@ import numpy as np
 
 from secp_spu.cli.app import DEMO_CONFIG
 from secp_spu.config import load_config
+from secp_spu.progress import Progress
 from secp_spu.runtime import Runtime
-from secp_spu.tuning import (
-    DATA_OWNER,
-    DataOwner,
-    ModelOwner,
-    Predictor,
-    Progress,
-    load_run,
-    make_runtime,
-    predict,
-    set_up,
-    tune,
-)
+from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, Predictor, load_run, make_runtime, predict, set_up, tune
 
 SMALL = (
     "task.shots=2",

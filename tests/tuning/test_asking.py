@@ -10,19 +10,9 @@ from runs import LABELS, SMALL, tune_in_plaintext
 from secp_spu.cli.app import DEMO_CONFIG
 from secp_spu.config import load_config
 from secp_spu.errors import RuntimeFailure
+from secp_spu.progress import Progress
 from secp_spu.runtime import PlaintextRuntime
-from secp_spu.tuning import (
-    DATA_OWNER,
-    DataOwner,
-    ModelOwner,
-    Predictor,
-    Progress,
-    load_run,
-    make_runtime,
-    predict,
-    set_up,
-    tune,
-)
+from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, Predictor, load_run, make_runtime, predict, set_up, tune
 from secp_spu.tuning.limits import Allowance, Amounts, LimitReached
 
 RUN = ("protocol=plaintext", *SMALL)

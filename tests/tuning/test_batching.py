@@ -8,8 +8,9 @@ from passes import ENCODER, TOKENS, Small, Stages
 
 from secp_spu.cli.app import DEMO_CONFIG
 from secp_spu.config import load_config
+from secp_spu.progress import Progress
 from secp_spu.runtime import PlaintextRuntime
-from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, Progress, RunRecord, set_up, tune
+from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, RunRecord, set_up, tune
 from secp_spu.tuning.batching import Batching, choose_batching, sequences_that_fit
 
 SIZES = {"training": 16, "validation": 16, "test": 64}

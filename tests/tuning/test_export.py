@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from passes import ENCODER
 
-from secp_spu import cli_prompt
+from secp_spu.cli import prompt_commands as cli_prompt
 from secp_spu.cli.app import DEMO_CONFIG
 from secp_spu.config import load_config
 from secp_spu.errors import ConfigError

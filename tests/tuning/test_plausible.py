@@ -10,7 +10,8 @@ from runs import SMALL
 from secp_spu.cli.app import DEMO_CONFIG
 from secp_spu.config import load_config
 from secp_spu.errors import RuntimeFailure
-from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, Progress, RunRecord, losses, make_runtime, set_up, tune
+from secp_spu.progress import Progress
+from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, RunRecord, losses, make_runtime, set_up, tune
 from secp_spu.tuning.driver import confirm_best, run_generation
 from secp_spu.tuning.plausible import AGREEMENT, LARGEST_LIMIT, check_limit, plausible
 

@@ -9,19 +9,10 @@ import pytest
 from secp_spu.cli.app import DEMO_CONFIG
 from secp_spu.config import load_config
 from secp_spu.errors import ConfigError
+from secp_spu.progress import Progress
 from secp_spu.protocol import CosineCorrelation
 from secp_spu.runtime import LocalRuntime, PlaintextRuntime
-from secp_spu.tuning import (
-    DATA_OWNER,
-    DataOwner,
-    ModelOwner,
-    Progress,
-    RunRecord,
-    load_prompt,
-    make_runtime,
-    set_up,
-    tune,
-)
+from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, RunRecord, load_prompt, make_runtime, set_up, tune
 
 SMALL = (
     "task.shots=2",

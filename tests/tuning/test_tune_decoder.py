@@ -13,7 +13,8 @@ from secp_spu.cli.app import DEMO_CONFIG
 from secp_spu.config import load_config
 from secp_spu.errors import ConfigError
 from secp_spu.model import load_checkpoint
-from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, Progress, RunRecord, make_runtime, set_up, tune
+from secp_spu.progress import Progress
+from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, RunRecord, make_runtime, set_up, tune
 from secp_spu.tuning.task import Example, TaskTokenizer
 
 DEMO = load_config(DEMO_CONFIG)

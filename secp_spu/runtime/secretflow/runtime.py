@@ -9,8 +9,6 @@ SPU's own messages, and what is disclosed to all.
 from __future__ import annotations
 
 import math
-import os
-import socket
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
@@ -18,43 +16,39 @@ from contextlib import suppress
 from typing import Any
 
 import jax
-import numpy as np
-from spu import libspu
+import ray
+import secretflow as sf
+import secretflow.distributed as sfd
+from fed.exceptions import FedRemoteError
 
 from secp_spu.config import ClusterSection
 from secp_spu.errors import ConfigError, RuntimeFailure
 from secp_spu.network.meeting import Facts
 from secp_spu.network.messages import RefusedMessage, shown
-from secp_spu.protocol import Correction, CosineCorrelation, Dealer, MaskStream, Scheme
-from secp_spu.protocol.sharing import KEY_BYTES
-from secp_spu.runtime.base import Correlations, Owned, Runtime, Stored, is_declared, spec_of
-from secp_spu.runtime.cgroup import available_bytes, oom_kills, why_killed
-from secp_spu.runtime.compute_party import ComputeParty, join, split, spu_settings
+from secp_spu.protocol import CosineCorrelation, Scheme
+from secp_spu.runtime.base import Correlations, Owned, Runtime, Stored, is_declared
+from secp_spu.runtime.cgroup import oom_kills, why_killed
 from secp_spu.runtime.journal import Journal
-from secp_spu.runtime.ledger import Cost, Ledger, Phase
 from secp_spu.runtime.local import first_line
-from secp_spu.runtime.profile import profile_log
 from secp_spu.runtime.program import Program, Tree
-from secp_spu.runtime.secretflow.ray_processes import end_ray_processes
-from secp_spu.runtime.secretflow.spu_logging import provide_spu_logging, worker_hook
-
-SPU_LOGGING_PATCHED = provide_spu_logging()  # before SecretFlow, which cannot be imported without
-
-import ray  # noqa: E402
-import secretflow as sf  # noqa: E402
-import secretflow.distributed as sfd  # noqa: E402
-from fed.exceptions import FedRemoteError  # noqa: E402
-from secretflow.device.device.spu import SPURuntime  # noqa: E402
-
-from secp_spu.runtime.secretflow.start import (  # noqa: E402
-    Agree,
-    certificates_of,
-    linger,
-    start_party,
-    start_simulation,
+from secp_spu.runtime.secretflow.owners import (
+    DealerHost,
+    OwnerActor,
+    OwnerError,
+    OwnerHost,
+    actor,
+    join_at_owner,
+    same,
+    split_at_owner,
 )
+from secp_spu.runtime.secretflow.party import SpuDevice
+from secp_spu.runtime.secretflow.ray_processes import end_ray_processes
+from secp_spu.runtime.secretflow.spu_logging import SPU_LOGGING_PATCHED, worker_hook
+from secp_spu.runtime.secretflow.start import Agree, linger, start_party, start_simulation
 
 _POLL_SECONDS = 0.5
+
+
 RAY_KILLED = (
     "for lack of memory, as Ray says, which keeps a part of the machine's free: lower tuning.candidates_per_call"
 )
@@ -99,7 +93,7 @@ class SecretFlowRuntime(Runtime):
         if party is None:
             start_simulation(cluster, hook)
         try:
-            self._spu = _SpuDevice(self._scheme, cluster, party)
+            self._spu = SpuDevice(self._scheme, cluster, party)
             self._dealer = self._exchange_keys()
             self._reveal([self._tell(name, "ready") for name in cluster.compute])
         except BaseException:
@@ -110,7 +104,7 @@ class SecretFlowRuntime(Runtime):
         """A key for each component of the masks, at its holders alone; with a dealer, made by it and known to it."""
         names, dealer = self._cluster.compute, None
         if self._cluster.dealer is not None:
-            dealer = _actor(_DealerHost, sf.PYU(self._cluster.dealer), self._scheme)
+            dealer = actor(DealerHost, sf.PYU(self._cluster.dealer), self._scheme)
         for component in range(self.parties):
             first, *others = self._scheme.holders(component)
             if dealer is not None:
@@ -124,15 +118,17 @@ class SecretFlowRuntime(Runtime):
     def gather(self, value: Any) -> dict[str, Any]:
         """See `Runtime.gather`."""
         everyone = self._cluster.everyone
-        return dict(zip(everyone, self._reveal([sf.PYU(p)(_same)(value).data for p in everyone]), strict=True))
+        return dict(zip(everyone, self._reveal([sf.PYU(p)(same)(value).data for p in everyone]), strict=True))
 
-    def actor(self, party: str, make: Callable[..., Any], *args: Any, **kwargs: Any) -> _OwnerActor:
+    def actor(self, party: str, make: Callable[..., Any], *args: Any, **kwargs: Any) -> OwnerActor:
         """See `Runtime.actor`."""
-        return _OwnerActor(party, _actor(_OwnerHost, sf.PYU(self._owners[party]), make, args, kwargs))
+        return OwnerActor(party, actor(OwnerHost, sf.PYU(self._owners[party]), make, args, kwargs))
 
     def share(self, values: Owned) -> Tree:
         """See `Runtime.share`. Components are drawn at the owner; each party receives those that it holds."""
-        shared = sf.PYU(self._owners[values.party])(_split, num_returns=1 + self.parties)(values.value, self._scheme)
+        shared = sf.PYU(self._owners[values.party])(split_at_owner, num_returns=1 + self.parties)(
+            values.value, self._scheme
+        )
         specs, *parts = [part.data for part in shared]
         (found,) = self._reveal([specs])
         handles = jax.tree.map(lambda spec: Stored(next(self._names), spec), found)
@@ -157,7 +153,7 @@ class SecretFlowRuntime(Runtime):
         specs, owner = jax.tree.map(lambda handle: handle.spec, values), sf.PYU(self._owners[party])
         shapes = [spec.shape for spec in jax.tree.leaves(specs)]
         self.journal.write("opened", to=self._owners[party], shapes=shapes, numbers=sum(map(math.prod, shapes)))
-        return Owned(party, owner(_join)(specs, *(sf.PYUObject(owner, part) for part in parts)))
+        return Owned(party, owner(join_at_owner)(specs, *(sf.PYUObject(owner, part) for part in parts)))
 
     def disclose(self, value: Owned) -> Any:
         """See `Runtime.disclose`."""
@@ -318,238 +314,6 @@ class SecretFlowRuntime(Runtime):
                 mine, self._failure = self._failure, self._watch.explain(self._failure)
                 self._lingers = self._failure is not mine
             raise self._failure from error
-
-
-class _SpuDevice(sf.SPU):
-    """An SPU device whose parties also make correlations and keep a ledger."""
-
-    def __init__(self, scheme: Scheme, cluster: ClusterSection, party: str | None):
-        self._scheme = scheme
-        milliseconds = cluster.timeout_seconds * 1000
-        link = {
-            "recv_timeout_ms": milliseconds,
-            "http_timeout_ms": milliseconds,
-            "connect_retry_times": 120,
-            "brpc_channel_connection_type": "single",  # a tenth faster than the default, where parties share cores
-        }
-        super().__init__(
-            {
-                "nodes": [_node(cluster, name, party) for name in cluster.compute],
-                "runtime_config": spu_settings(scheme),
-            },
-            link,
-        )
-
-    def init(self) -> None:
-        """Start the parties; SecretFlow calls this."""
-        for rank, node in enumerate(self.cluster_def["nodes"]):
-            place = sfd.remote(_SpuParty).party(node["party"])
-            self.actors[node["party"]] = place.remote(rank, self.cluster_def, self.link_desc, self._scheme)
-
-
-def _node(cluster: ClusterSection, name: str, party: str | None) -> dict[str, Any]:
-    """A compute party as SecretFlow takes it. `party` is this process's, None in a simulation."""
-    if party is None or cluster.addresses is None:
-        return {"party": name, "address": _free_address()}
-    address = cluster.addresses[name]
-    node: dict[str, Any] = {"party": name, "address": address.compute}
-    if name == party:
-        node["listen_address"] = address.bound("compute")
-    if files := certificates_of(cluster):
-        options = {
-            "certificate_path": str(files.certificate),
-            "private_key_path": str(files.key),
-            "ca_file_path": str(files.ca),
-            "verify_depth": 1,
-        }
-        node["tls_opts"] = {"server_ssl_opts": options, "client_ssl_opts": options}
-    return node
-
-
-def _free_address() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
-
-
-class _SpuParty(SPURuntime):
-    """A compute party in a process of its own. Its first failure is the answer to all that follows."""
-
-    def __init__(self, rank: int, cluster_def: dict, link: dict, scheme: Scheme):
-        quiet = libspu.logging.LogOptions()
-        quiet.enable_console_logger, quiet.system_log_path = False, os.devnull  # else a file in the working directory
-        super().__init__(rank, cluster_def, link, quiet)
-        self._rank, self._scheme = rank, scheme
-        self._log = profile_log()
-        self._log.acquire()
-        self._ledger = Ledger(1)
-        self._keys: dict[int, bytes] = {}
-        self._programs: dict[int, tuple[str, bytes, int]] = {}
-        self._failure: Exception | None = None
-        self._side: ComputeParty
-
-    def call(self, method: str, *args: Any) -> Any:
-        """Run one of the methods below."""
-        if self._failure:
-            raise self._failure
-        try:
-            return getattr(self, method)(*args)
-        except Exception as error:
-            self._failure = RuntimeError(first_line(error))
-            raise self._failure from None
-
-    def make_key(self, component: int) -> bytes:
-        """A fresh key for a component's mask stream, for its other holders."""
-        self._keys[component] = os.urandom(KEY_BYTES)
-        return self._keys[component]
-
-    def take_key(self, component: int, key: bytes) -> None:
-        """The key that another holder, or the dealer, has made."""
-        self._keys[component] = key
-
-    def ready(self) -> None:
-        """All keys are here."""
-        streams = {component: MaskStream(key) for component, key in self._keys.items()}
-        self._keys.clear()
-        self._side = ComputeParty(self._scheme, self._rank, self.runtime, self.link, streams=streams)
-
-    def store_secret(self, phase: Phase, names: list[str], dtypes: list[np.dtype], parts: list[dict]) -> None:
-        with self._ledger.phase(phase), self._ledger.timed("share") as rows:
-            received = self._side.store_secret(names, dtypes, parts)
-            rows.append(("share", Cost(received, len(names))))
-
-    def store_public(self, names: list[str], values: list[np.ndarray]) -> None:
-        self._side.store_public(names, values)
-
-    def open(self, phase: Phase, names: list[str]) -> list[np.ndarray]:
-        with self._ledger.phase(phase), self._ledger.timed("open_to") as rows:
-            parts = self._side.parts(names)
-            rows.append(("open_to", Cost(sum(part.nbytes for part in parts), len(names))))
-        return parts
-
-    def free(self, names: list[str]) -> None:
-        self._side.free(names)
-
-    def correlate(self, phase: Phase, wanted: CosineCorrelation, names: CosineCorrelation) -> None:
-        with self._ledger.phase(phase), self._ledger.timed("correlate") as rows:
-            sent = self._side.correlate(wanted, names)
-            rows.append(("correlate", Cost(sum(sent), len(sent))))
-
-    def draw(self, phase: Phase, wanted: CosineCorrelation, mask: str, cos: list[str], sin: list[str]) -> None:
-        with self._ledger.phase(phase), self._ledger.timed("draw"):
-            self._side.draw(wanted, mask, cos, sin)
-
-    def deal(
-        self, phase: Phase, wanted: CosineCorrelation, names: CosineCorrelation, correction: Correction | None
-    ) -> None:
-        with self._ledger.phase(phase), self._ledger.timed("deal") as rows:
-            received = self._side.deal(wanted, names, correction)
-            rows.append(("deal", Cost(received, int(received > 0))))
-
-    def load(self, number: int, name: str, code: bytes, openings: int) -> None:
-        self._programs[number] = name, code, openings
-
-    def execute(self, phase: Phase, number: int, inputs: list[str], outputs: list[str]) -> None:
-        name, code, openings = self._programs[number]
-        with self._ledger.phase(phase), self._ledger.timed(name) as rows, self._log.run(name, 1, openings, rows):
-            self._side.execute(name, code, inputs, outputs)
-
-    def free_memory_bytes(self) -> int:
-        return available_bytes()
-
-    def drain(self) -> dict[str, dict]:
-        """What this party sent since it was last asked."""
-        costs, self._ledger = self._ledger.state(), Ledger(1)
-        return costs
-
-
-class OwnerError(Exception):
-    """What an owner's object raised, on its way to the owner's driver; other parties do not get it."""
-
-    @property
-    def original(self) -> BaseException:
-        """The exception itself."""
-        return self.args[0]
-
-
-class _OwnerHost:
-    """An object at its owner's PYU. Its first failure is the answer to all that follows."""
-
-    def __init__(self, make: Callable[..., Any], args: tuple, kwargs: dict):
-        self._failure: OwnerError | None = None
-        self._instance = self._try(lambda: make(*args, **kwargs))
-
-    def call(self, method: str, args: tuple, kwargs: dict) -> Any:
-        """Call a method of the object."""
-        if self._failure is None:
-            result = self._try(lambda: getattr(self._instance, method)(*args, **kwargs))
-        if self._failure:
-            raise self._failure
-        return result
-
-    def _try(self, action: Callable[[], Any]) -> Any:
-        try:
-            return action()
-        except Exception as error:
-            self._failure = OwnerError(error)
-
-
-class _OwnerActor:
-    """An owner's object, for the driver; what its methods return belongs to the owner."""
-
-    def __init__(self, party: str, host: Any):
-        self._party, self._host = party, host
-
-    def __getattr__(self, name: str) -> Callable[..., Owned]:
-        def call(*args: Any, **kwargs: Any) -> Owned:
-            plain = jax.tree.map(self._mine, (args, kwargs), is_leaf=lambda node: isinstance(node, Owned))
-            return Owned(self._party, self._host.call(name, *plain))
-
-        return call
-
-    def _mine(self, value: Any) -> Any:
-        if not isinstance(value, Owned):
-            return value
-        if value.party != self._party:
-            raise ValueError(f"{self._party} was given a value of {value.party}: owners do not see each other's values")
-        return value.value
-
-
-class _DealerHost:
-    """The dealer, at its own PYU: makes the keys of all mask streams, and corrects."""
-
-    def __init__(self, scheme: Scheme):
-        self._keys = [os.urandom(KEY_BYTES) for _ in range(scheme.parties)]
-        self._dealer = Dealer(scheme, [MaskStream(key) for key in self._keys])
-
-    def key(self, component: int) -> bytes:
-        """For the holders of a component."""
-        return self._keys[component]
-
-    def correct(self, wanted: CosineCorrelation) -> Correction:
-        """See `Dealer.correct`; for the holders of the last component."""
-        return self._dealer.correct(wanted)
-
-
-def _actor(host: type, place: sf.PYU, *args: Any) -> Any:
-    return sf.proxy(sf.PYUObject)(host)(*args, device=place)
-
-
-def _same(value: Any) -> Any:
-    return value
-
-
-def _split(values: Tree, scheme: Scheme) -> tuple:
-    """At the owner: specs of its arrays, and for each rank the components that it holds."""
-    leaves, tree = jax.tree.flatten(values)
-    specs = jax.tree.unflatten(tree, [spec_of(leaf, secret=True) for leaf in leaves])
-    return specs, *split(leaves, scheme, MaskStream())
-
-
-def _join(specs: Tree, *parts: Sequence[np.ndarray]) -> Tree:
-    """At the owner: the arrays that the parties' parts add up to."""
-    leaves, tree = jax.tree.flatten(specs)
-    return jax.tree.unflatten(tree, join(parts, leaves))
 
 
 def _cause(error: BaseException) -> BaseException:

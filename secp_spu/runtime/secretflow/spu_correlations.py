@@ -14,6 +14,10 @@ from weakref import WeakSet
 
 import jax
 import numpy as np
+import secretflow as sf
+import secretflow.distributed as sfd
+import spu as libspu
+from secretflow.device.device.spu import SPUCompilerNumReturnsPolicy, SPUIOInfo, SPUObject, SPUValueMeta
 
 from secp_spu.protocol import (
     FRACTION_BITS,
@@ -31,19 +35,6 @@ from secp_spu.protocol import (
 from secp_spu.protocol.sharing import KEY_BYTES
 from secp_spu.runtime.base import Correlations, is_declared
 from secp_spu.runtime.program import Program, Spec, compile_program
-from secp_spu.runtime.secretflow.spu_logging import provide_spu_logging
-
-provide_spu_logging()  # before SecretFlow, which cannot be imported without
-
-import secretflow as sf  # noqa: E402
-import secretflow.distributed as sfd  # noqa: E402
-import spu as libspu  # noqa: E402
-from secretflow.device.device.spu import (  # noqa: E402
-    SPUCompilerNumReturnsPolicy,
-    SPUIOInfo,
-    SPUObject,
-    SPUValueMeta,
-)
 
 
 class SpuCorrelations:

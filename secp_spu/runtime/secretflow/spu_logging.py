@@ -8,7 +8,7 @@ from collections.abc import Callable
 import spu
 
 
-def provide_spu_logging() -> bool:
+def _provide_spu_logging() -> bool:
     """Name SPU's logging where SecretFlow looks for it.
 
     Returns: whether it was there already.
@@ -29,3 +29,7 @@ def worker_hook() -> Callable[[], None]:
             spu.logging = spu.libspu.logging
 
     return hook
+
+
+SPU_LOGGING_PATCHED = _provide_spu_logging()
+"""Whether the installed spu has the patch, so that other processes need nothing."""

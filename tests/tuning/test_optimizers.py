@@ -7,7 +7,8 @@ import pytest
 
 from secp_spu.config import OptimizerKind
 from secp_spu.tuning import losses, make_optimizer
-from secp_spu.tuning.optimizers.registry import fingerprint, stopped_by
+from secp_spu.tuning.optimizers.optimizer import fingerprint
+from secp_spu.tuning.optimizers.registry import stopped_by
 
 DIM, POPULATION = 7, 8
 KINDS = get_args(OptimizerKind)

@@ -6,7 +6,7 @@ import pytest
 from random_weights import CONFIG, head_params
 
 from secp_spu.model import EncoderConfig, LabelEmbeddingHead, LabelWordHead, label_embedding_limit, label_word_limit
-from secp_spu.model.logit_bound import SECURE_MARGIN
+from secp_spu.model.head import SECURE_MARGIN
 
 ROWS, LABELS = 4_000, 3
 READOUT = np.ones((ROWS, 1), np.float32)

@@ -11,8 +11,9 @@ from safetensors.numpy import load_file
 from secp_spu.cli.app import DEMO_CONFIG
 from secp_spu.config import load_config
 from secp_spu.model import load_embeddings
+from secp_spu.progress import Progress
 from secp_spu.runtime import PlaintextRuntime
-from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, Progress, RunRecord, make_runtime, set_up, tune
+from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, RunRecord, make_runtime, set_up, tune
 from secp_spu.tuning.programs import audit_config
 
 MPC_ERROR = 0.01

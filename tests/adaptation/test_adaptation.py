@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 from words import CLS, MASK, PAD, SEP, UNKNOWN, VOCABULARY, write_lines, write_tokenizer
 
+from secp_spu.adaptation import training as adaptation
 from secp_spu.adaptation.corpus import HELD_OUT, Corpus
 from secp_spu.adaptation.folder import FIGURE, RECIPE, STATE, read_log
 from secp_spu.adaptation.student import LEAST_KERNEL, RANGE_SHARE, Distillation, Texts, make_student, run
@@ -26,8 +27,8 @@ from secp_spu.cli.app import app
 from secp_spu.errors import ConfigError
 from secp_spu.model import CheckpointError, Encoder, EncoderConfig, LabelWordHead, load_checkpoint, save_checkpoint
 from secp_spu.model.activation import QUADRATIC, gelu_quadratic
+from secp_spu.progress import Progress
 from secp_spu.protocol.reciprocal import FLOOR
-from secp_spu.tuning import Progress, adaptation
 
 LINES = HELD_OUT + 400
 SPECIAL_IDS = {"pad": PAD, "unk": UNKNOWN, "mask": MASK, "cls": CLS, "sep": SEP}

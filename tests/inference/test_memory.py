@@ -2,16 +2,12 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
-from cgroups import container
 
 from secp_spu.bench import SHAPES
 from secp_spu.inference import pass_bytes, sequences_within
 from secp_spu.inference.memory import BLOCK_BYTES, KEPT_PAIR_BYTES, WIDTH_BYTES, sequence_bytes
 from secp_spu.model.attention.causal_means import causal_blocks
-from secp_spu.runtime import LocalRuntime
-from secp_spu.runtime.cgroup import available_bytes
 
 
 @pytest.mark.parametrize("attention", ["rfa", "softmax"])
@@ -60,17 +56,3 @@ def test_what_outweighs_the_kernels_is_the_estimate():
     """With 64 frequencies making the correlations takes most, as for an encoder."""
     config = replace(DECODER, attention="fourier", features=64)
     assert sequence_bytes(config, 512) == sequence_bytes(replace(config, causal=False), 512)
-
-
-def test_what_a_limit_leaves_counts(tmp_path):
-    proc = container(tmp_path, 2**31)
-    assert available_bytes(proc) == 2**31 - 2**30 + 2**28
-    (tmp_path / "cgroup" / "memory.max").write_text("max\n")
-    free = available_bytes(proc)
-    assert free > 2**31 - 2**30 + 2**28
-    assert available_bytes(tmp_path / "none") == pytest.approx(free, rel=0.2)
-
-
-def test_parties_of_one_machine_share_its_memory():
-    with LocalRuntime("semi2k", 4) as runtime:
-        np.testing.assert_allclose(4 * runtime.free_memory_bytes(), available_bytes(), rtol=0.2)

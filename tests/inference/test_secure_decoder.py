@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from fixed_point import RECIPROCAL_UNITS, RSQRT_ERROR
 from parties import ABY3, SEMI2K_2, ULP, cost_of, opened, shared
-from test_forward import random_variables
+from test_secure_model import random_variables
 
 from secp_spu.inference import Batch, SecureModel
 from secp_spu.model import DecoderLayer, EncoderConfig, LabelWordHead, Norm, fold_head, fold_layer, hidden_bits

@@ -1,0 +1,108 @@
+"""What runs at an owner's or the dealer's PYU: their objects, their shares, and the masks of a dealer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import secretflow as sf
+
+from secp_spu.protocol import Correction, CosineCorrelation, Dealer, MaskStream, Scheme
+from secp_spu.protocol.sharing import KEY_BYTES
+from secp_spu.runtime.base import Owned, spec_of
+from secp_spu.runtime.compute_party import join, split
+from secp_spu.runtime.program import Tree
+
+
+class OwnerError(Exception):
+    """What an owner's object raised, on its way to the owner's driver; other parties do not get it."""
+
+    @property
+    def original(self) -> BaseException:
+        """The exception itself."""
+        return self.args[0]
+
+
+class OwnerHost:
+    """An object at its owner's PYU. Its first failure is the answer to all that follows."""
+
+    def __init__(self, make: Callable[..., Any], args: tuple, kwargs: dict):
+        self._failure: OwnerError | None = None
+        self._instance = self._try(lambda: make(*args, **kwargs))
+
+    def call(self, method: str, args: tuple, kwargs: dict) -> Any:
+        """Call a method of the object."""
+        if self._failure is None:
+            result = self._try(lambda: getattr(self._instance, method)(*args, **kwargs))
+        if self._failure:
+            raise self._failure
+        return result
+
+    def _try(self, action: Callable[[], Any]) -> Any:
+        try:
+            return action()
+        except Exception as error:
+            self._failure = OwnerError(error)
+
+
+class OwnerActor:
+    """An owner's object, for the driver; what its methods return belongs to the owner."""
+
+    def __init__(self, party: str, host: Any):
+        self._party, self._host = party, host
+
+    def __getattr__(self, name: str) -> Callable[..., Owned]:
+        def call(*args: Any, **kwargs: Any) -> Owned:
+            plain = jax.tree.map(self._mine, (args, kwargs), is_leaf=lambda node: isinstance(node, Owned))
+            return Owned(self._party, self._host.call(name, *plain))
+
+        return call
+
+    def _mine(self, value: Any) -> Any:
+        if not isinstance(value, Owned):
+            return value
+        if value.party != self._party:
+            raise ValueError(f"{self._party} was given a value of {value.party}: owners do not see each other's values")
+        return value.value
+
+
+class DealerHost:
+    """The dealer, at its own PYU: makes the keys of all mask streams, and corrects."""
+
+    def __init__(self, scheme: Scheme):
+        self._keys = [os.urandom(KEY_BYTES) for _ in range(scheme.parties)]
+        self._dealer = Dealer(scheme, [MaskStream(key) for key in self._keys])
+
+    def key(self, component: int) -> bytes:
+        """For the holders of a component."""
+        return self._keys[component]
+
+    def correct(self, wanted: CosineCorrelation) -> Correction:
+        """See `Dealer.correct`; for the holders of the last component."""
+        return self._dealer.correct(wanted)
+
+
+def actor(host: type, place: sf.PYU, *args: Any) -> Any:
+    """An object of a class at a PYU, by which its methods are called there."""
+    return sf.proxy(sf.PYUObject)(host)(*args, device=place)
+
+
+def same(value: Any) -> Any:
+    """The value, at the party that computes this."""
+    return value
+
+
+def split_at_owner(values: Tree, scheme: Scheme) -> tuple:
+    """At the owner: specs of its arrays, and for each rank the components that it holds."""
+    leaves, tree = jax.tree.flatten(values)
+    specs = jax.tree.unflatten(tree, [spec_of(leaf, secret=True) for leaf in leaves])
+    return specs, *split(leaves, scheme, MaskStream())
+
+
+def join_at_owner(specs: Tree, *parts: Sequence[np.ndarray]) -> Tree:
+    """At the owner: the arrays that the parties' parts add up to."""
+    leaves, tree = jax.tree.flatten(specs)
+    return jax.tree.unflatten(tree, join(parts, leaves))

@@ -1,0 +1,166 @@
+"""A compute party: SecretFlow's SPU device whose parties also make correlations and keep a ledger."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Any
+
+import numpy as np
+import secretflow as sf
+import secretflow.distributed as sfd
+from secretflow.device.device.spu import SPURuntime
+from spu import libspu
+
+from secp_spu.config import ClusterSection
+from secp_spu.protocol import Correction, CosineCorrelation, MaskStream, Scheme
+from secp_spu.protocol.sharing import KEY_BYTES
+from secp_spu.runtime.cgroup import available_bytes
+from secp_spu.runtime.compute_party import ComputeParty, spu_settings
+from secp_spu.runtime.ledger import Cost, Ledger, Phase
+from secp_spu.runtime.local import first_line
+from secp_spu.runtime.profile import profile_log
+from secp_spu.runtime.secretflow.start import certificates_of
+
+
+class SpuDevice(sf.SPU):
+    """An SPU device whose parties also make correlations and keep a ledger."""
+
+    def __init__(self, scheme: Scheme, cluster: ClusterSection, party: str | None):
+        self._scheme = scheme
+        milliseconds = cluster.timeout_seconds * 1000
+        link = {
+            "recv_timeout_ms": milliseconds,
+            "http_timeout_ms": milliseconds,
+            "connect_retry_times": 120,
+            "brpc_channel_connection_type": "single",  # a tenth faster than the default, where parties share cores
+        }
+        super().__init__(
+            {
+                "nodes": [_node(cluster, name, party) for name in cluster.compute],
+                "runtime_config": spu_settings(scheme),
+            },
+            link,
+        )
+
+    def init(self) -> None:
+        """Start the parties; SecretFlow calls this."""
+        for rank, node in enumerate(self.cluster_def["nodes"]):
+            place = sfd.remote(_SpuParty).party(node["party"])
+            self.actors[node["party"]] = place.remote(rank, self.cluster_def, self.link_desc, self._scheme)
+
+
+def _node(cluster: ClusterSection, name: str, party: str | None) -> dict[str, Any]:
+    """A compute party as SecretFlow takes it. `party` is this process's, None in a simulation."""
+    if party is None or cluster.addresses is None:
+        return {"party": name, "address": _free_address()}
+    address = cluster.addresses[name]
+    node: dict[str, Any] = {"party": name, "address": address.compute}
+    if name == party:
+        node["listen_address"] = address.bound("compute")
+    if files := certificates_of(cluster):
+        options = {
+            "certificate_path": str(files.certificate),
+            "private_key_path": str(files.key),
+            "ca_file_path": str(files.ca),
+            "verify_depth": 1,
+        }
+        node["tls_opts"] = {"server_ssl_opts": options, "client_ssl_opts": options}
+    return node
+
+
+def _free_address() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+class _SpuParty(SPURuntime):
+    """A compute party in a process of its own. Its first failure is the answer to all that follows."""
+
+    def __init__(self, rank: int, cluster_def: dict, link: dict, scheme: Scheme):
+        quiet = libspu.logging.LogOptions()
+        quiet.enable_console_logger, quiet.system_log_path = False, os.devnull  # else a file in the working directory
+        super().__init__(rank, cluster_def, link, quiet)
+        self._rank, self._scheme = rank, scheme
+        self._log = profile_log()
+        self._log.acquire()
+        self._ledger = Ledger(1)
+        self._keys: dict[int, bytes] = {}
+        self._programs: dict[int, tuple[str, bytes, int]] = {}
+        self._failure: Exception | None = None
+        self._side: ComputeParty
+
+    def call(self, method: str, *args: Any) -> Any:
+        """Run one of the methods below."""
+        if self._failure:
+            raise self._failure
+        try:
+            return getattr(self, method)(*args)
+        except Exception as error:
+            self._failure = RuntimeError(first_line(error))
+            raise self._failure from None
+
+    def make_key(self, component: int) -> bytes:
+        """A fresh key for a component's mask stream, for its other holders."""
+        self._keys[component] = os.urandom(KEY_BYTES)
+        return self._keys[component]
+
+    def take_key(self, component: int, key: bytes) -> None:
+        """The key that another holder, or the dealer, has made."""
+        self._keys[component] = key
+
+    def ready(self) -> None:
+        """All keys are here."""
+        streams = {component: MaskStream(key) for component, key in self._keys.items()}
+        self._keys.clear()
+        self._side = ComputeParty(self._scheme, self._rank, self.runtime, self.link, streams=streams)
+
+    def store_secret(self, phase: Phase, names: list[str], dtypes: list[np.dtype], parts: list[dict]) -> None:
+        with self._ledger.phase(phase), self._ledger.timed("share") as rows:
+            received = self._side.store_secret(names, dtypes, parts)
+            rows.append(("share", Cost(received, len(names))))
+
+    def store_public(self, names: list[str], values: list[np.ndarray]) -> None:
+        self._side.store_public(names, values)
+
+    def open(self, phase: Phase, names: list[str]) -> list[np.ndarray]:
+        with self._ledger.phase(phase), self._ledger.timed("open_to") as rows:
+            parts = self._side.parts(names)
+            rows.append(("open_to", Cost(sum(part.nbytes for part in parts), len(names))))
+        return parts
+
+    def free(self, names: list[str]) -> None:
+        self._side.free(names)
+
+    def correlate(self, phase: Phase, wanted: CosineCorrelation, names: CosineCorrelation) -> None:
+        with self._ledger.phase(phase), self._ledger.timed("correlate") as rows:
+            sent = self._side.correlate(wanted, names)
+            rows.append(("correlate", Cost(sum(sent), len(sent))))
+
+    def draw(self, phase: Phase, wanted: CosineCorrelation, mask: str, cos: list[str], sin: list[str]) -> None:
+        with self._ledger.phase(phase), self._ledger.timed("draw"):
+            self._side.draw(wanted, mask, cos, sin)
+
+    def deal(
+        self, phase: Phase, wanted: CosineCorrelation, names: CosineCorrelation, correction: Correction | None
+    ) -> None:
+        with self._ledger.phase(phase), self._ledger.timed("deal") as rows:
+            received = self._side.deal(wanted, names, correction)
+            rows.append(("deal", Cost(received, int(received > 0))))
+
+    def load(self, number: int, name: str, code: bytes, openings: int) -> None:
+        self._programs[number] = name, code, openings
+
+    def execute(self, phase: Phase, number: int, inputs: list[str], outputs: list[str]) -> None:
+        name, code, openings = self._programs[number]
+        with self._ledger.phase(phase), self._ledger.timed(name) as rows, self._log.run(name, 1, openings, rows):
+            self._side.execute(name, code, inputs, outputs)
+
+    def free_memory_bytes(self) -> int:
+        return available_bytes()
+
+    def drain(self) -> dict[str, dict]:
+        """What this party sent since it was last asked."""
+        costs, self._ledger = self._ledger.state(), Ledger(1)
+        return costs
