@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import secp_spu.__main__
+import secp_spu.cli
 from secp_spu.cli.app import DEMO_CONFIG, main
 from secp_spu.config import load_config
 from secp_spu.tuning.programs import audit_config
@@ -166,7 +167,7 @@ def test_ctrl_c_while_importing_is_one_line(monkeypatch, capsys):
                 raise KeyboardInterrupt
 
     monkeypatch.delitem(sys.modules, "secp_spu.cli.app")
-    monkeypatch.delattr(secp_spu, "cli")
+    monkeypatch.delattr(secp_spu.cli, "app")
     monkeypatch.setattr(sys, "meta_path", [Interrupting(), *sys.meta_path])
     with pytest.raises(SystemExit) as ended:
         secp_spu.__main__.main()

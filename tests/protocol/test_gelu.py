@@ -16,7 +16,6 @@ from secp_spu.protocol import (
     declare_correlation,
     declare_series,
     fit_gelu,
-    gelu,
     lift,
     lower,
     open_masked,
@@ -24,6 +23,7 @@ from secp_spu.protocol import (
     series_error_bound,
     series_gelu,
 )
+from secp_spu.protocol import gelu as gelu_module
 from secp_spu.protocol.gelu import INPUT_BITS, LEAST_INPUT_BITS, TURN_BITS, public_error_bound
 from secp_spu.protocol.harmonics import FACTOR_BITS, PUBLIC_BITS, RESULT_BITS
 
@@ -252,7 +252,7 @@ def observe(x, of, correlation):
         return seen[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gelu, "open_masked", open_and_keep)
+        patch.setattr(gelu_module, "open_masked", open_and_keep)
         secure_series_gelu(x, of, correlation)
     (delta,) = seen
     return delta
@@ -291,7 +291,7 @@ def test_public_harmonics_are_within_their_bound(runtimes):
     of = fit_gelu(32, 12)
     runtime = runtimes(SEMI2K_2)
     delta = (np.arange(2**14, dtype=np.uint64) << np.uint64(TURN_BITS - 14)) + (np.uint64(5) << np.uint64(TURN_BITS))
-    results = runtime.run("public", lambda d: gelu._public_harmonics(d, of), publish_raw(runtime, delta))
+    results = runtime.run("public", lambda d: gelu_module._public_harmonics(d, of), publish_raw(runtime, delta))
     angle = 2 * np.pi * np.arange(2**14) / 2**14
     bounds = public_error_bound(of)
     for k, a, result, bound in zip(of.multiples, of.coefficients[1:], results, bounds, strict=True):
