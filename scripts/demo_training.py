@@ -16,7 +16,7 @@ import optax
 from demo_corpus import MASKED_TOKENS, PADDING, SEQUENCE_TOKENS, Corpus, MaskedBatch, draw_batch
 from jax import Array
 
-from secp_spu.model import Encoder, EncoderConfig, LabelWordHead, RandomFeatureAttention
+from secp_spu.model import LabelWordHead, RandomFeatureAttention, Transformer, TransformerConfig
 from secp_spu.protocol import cos_sin
 
 log = logging.getLogger(__name__)
@@ -45,8 +45,8 @@ LENGTHS = (0.5, 0.9)
 """Bounds of the learned lengths of queries and keys."""
 
 
-def train(config: EncoderConfig, corpus: Corpus, *, steps: int, seed: int) -> Tree:
-    """Params of `Encoder` ("encoder") and of `LabelWordHead` over all words ("head"), its decoder tied to them."""
+def train(config: TransformerConfig, corpus: Corpus, *, steps: int, seed: int) -> Tree:
+    """Params of `Transformer` ("encoder") and of `LabelWordHead` over all words ("head"), its decoder tied to them."""
     params, public = _initial(config, jax.random.key(seed))
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, PEAK_LEARNING_RATE, WARM_UP_STEPS, steps, PEAK_LEARNING_RATE / 50
@@ -101,11 +101,11 @@ def _mean_kernel(attention: nn.Module, both: Array, padding_mask: Array) -> Arra
     return phi_query @ summary[..., None] / frequencies.shape[1]
 
 
-def _initial(config: EncoderConfig, key: Array) -> tuple[Tree, Tree]:
+def _initial(config: TransformerConfig, key: Array) -> tuple[Tree, Tree]:
     """Params to train, and public variables."""
     keys = jax.random.split(key, 3)
     row = jnp.zeros((1, SEQUENCE_TOKENS))
-    encoder = Encoder(config).init(keys[0], row.astype(jnp.int32), row)
+    encoder = Transformer(config).init(keys[0], row.astype(jnp.int32), row)
     embeddings = encoder["params"]["embeddings"]
     for table, table_key in zip(INITIAL_DEVIATIONS, jax.random.split(keys[1], 3), strict=True):
         shape = embeddings[table]["embedding"].shape
@@ -123,12 +123,12 @@ def _head(params: Tree) -> Tree:
     return {**params["head"], "decoder": {"kernel": words.T, "bias": params["decoder_bias"]}}
 
 
-def _objective(config: EncoderConfig, public: Tree, params: Tree, batch: MaskedBatch) -> tuple[Array, Array]:
+def _objective(config: TransformerConfig, public: Tree, params: Tree, batch: MaskedBatch) -> tuple[Array, Array]:
     """What training makes small; and the losses of answers and of other words."""
     padding_mask = (batch.token_ids != PADDING).astype(jnp.float32)
     with mean_kernels() as kernels:
         variables = {"params": params["encoder"], "public": public}
-        hidden = jnp.asarray(Encoder(config).apply(variables, batch.token_ids, padding_mask))
+        hidden = jnp.asarray(Transformer(config).apply(variables, batch.token_ids, padding_mask))
     head = {"params": _head(params)}
     rows = jax.nn.one_hot(batch.places, SEQUENCE_TOKENS)
     logits = jax.vmap(lambda row: LabelWordHead(config, config.vocab_size).apply(head, hidden, row), 1, 1)(rows)

@@ -29,9 +29,9 @@ from tokenizers import Tokenizer
 
 from secp_spu.model import (
     Checkpoint,
-    Encoder,
-    EncoderConfig,
     LabelWordHead,
+    Transformer,
+    TransformerConfig,
     attention,
     load_checkpoint,
     save_checkpoint,
@@ -72,7 +72,7 @@ def main() -> None:
 
     tokenizer = build_tokenizer(rng)
     corpus = build_corpus(tokenizer, arguments.examples, rng, forbidden={example["text"] for example in examples})
-    config = EncoderConfig(
+    config = TransformerConfig(
         vocab_size=tokenizer.get_vocab_size(),
         width=128,
         layers=2,
@@ -108,7 +108,7 @@ def write_examples(path: Path, examples: Examples) -> None:
     path.write_text("".join(json.dumps(example) + "\n" for example in examples))
 
 
-def save(folder: Path, config: EncoderConfig, params: dict, tokenizer: Tokenizer) -> None:
+def save(folder: Path, config: TransformerConfig, params: dict, tokenizer: Tokenizer) -> None:
     """Write the Hugging Face folder."""
     with TemporaryDirectory() as scratch:
         tokenizer.save(f"{scratch}/tokenizer.json")
@@ -147,7 +147,7 @@ def evaluate(checkpoint: Checkpoint, tokenizer: Tokenizer, question: str, exampl
     words = [token_ids(tokenizer, text.ANSWERS[answer])[0] for answer in (False, True)]
 
     with mean_kernels() as kernels:
-        hidden = jnp.asarray(Encoder(checkpoint.config).apply(checkpoint.variables, ids, padding_mask))
+        hidden = jnp.asarray(Transformer(checkpoint.config).apply(checkpoint.variables, ids, padding_mask))
     head = {"params": checkpoint.label_word_head(words)}
     logits = LabelWordHead(checkpoint.config, 2).apply(head, hidden, jnp.asarray(ids == MASK, jnp.float32))
 

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from secp_spu.model import EncoderConfig, RandomFeatureAttention
+from secp_spu.model import RandomFeatureAttention, TransformerConfig
 from secp_spu.protocol import cos_sin, declare_correlation, to_float
 from secp_spu.runtime.secretflow.spu_correlations import SpuCorrelations
 from secp_spu.runtime.secretflow.spu_logging import SPU_LOGGING_PATCHED, worker_hook
@@ -24,7 +24,7 @@ from secp_spu.runtime.secretflow.spu_logging import SPU_LOGGING_PATCHED, worker_
 import secretflow as sf  # after the imports of secp_spu, without which it cannot be imported with an unpatched spu
 
 PARTIES = ["alice", "bob", "carol"]
-CONFIG = EncoderConfig(
+CONFIG = TransformerConfig(
     vocab_size=100,
     width=32,
     layers=1,

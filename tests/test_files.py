@@ -10,7 +10,7 @@ import pytest
 from secp_spu.cli.app import DEMO_CONFIG
 from secp_spu.config import load_config, save_config
 from secp_spu.files import make_private_folder, write_whole
-from secp_spu.model import load_encoder_config
+from secp_spu.model import load_transformer_config
 from secp_spu.progress import Progress
 from secp_spu.tuning import (
     DATA_OWNER,
@@ -108,7 +108,7 @@ def test_what_is_saved_by_itself_is_the_owners_too(tmp_path):
     save_config(load_config(DEMO_CONFIG), tmp_path / "config.yaml")
     save_prompt(tmp_path / "vectors.safetensors", SoftPrompt.of_vectors(prompt))
     save_prompt(tmp_path / "tokens.safetensors", SoftPrompt(np.array([5, 7]), prompt))
-    save_peft(tmp_path / "adapter", prompt, load_encoder_config(load_config(DEMO_CONFIG).model.folder))
+    save_peft(tmp_path / "adapter", prompt, load_transformer_config(load_config(DEMO_CONFIG).model.folder))
     assert _mode(tmp_path / "adapter") == 0o700
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(files) == 5

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from secp_spu.adaptation.student import Texts
 from secp_spu.errors import ConfigError
-from secp_spu.model import EncoderConfig
+from secp_spu.model import TransformerConfig
 from secp_spu.tuning.task import MASK_TOKENS, mask_token, open_tokenizer
 
 HELD_OUT = 256
@@ -53,7 +53,7 @@ class Corpus:
         self,
         path: Path,
         tokenizer: Path,
-        config: EncoderConfig,
+        config: TransformerConfig,
         *,
         max_tokens: int,
         tokens: int,

@@ -25,8 +25,8 @@ from secp_spu.model.folding import expected_squares
 from secp_spu.model.head import LabelWordHead, PooledEmbedding
 from secp_spu.model.hub.checkpoint import DEFAULT_TERMS, Checkpoint, CheckpointError
 from secp_spu.model.layers import Norm
-from secp_spu.model.transformer import Encoder, EncoderLayer
-from secp_spu.model.transformer_config import EncoderConfig
+from secp_spu.model.transformer import EncoderLayer, Transformer
+from secp_spu.model.transformer_config import TransformerConfig
 from secp_spu.protocol import fit_gelu
 from secp_spu.protocol.gelu import LIMITS
 
@@ -86,13 +86,13 @@ class Pass:
 jax.tree_util.register_dataclass(Pass, ["hidden", "inner", "kernels"], [])
 
 
-def run(config: EncoderConfig, variables: Tree, texts: Texts) -> Pass:
+def run(config: TransformerConfig, variables: Tree, texts: Texts) -> Pass:
     """A forward pass in plaintext."""
 
     def watched(module: nn.Module, _method: str) -> bool:
         return isinstance(module, EncoderLayer) or module.name == "intermediate"
 
-    _, seen = Encoder(config).apply(
+    _, seen = Transformer(config).apply(
         variables, texts.ids, texts.mask, capture_intermediates=watched, mutable=["intermediates"]
     )
     layers = [seen["intermediates"][f"layers_{i}"] for i in range(config.layers)]
@@ -111,7 +111,7 @@ class Student:
         limit: what |x| in front of the activation is kept below, if that is a series or a quadratic.
     """
 
-    config: EncoderConfig
+    config: TransformerConfig
     variables: Tree
     limit: float | None
 
@@ -152,7 +152,7 @@ def make_student(
         series=series,
     )
     inputs = jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1))
-    fresh = jax.device_get(Encoder(config).init(jax.random.key(0), *inputs))
+    fresh = jax.device_get(Transformer(config).init(jax.random.key(0), *inputs))
     params = {**teacher.variables["params"]}
     for number in range(own.layers):
         name = f"layers_{number}"
@@ -167,7 +167,7 @@ def make_student(
     return Student(config, {"params": params}, limit)
 
 
-def _norm_before(params: Tree, number: int, config: EncoderConfig) -> Tree:
+def _norm_before(params: Tree, number: int, config: TransformerConfig) -> Tree:
     """The norm whose rows a layer projects."""
     if config.causal:
         return params[f"layers_{number}"]["attention_norm"]
@@ -193,7 +193,7 @@ def _range(inner: Sequence[np.ndarray]) -> float:
     return float(np.clip(np.ceil(2 * np.quantile(sizes, RANGE_SHARE)) / 2, *LIMITS))
 
 
-def _shortened(dense: Tree, norm: Tree, config: EncoderConfig) -> Tree:
+def _shortened(dense: Tree, norm: Tree, config: TransformerConfig) -> Tree:
     """Projections whose queries and keys have the expected length INITIAL_LENGTH, head by head."""
     squares = expected_squares(dense, norm, config)
     scale = np.repeat(INITIAL_LENGTH / np.sqrt(squares[:2]), config.head_dim, axis=-1)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from secp_spu.baseline.adam import LOSS_SCALE
-from secp_spu.model import EncoderConfig, EncoderLayer, LabelWordHead
+from secp_spu.model import EncoderLayer, LabelWordHead, TransformerConfig
 from secp_spu.runtime import Runtime, Stored
 
 Tree = Any
@@ -87,7 +87,7 @@ class Backpropagation:
     Raises: ValueError for attention by features, which is for forward passes, and for a decoder.
     """
 
-    def __init__(self, runtime: Runtime, config: EncoderConfig, labels: int, *, weights: bool, on_layer: OnLayer):
+    def __init__(self, runtime: Runtime, config: TransformerConfig, labels: int, *, weights: bool, on_layer: OnLayer):
         if config.attention != "softmax":
             raise ValueError(f"attention is {config.attention!r}, but the baselines train with softmax")
         if config.causal:

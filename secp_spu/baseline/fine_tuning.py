@@ -11,7 +11,7 @@ from jax import Array
 from secp_spu.baseline.adam import Adam, Moments
 from secp_spu.baseline.backpropagation import Backpropagation, OnLayer, Segment, TrainingTexts, silent
 from secp_spu.inference import look_up, one_hot, parts
-from secp_spu.model import EncoderConfig, Norm
+from secp_spu.model import Norm, TransformerConfig
 from secp_spu.protocol import FRACTION_BITS, Fixed, lift, lower
 from secp_spu.runtime import Owned, Runtime, Stored
 
@@ -43,7 +43,7 @@ class FineTuning:
     def __init__(
         self,
         runtime: Runtime,
-        config: EncoderConfig,
+        config: TransformerConfig,
         weights: Owned,
         texts: Owned,
         *,
@@ -121,7 +121,7 @@ def _one_hot_tables(texts: Owned, rows: int) -> Iterator[Owned]:
         yield Owned(texts.party, one_hot(texts.value.text, part))
 
 
-def _position_rows(config: EncoderConfig, weights: Tree, tokens: int) -> Tree:
+def _position_rows(config: TransformerConfig, weights: Tree, tokens: int) -> Tree:
     """What `_embed` adds and scales: the rows of the positions in use, the first type, the layer norm."""
     embeddings, first = weights["embeddings"], config.position_offset
     rows = embeddings["position"]["embedding"][first : first + tokens]
@@ -132,7 +132,7 @@ def _without_text(texts: TrainingTexts) -> TrainingTexts:
     return TrainingTexts((), texts.padding_mask, texts.readout, texts.labels)
 
 
-def _embed(config: EncoderConfig, active: tuple[Array, Tree]) -> Any:
+def _embed(config: TransformerConfig, active: tuple[Array, Tree]) -> Any:
     words, table = active
     return Norm(config.layer_norm_epsilon).apply({"params": table["norm"]}, words + table["position"] + table["type"])
 

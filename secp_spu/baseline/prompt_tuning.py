@@ -10,7 +10,7 @@ from jax import Array
 
 from secp_spu.baseline.adam import Adam
 from secp_spu.baseline.backpropagation import Backpropagation, OnLayer, Segment, silent
-from secp_spu.model import EncoderConfig, Norm
+from secp_spu.model import Norm, TransformerConfig
 from secp_spu.runtime import Owned, Runtime, Stored
 
 Tree = Any
@@ -36,7 +36,7 @@ class GradientPromptTuning:
     def __init__(
         self,
         runtime: Runtime,
-        config: EncoderConfig,
+        config: TransformerConfig,
         weights: Owned,
         embeddings: Owned,
         prompt: Owned,
@@ -67,14 +67,14 @@ class GradientPromptTuning:
         return loss
 
 
-def _added(config: EncoderConfig, embeddings: Tree, tokens: int) -> Tree:
+def _added(config: TransformerConfig, embeddings: Tree, tokens: int) -> Tree:
     """What the embedding adds to a prompt, and the layer norm that follows."""
     first = config.position_offset
     rows = embeddings["position"]["embedding"][first : first + tokens] + embeddings["type"]["embedding"][0]
     return {"rows": rows, "norm": embeddings["norm"]}
 
 
-def _assemble(config: EncoderConfig, prompt: Array, added: Tree, texts: Array) -> Any:
+def _assemble(config: TransformerConfig, prompt: Array, added: Tree, texts: Array) -> Any:
     """[prompt; text] for every text [texts, tokens, width]."""
     hidden: Any = Norm(config.layer_norm_epsilon).apply({"params": added["norm"]}, prompt + added["rows"])
     return jnp.concatenate([jnp.broadcast_to(hidden, (len(texts), *hidden.shape)), texts], 1)

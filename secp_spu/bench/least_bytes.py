@@ -7,11 +7,11 @@ is one product. Truncations, inverse roots and reciprocals are left out: they ar
 
 from __future__ import annotations
 
-from secp_spu.model import EncoderConfig
+from secp_spu.model import TransformerConfig
 from secp_spu.protocol.sharing import RING_BYTES
 
 
-def least_bytes(name: str, config: EncoderConfig, batch: int, tokens: int, protocol: str) -> float | None:
+def least_bytes(name: str, config: TransformerConfig, batch: int, tokens: int, protocol: str) -> float | None:
     """For a part of `layer_parts` by its name; None for those that nothing is said of.
 
     Args:
@@ -35,12 +35,12 @@ def least_bytes(name: str, config: EncoderConfig, batch: int, tokens: int, proto
     return None if elements is None else float(RING_BYTES * elements)
 
 
-def _scaling(config: EncoderConfig, rows: int) -> int:
+def _scaling(config: TransformerConfig, rows: int) -> int:
     """Queries and keys for their squared norms, and for their scale: operands, or results."""
     return 2 * rows * (config.width + config.heads)
 
 
-def _features(config: EncoderConfig, rows: int, batch: int, *, opens: bool) -> int:
+def _features(config: TransformerConfig, rows: int, batch: int, *, opens: bool) -> int:
     heads, features, values = config.heads, 2 * config.features, config.head_dim + 1
     angles = 2 * rows * heads * config.features
     if opens:

@@ -10,12 +10,12 @@ from secp_spu.bench.parts import Part, attention_part
 from secp_spu.bench.records import Case
 from secp_spu.bench.setting import Setting
 from secp_spu.inference import sequence_bytes
-from secp_spu.model import AttentionKind, EncoderConfig
+from secp_spu.model import AttentionKind, TransformerConfig
 
 
 def attention_cases(
     setting: Setting,
-    config: EncoderConfig,
+    config: TransformerConfig,
     lengths: Sequence[int],
     features: Sequence[int],
     *,
@@ -41,11 +41,11 @@ def attention_cases(
                 yield _case({**key, "variant": kind, "features": count}, setting, of_count)
 
 
-def _case(key: dict, setting: Setting, config: EncoderConfig) -> Case:
+def _case(key: dict, setting: Setting, config: TransformerConfig) -> Case:
     length = key["seq_len"]
     memory = setting.parties * sequence_bytes(replace(config, intermediate=0), length)  # attention alone
     return Case(key, lambda: _part(setting, config, length).measure(setting), memory_bytes=memory)
 
 
-def _part(setting: Setting, config: EncoderConfig, length: int) -> Part:
+def _part(setting: Setting, config: TransformerConfig, length: int) -> Part:
     return attention_part(config, 1, length, protocol=setting.protocol, folded=True)

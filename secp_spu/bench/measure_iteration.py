@@ -25,7 +25,7 @@ from secp_spu.bench.setting import OWNER, Setting
 from secp_spu.bench.shapes import LABELS, SHAPES, RandomModel, RandomTexts
 from secp_spu.errors import ConfigError
 from secp_spu.inference import Batch, SecureModel, StreamedLayers, pass_bytes
-from secp_spu.model import HIDDEN_BITS, ActivationKind, AttentionKind, EncoderConfig, EncoderLayer, is_function
+from secp_spu.model import HIDDEN_BITS, ActivationKind, AttentionKind, EncoderLayer, TransformerConfig, is_function
 from secp_spu.progress import Progress
 from secp_spu.protocol import Scheme, lower
 from secp_spu.runtime import Owned, PlaintextRuntime, Runtime, Stored
@@ -102,7 +102,7 @@ class Iteration:
             raise ConfigError(f"--seq-len {self.seq_len}: {self.shape} takes {SHORTEST} to {longest} tokens")
 
     @property
-    def config(self) -> EncoderConfig:
+    def config(self) -> TransformerConfig:
         """The encoder that is run."""
         return replace(
             SHAPES[self.shape],

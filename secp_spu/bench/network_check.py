@@ -16,7 +16,7 @@ from secp_spu.bench.processes import ProcessRuntime
 from secp_spu.bench.records import Case, Record
 from secp_spu.bench.setting import Setting, measure_function
 from secp_spu.bench.tables import Table, setting_name
-from secp_spu.model import HIDDEN_BITS, EncoderConfig, EncoderLayer, fold_layer
+from secp_spu.model import HIDDEN_BITS, EncoderLayer, TransformerConfig, fold_layer
 from secp_spu.protocol import FRACTION_BITS, lift, lower
 
 Direct = tuple[Record, list[float]]
@@ -47,9 +47,9 @@ class LinkedSetting(Setting):
         return ProcessRuntime(self.protocol, self.parties, self.network)
 
 
-def layer_config(attention: Literal["rfa", "softmax"], width: int = 64) -> EncoderConfig:
+def layer_config(attention: Literal["rfa", "softmax"], width: int = 64) -> TransformerConfig:
     """A small layer with `heads` of 16 dimensions."""
-    return EncoderConfig(
+    return TransformerConfig(
         vocab_size=32,
         width=width,
         layers=1,
@@ -89,7 +89,7 @@ def check_cases(
 class _Layer:
     """An encoder layer with random weights, on a random sequence whose last quarter is padding."""
 
-    def __init__(self, config: EncoderConfig, tokens: int):
+    def __init__(self, config: TransformerConfig, tokens: int):
         rng = np.random.default_rng(0)
         self.config, self.module = config, EncoderLayer(config, folded=True)
         self.hidden = rng.normal(size=(1, tokens, config.width)).astype(np.float32)

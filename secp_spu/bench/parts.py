@@ -16,7 +16,7 @@ from secp_spu.baseline.backpropagation import Segment
 from secp_spu.bench.records import Record
 from secp_spu.bench.scaling import stages
 from secp_spu.bench.setting import OWNER, Setting, measure_function
-from secp_spu.model import KINDS, Dense, EncoderConfig, Norm, projected_columns, token_shares
+from secp_spu.model import KINDS, Dense, Norm, TransformerConfig, projected_columns, token_shares
 from secp_spu.model.activation import Activation
 from secp_spu.model.attention.fourier import ANGLE_SCALE
 from secp_spu.model.attention.random_features import INITIAL_LENGTH, PROJECTION_BITS
@@ -109,7 +109,7 @@ class Part:
 class _Linear(nn.Module):
     """The four dense layers, each on an input of its own, and the ways around them."""
 
-    config: EncoderConfig
+    config: TransformerConfig
     folded: bool
 
     @nn.compact
@@ -128,7 +128,7 @@ class _Linear(nn.Module):
 class _Norms(nn.Module):
     """The two layer norms, with what brings the sums in front of them to their bits."""
 
-    config: EncoderConfig
+    config: TransformerConfig
     folded: bool
 
     @nn.compact
@@ -138,7 +138,7 @@ class _Norms(nn.Module):
         return Norm(epsilon, folded)(rounded(attended, SUM_BITS)), Norm(epsilon, folded)(rounded(inner, SUM_BITS), keep)
 
 
-def layer_parts(config: EncoderConfig, batch: int, tokens: int, *, protocol: str, folded: bool) -> list[Part]:
+def layer_parts(config: TransformerConfig, batch: int, tokens: int, *, protocol: str, folded: bool) -> list[Part]:
     """Attention, activation, layer norms and dense layers of one encoder layer.
 
     Args:
@@ -173,7 +173,7 @@ def layer_parts(config: EncoderConfig, batch: int, tokens: int, *, protocol: str
     ]
 
 
-def attention_part(config: EncoderConfig, batch: int, tokens: int, *, protocol: str, folded: bool) -> Part:
+def attention_part(config: TransformerConfig, batch: int, tokens: int, *, protocol: str, folded: bool) -> Part:
     """From queries, keys and values to the heads' output."""
     rng = np.random.default_rng(1)
     columns = projected_columns(config, folded=folded)
@@ -204,7 +204,7 @@ def _admissible_length(module: nn.Module, query: np.ndarray, key: np.ndarray, *r
         length *= SHORTER
 
 
-def attended_bits(config: EncoderConfig) -> int:
+def attended_bits(config: TransformerConfig) -> int:
     """Fraction bits of what attention hands on."""
     if config.attention == "softmax":
         return FRACTION_BITS
@@ -212,7 +212,7 @@ def attended_bits(config: EncoderConfig) -> int:
     return features + SUMMARY_BITS + math.ceil(math.log2(config.features)) + DIVISOR_BITS - FRACTION_BITS
 
 
-def activation_bits(config: EncoderConfig) -> int:
+def activation_bits(config: TransformerConfig) -> int:
     """Fraction bits of what the activation hands on."""
     kinds = {"relu": PROJECTION_BITS, "series": RESULT_BITS, "quadratic": 2 * PROJECTION_BITS - DROP_BITS}
     return kinds.get(config.activation, FRACTION_BITS)

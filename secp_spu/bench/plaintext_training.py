@@ -18,7 +18,7 @@ from jax import Array
 from scipy.optimize import minimize
 
 from secp_spu.config import Config
-from secp_spu.model import Encoder, PooledEmbedding, load_checkpoint
+from secp_spu.model import PooledEmbedding, Transformer, load_checkpoint
 from secp_spu.model.head import SIMILARITY_SCALE
 from secp_spu.tuning.data_owner import Texts, read_splits
 from secp_spu.tuning.initial_prompt import make_initial_prompt, prompt_generator
@@ -54,7 +54,7 @@ class FewShot:
         checkpoint = load_checkpoint(config.model.folder)
         tokenizer = TaskTokenizer(config.model.folder / "tokenizer.json")
         self.encoder = checkpoint.config
-        self._module, self._variables = Encoder(checkpoint.config), checkpoint.variables
+        self._module, self._variables = Transformer(checkpoint.config), checkpoint.variables
         self.params = checkpoint.variables["params"]
         self.texts = read_splits(config.task, tokenizer, seed)
         described = tokenizer.encode_descriptions(config.task)
@@ -86,7 +86,7 @@ class FewShot:
         )
 
 
-def _encode(encoder: Encoder, vectors: Array, mask: Array) -> Array:
+def _encode(encoder: Transformer, vectors: Array, mask: Array) -> Array:
     return encoder.encode(encoder.embeddings(vectors), mask)
 
 

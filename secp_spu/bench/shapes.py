@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from secp_spu.model import Embeddings, EncoderConfig, EncoderLayer, LabelWordHead, fold_head, fold_layer
+from secp_spu.model import Embeddings, EncoderLayer, LabelWordHead, TransformerConfig, fold_head, fold_layer
 
 Tree = Any
 
@@ -24,8 +24,8 @@ PROMPT_TOKENS = 50
 """Of a soft prompt, in sequences of at least four times that length; otherwise a quarter of the sequence (BBT's)."""
 
 
-def _encoder(vocab_size: int, width: int, layers: int, heads: int, intermediate: int, offset: int) -> EncoderConfig:
-    return EncoderConfig(
+def _encoder(vocab_size: int, width: int, layers: int, heads: int, intermediate: int, offset: int) -> TransformerConfig:
+    return TransformerConfig(
         vocab_size=vocab_size,
         width=width,
         layers=layers,
@@ -38,7 +38,7 @@ def _encoder(vocab_size: int, width: int, layers: int, heads: int, intermediate:
     )
 
 
-SHAPES: dict[str, EncoderConfig] = {
+SHAPES: dict[str, TransformerConfig] = {
     "tiny": _encoder(257, 128, 2, 2, 128, 2),
     "minilm": _encoder(30522, 384, 6, 12, 1536, 0),
     "roberta-base": _encoder(50265, 768, 12, 12, 3072, 2),
@@ -57,7 +57,7 @@ class RandomModel:
         config: of the encoder.
     """
 
-    config: EncoderConfig
+    config: TransformerConfig
 
     def layer(self, number: int) -> dict[str, Tree]:
         """ "params" and "public" of a layer."""
@@ -113,7 +113,7 @@ class RandomTexts:
         seq_len: tokens of prompt and text together.
     """
 
-    config: EncoderConfig
+    config: TransformerConfig
     batch: int
     seq_len: int
 

@@ -7,7 +7,7 @@ shows the estimate beside it.
 
 from __future__ import annotations
 
-from secp_spu.model import ActivationKind, EncoderConfig
+from secp_spu.model import ActivationKind, TransformerConfig
 from secp_spu.model.attention.causal_means import causal_blocks
 
 WIDTH_BYTES = 120
@@ -33,7 +33,7 @@ BASE_BYTES = 2**24
 """Whatever the shapes."""
 
 
-def pass_bytes(config: EncoderConfig, sequences: int, tokens: int) -> int:
+def pass_bytes(config: TransformerConfig, sequences: int, tokens: int) -> int:
     """What a pass takes of each compute party at its peak, besides the weights and inputs that the party keeps.
 
     base + 48 largest kernel + sequences tokens (40 kept + max(feed-forward, attention)), where
@@ -52,7 +52,7 @@ def pass_bytes(config: EncoderConfig, sequences: int, tokens: int) -> int:
     return BASE_BYTES + KERNEL_BYTES * kernel + sequences * sequence_bytes(config, tokens)
 
 
-def sequence_bytes(config: EncoderConfig, tokens: int) -> int:
+def sequence_bytes(config: TransformerConfig, tokens: int) -> int:
     """What of `pass_bytes` is a sequence's."""
     width = WIDTH_BYTES * config.width
     harmonics = config.series.terms if config.series else 0
@@ -66,13 +66,13 @@ def sequence_bytes(config: EncoderConfig, tokens: int) -> int:
     return total
 
 
-def _block_elements(config: EncoderConfig, tokens: int) -> int:
+def _block_elements(config: TransformerConfig, tokens: int) -> int:
     """Kernels of pairs within the blocks of one sequence and head, and elements of the blocks' summaries."""
     features, columns = 2 * config.features, config.head_dim + 1
     blocks, size = causal_blocks(tokens, features, columns)
     return blocks * (size * size + features * columns)
 
 
-def sequences_within(limit_bytes: int, config: EncoderConfig, tokens: int) -> int:
+def sequences_within(limit_bytes: int, config: TransformerConfig, tokens: int) -> int:
     """How many sequences a pass may have to stay within a limit; one at least, which has to fit in any case."""
     return max(1, (limit_bytes - pass_bytes(config, 0, tokens)) // sequence_bytes(config, tokens))

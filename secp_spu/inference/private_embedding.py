@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from secp_spu.model import SUM_BITS, EncoderConfig, Norm, hidden_bits
+from secp_spu.model import SUM_BITS, Norm, TransformerConfig, hidden_bits
 from secp_spu.protocol import FRACTION_BITS, Fixed, lift, lower, rounded
 from secp_spu.runtime.base import Runtime, Stored
 from secp_spu.runtime.program import Tree
@@ -89,7 +89,7 @@ class PrivateEmbedding:
         rest: handles of what `other_tables` gives.
     """
 
-    def __init__(self, runtime: Runtime, config: EncoderConfig, share_words: Callable[[range], Stored], rest: Tree):
+    def __init__(self, runtime: Runtime, config: TransformerConfig, share_words: Callable[[range], Stored], rest: Tree):
         self._runtime, self._rest = runtime, rest
         secure = runtime.secure
         self._look_up = partial(look_up, secure=secure)
@@ -141,14 +141,16 @@ class PrivateEmbedding:
 
 
 def _embed(
-    config: EncoderConfig, first_position: int, words: Sequence[Array], keep: Array, rest: Tree, *, secure: bool
+    config: TransformerConfig, first_position: int, words: Sequence[Array], keep: Array, rest: Tree, *, secure: bool
 ) -> Array:
     vectors = lift(jnp.concatenate(words).reshape(*keep.shape, config.width), SUM_BITS, secure=secure)
     placed = vectors + _places(config, first_position, keep.shape[1], rest, secure=secure)
     return _for_layers(config, placed, Fixed(keep, 0) if secure else keep)
 
 
-def _embed_prompts(config: EncoderConfig, initial: Sequence[Array], shifts: Array, rest: Tree, *, secure: bool) -> Any:
+def _embed_prompts(
+    config: TransformerConfig, initial: Sequence[Array], shifts: Array, rest: Tree, *, secure: bool
+) -> Any:
     deviation = lift(rest["deviation"], FRACTION_BITS, secure=secure)
     moved = lift(shifts, SHIFT_BITS, secure=secure) * deviation
     vectors = lift(jnp.concatenate(initial), SUM_BITS, secure=secure)
@@ -156,12 +158,12 @@ def _embed_prompts(config: EncoderConfig, initial: Sequence[Array], shifts: Arra
     return _for_layers(config, moved + placed, None)
 
 
-def _places(config: EncoderConfig, first_position: int, tokens: int, rest: Tree, *, secure: bool) -> Any:
+def _places(config: TransformerConfig, first_position: int, tokens: int, rest: Tree, *, secure: bool) -> Any:
     first = first_position + config.position_offset
     return lift(rest["places"][first : first + tokens], SUM_BITS, secure=secure)
 
 
-def _for_layers(config: EncoderConfig, placed: Any, keep: Any) -> Any:
+def _for_layers(config: TransformerConfig, placed: Any, keep: Any) -> Any:
     """As the first layer takes it; rows of padding become zero, but for a decoder's."""
     bits = hidden_bits(config)
     if config.causal:

@@ -18,11 +18,11 @@ from jax import Array
 from spu.experimental import make_cached_var
 
 from secp_spu.model import (
-    EncoderConfig,
     EncoderLayer,
     LabelEmbeddingHead,
     LabelWordHead,
     PooledEmbedding,
+    TransformerConfig,
     hidden_bits,
     layer_class,
     token_shares,
@@ -97,7 +97,7 @@ class SecureModel:
     def __init__(
         self,
         runtime: Runtime,
-        config: EncoderConfig,
+        config: TransformerConfig,
         layers: Sequence[Tree] | StreamedLayers,
         head: Tree,
         labels: int,

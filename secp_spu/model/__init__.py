@@ -17,7 +17,7 @@ from secp_spu.model.hub.checkpoint import (
     Checkpoint,
     load_checkpoint,
     load_embeddings,
-    load_encoder_config,
+    load_transformer_config,
     save_checkpoint,
     save_embeddings,
 )
@@ -25,8 +25,22 @@ from secp_spu.model.hub.config_json import CheckpointError
 from secp_spu.model.hub.fingerprint import describe_config, fingerprint_json, fingerprint_tables, fingerprint_weights
 from secp_spu.model.layers import Dense, Norm
 from secp_spu.model.precision import HIDDEN_BITS, SUM_BITS
-from secp_spu.model.transformer import KINDS, DecoderLayer, Embeddings, Encoder, EncoderLayer, hidden_bits, layer_class
-from secp_spu.model.transformer_config import ActivationKind, AttentionKind, EncoderConfig, FunctionKind, is_function
+from secp_spu.model.transformer import (
+    KINDS,
+    DecoderLayer,
+    Embeddings,
+    EncoderLayer,
+    Transformer,
+    hidden_bits,
+    layer_class,
+)
+from secp_spu.model.transformer_config import (
+    ActivationKind,
+    AttentionKind,
+    FunctionKind,
+    TransformerConfig,
+    is_function,
+)
 
 __all__ = [
     "HIDDEN_BITS",
@@ -40,8 +54,6 @@ __all__ = [
     "DecoderLayer",
     "Dense",
     "Embeddings",
-    "Encoder",
-    "EncoderConfig",
     "EncoderLayer",
     "FourierAttention",
     "FunctionKind",
@@ -51,6 +63,8 @@ __all__ = [
     "PooledEmbedding",
     "RandomFeatureAttention",
     "SoftmaxAttention",
+    "Transformer",
+    "TransformerConfig",
     "activation",
     "describe_config",
     "fingerprint_json",
@@ -66,7 +80,7 @@ __all__ = [
     "layer_class",
     "load_checkpoint",
     "load_embeddings",
-    "load_encoder_config",
+    "load_transformer_config",
     "orthogonal_frequencies",
     "projected_columns",
     "read_out",

@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 
 from secp_spu.model.layers import spent_correlation
-from secp_spu.model.transformer_config import EncoderConfig, FunctionKind, is_function
+from secp_spu.model.transformer_config import FunctionKind, TransformerConfig, is_function
 from secp_spu.protocol import (
     Fixed,
     declare_series,
@@ -62,7 +62,7 @@ class Activation(nn.Module):
         folded: the parameters of "quadratic" are in the layers around it.
     """
 
-    config: EncoderConfig
+    config: TransformerConfig
     folded: bool = False
 
     @nn.compact

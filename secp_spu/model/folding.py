@@ -20,7 +20,7 @@ import numpy as np
 from secp_spu.model.activation import fold_quadratic
 from secp_spu.model.attention.fourier import ANGLE_SCALE
 from secp_spu.model.precision import OUTPUT_WEIGHT_BITS, WEIGHT_BITS
-from secp_spu.model.transformer_config import EncoderConfig
+from secp_spu.model.transformer_config import TransformerConfig
 from secp_spu.protocol import lower
 
 Tree = dict[str, Any]
@@ -29,7 +29,7 @@ LONGEST = 32.0
 """Largest expected |q|^2 and |k|^2 of a head, for rows of variance one; see precision.py for what the ring holds."""
 
 
-def fold_layer(params: Tree, before: Tree | None, config: EncoderConfig) -> Tree:
+def fold_layer(params: Tree, before: Tree | None, config: TransformerConfig) -> Tree:
     """Parameters for a layer with `folded=True`.
 
     Args:
@@ -52,7 +52,7 @@ def fold_layer(params: Tree, before: Tree | None, config: EncoderConfig) -> Tree
     }
 
 
-def _fold_decoder_layer(params: Tree, config: EncoderConfig) -> Tree:
+def _fold_decoder_layer(params: Tree, config: TransformerConfig) -> Tree:
     """The norms are the layer's own, and the residual stream has passed none of them."""
     return {
         **_fold_attention(params, *_gain_shift(params["attention_norm"]), config),
@@ -61,7 +61,12 @@ def _fold_decoder_layer(params: Tree, config: EncoderConfig) -> Tree:
 
 
 def _fold_attention(
-    params: Tree, gain: np.ndarray, shift: np.ndarray, config: EncoderConfig, *, residual_shift: np.ndarray | float = 0
+    params: Tree,
+    gain: np.ndarray,
+    shift: np.ndarray,
+    config: TransformerConfig,
+    *,
+    residual_shift: np.ndarray | float = 0,
 ) -> Tree:
     """Projections and attention's output that read a norm's rows.
 
@@ -88,7 +93,12 @@ def _fold_attention(
 
 
 def _fold_feed_forward(
-    params: Tree, gain: np.ndarray, shift: np.ndarray, config: EncoderConfig, *, residual_shift: np.ndarray | float = 0
+    params: Tree,
+    gain: np.ndarray,
+    shift: np.ndarray,
+    config: TransformerConfig,
+    *,
+    residual_shift: np.ndarray | float = 0,
 ) -> Tree:
     """The two dense layers around the activation; arguments as in `_fold_attention`."""
     kernel, bias = _absorb(params["intermediate"], gain, shift)
@@ -118,7 +128,7 @@ def _into_angles(projection: np.ndarray, frequencies: np.ndarray) -> np.ndarray:
     return np.concatenate([*(a.reshape(*a.shape[:-2], heads * features) for a in angles), values], axis=-1)
 
 
-def _projection_scale(kernel: np.ndarray, bias: np.ndarray, config: EncoderConfig) -> np.ndarray:
+def _projection_scale(kernel: np.ndarray, bias: np.ndarray, config: TransformerConfig) -> np.ndarray:
     """Factors of the columns of queries, keys and values that attention does not see, or waits for [3 width].
 
     Softmax: queries come divided by sqrt(head_dim). Random features: queries and keys are scaled to a length anyway, so
@@ -134,7 +144,7 @@ def _projection_scale(kernel: np.ndarray, bias: np.ndarray, config: EncoderConfi
     return np.concatenate([queries, keys, values]).astype(np.float32)
 
 
-def expected_squares(projection: Tree, before: Tree, config: EncoderConfig) -> np.ndarray:
+def expected_squares(projection: Tree, before: Tree, config: TransformerConfig) -> np.ndarray:
     """Expected |q|^2, |k|^2 and |v|^2 of every head, for rows of a norm [3, heads].
 
     Args:
@@ -145,7 +155,7 @@ def expected_squares(projection: Tree, before: Tree, config: EncoderConfig) -> n
     return _squares(*_absorb(projection, *_gain_shift(before)), config)
 
 
-def _squares(kernel: np.ndarray, bias: np.ndarray, config: EncoderConfig) -> np.ndarray:
+def _squares(kernel: np.ndarray, bias: np.ndarray, config: TransformerConfig) -> np.ndarray:
     return (np.square(kernel).sum(0) + np.square(bias)).reshape(3, config.heads, config.head_dim).sum(-1)
 
 

@@ -22,7 +22,7 @@ from jax import Array
 
 from secp_spu.model.activation import activation
 from secp_spu.model.layers import Norm
-from secp_spu.model.transformer_config import EncoderConfig
+from secp_spu.model.transformer_config import TransformerConfig
 from secp_spu.protocol import Number, to_float
 
 SIMILARITY_SCALE = 20.0
@@ -41,7 +41,7 @@ def read_out(hidden: Number, readout: Number) -> Array:
 class LabelWordHead(nn.Module):
     """The language-model head for the label words' columns alone: at the mask, or of a decoder at the last token."""
 
-    config: EncoderConfig
+    config: TransformerConfig
     labels: int
 
     @nn.compact

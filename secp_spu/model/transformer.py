@@ -19,7 +19,7 @@ from secp_spu.model.attention.random_features import RandomFeatureAttention
 from secp_spu.model.attention.softmax import SoftmaxAttention
 from secp_spu.model.layers import Dense, Norm, Residual
 from secp_spu.model.precision import HIDDEN_BITS, OUTPUT_WEIGHT_BITS, STREAM_BITS, SUM_BITS
-from secp_spu.model.transformer_config import AttentionKind, EncoderConfig
+from secp_spu.model.transformer_config import AttentionKind, TransformerConfig
 from secp_spu.protocol import Number, moved, rounded, to_float
 
 KINDS: dict[AttentionKind, type[nn.Module]] = {
@@ -35,7 +35,7 @@ class Embeddings(nn.Module):
     A decoder has neither types nor a norm here.
     """
 
-    config: EncoderConfig
+    config: TransformerConfig
 
     def setup(self):
         """Declare the tables."""
@@ -74,7 +74,7 @@ class EncoderLayer(nn.Module):
         opens_operands: what a secret product costs, see `protocol.batched_product`.
     """
 
-    config: EncoderConfig
+    config: TransformerConfig
     layer: int = 0
     folded: bool = False
     opens_operands: bool = False
@@ -162,23 +162,23 @@ class DecoderLayer(EncoderLayer):
         return rounded(hidden + self._feed_forward(norm(name="intermediate_norm")(hidden)), STREAM_BITS)
 
 
-def layer_class(config: EncoderConfig) -> type[EncoderLayer]:
+def layer_class(config: TransformerConfig) -> type[EncoderLayer]:
     """What the layers of such a model are."""
     return DecoderLayer if config.causal else EncoderLayer
 
 
-def hidden_bits(config: EncoderConfig) -> int:
+def hidden_bits(config: TransformerConfig) -> int:
     """Fraction bits of what goes from layer to layer under SPU."""
     return STREAM_BITS if config.causal else HIDDEN_BITS
 
 
-class Encoder(nn.Module):
+class Transformer(nn.Module):
     """The whole stack in one module: the plaintext model, and what training scripts differentiate.
 
     A decoder's last norm is in its head.
     """
 
-    config: EncoderConfig
+    config: TransformerConfig
 
     def setup(self):
         """Declare embeddings and layers."""

@@ -19,7 +19,7 @@ def is_function(kind: ActivationKind) -> TypeGuard[FunctionKind]:
 
 
 @dataclass(frozen=True)
-class EncoderConfig:
+class TransformerConfig:
     """An encoder of BERT's or RoBERTa's kind, or a decoder of GPT-2's; hashable, as a Flax module's attribute must be.
 
     Attributes:

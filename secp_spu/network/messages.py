@@ -21,7 +21,7 @@ import numpy as np
 
 RECORDS = {
     "Correction": "secp_spu.protocol.correlation_maker",
-    "EncoderConfig": "secp_spu.model.transformer_config",
+    "TransformerConfig": "secp_spu.model.transformer_config",
     "GeluSeries": "secp_spu.protocol.gelu",
     "Spec": "secp_spu.runtime.program",
 }

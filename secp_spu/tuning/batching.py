@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from secp_spu.config import TuningSection
 from secp_spu.inference import sequences_within
-from secp_spu.model import EncoderConfig
+from secp_spu.model import TransformerConfig
 from secp_spu.runtime import Runtime
 from secp_spu.tuning.inputs import Split
 
@@ -60,7 +60,7 @@ def even(count: int, most: int) -> int:
     return math.ceil(count / math.ceil(count / most))
 
 
-def sequences_that_fit(runtime: Runtime, encoder: EncoderConfig, tokens: int) -> int:
+def sequences_that_fit(runtime: Runtime, encoder: TransformerConfig, tokens: int) -> int:
     """How many sequences one pass may have at these parties; all of a cluster come to the same number.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from secp_spu.inference import Batch, PrivateEmbedding
-from secp_spu.model import EncoderConfig
+from secp_spu.model import TransformerConfig
 from secp_spu.runtime import Owned, Runtime, Stored
 from secp_spu.tuning.inputs import PromptSet, Split, TokenSet
 
@@ -71,7 +71,7 @@ class EmbeddingUnderMpc:
     """
 
     def __init__(
-        self, runtime: Runtime, encoder: EncoderConfig, data_owner: Any, model_owner: Any, *, prompt_tokens: int
+        self, runtime: Runtime, encoder: TransformerConfig, data_owner: Any, model_owner: Any, *, prompt_tokens: int
     ):
         self._runtime, self._data_owner, self._prompt_tokens = runtime, data_owner, prompt_tokens
         rest = runtime.share(model_owner.other_tables())
@@ -114,7 +114,7 @@ class EmbeddingUnderMpc:
 
 
 def make_embedding(
-    runtime: Runtime, kind: str, encoder: EncoderConfig, owners: tuple[Any, Any], *, prompt_tokens: int
+    runtime: Runtime, kind: str, encoder: TransformerConfig, owners: tuple[Any, Any], *, prompt_tokens: int
 ) -> Embedding:
     """What `model.embedding` calls `kind`.
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from secp_spu.config import Config, load_config
 from secp_spu.errors import ConfigError
-from secp_spu.model import EncoderConfig, load_embeddings
+from secp_spu.model import TransformerConfig, load_embeddings
 from secp_spu.tuning.peft import save_peft
 from secp_spu.tuning.prompt import FILE_NAME, SoftPrompt, load_prompt
 from secp_spu.tuning.record import FILE_NAME as CHECKPOINT
@@ -40,7 +40,7 @@ def _refuse_unfinished(folder: Path) -> None:
         raise ConfigError(f"{folder} holds no tuned prompt: give the folder that secp-spu tune wrote")
 
 
-def load_tuned_prompt(folder: Path, config: Config, encoder: EncoderConfig) -> SoftPrompt:
+def load_tuned_prompt(folder: Path, config: Config, encoder: TransformerConfig) -> SoftPrompt:
     """The prompt of a run.
 
     Args:
@@ -53,7 +53,7 @@ def load_tuned_prompt(folder: Path, config: Config, encoder: EncoderConfig) -> S
     return fitting(load_prompt(folder / FILE_NAME), config, encoder, folder)
 
 
-def fitting(prompt: SoftPrompt, config: Config, encoder: EncoderConfig, where: Path) -> SoftPrompt:
+def fitting(prompt: SoftPrompt, config: Config, encoder: TransformerConfig, where: Path) -> SoftPrompt:
     """The prompt itself, if it is one for this configuration and model.
 
     Args:
@@ -86,7 +86,7 @@ def _times(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape))
 
 
-def export_peft(run: Path, out: Path) -> EncoderConfig:
+def export_peft(run: Path, out: Path) -> TransformerConfig:
     """Write a run's tuned prompt as a PEFT adapter; returns the config of the encoder that it is for.
 
     Args:

@@ -6,7 +6,7 @@ import numpy as np
 
 from secp_spu.config import Config
 from secp_spu.errors import ConfigError
-from secp_spu.model import EncoderConfig
+from secp_spu.model import TransformerConfig
 from secp_spu.tuning.finished_run import fitting, load_tuned_prompt
 from secp_spu.tuning.peft import load_peft
 from secp_spu.tuning.prompt import SoftPrompt
@@ -21,7 +21,7 @@ def prompt_generator(seed: int) -> np.random.Generator:
 
 
 def make_initial_prompt(
-    config: Config, encoder: EncoderConfig, tokenizer: TaskTokenizer, *, rng: np.random.Generator
+    config: Config, encoder: TransformerConfig, tokenizer: TaskTokenizer, *, rng: np.random.Generator
 ) -> SoftPrompt:
     """The prompt that the configuration asks for.
 

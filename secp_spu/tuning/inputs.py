@@ -13,7 +13,7 @@ import numpy as np
 from secp_spu.config import Config
 from secp_spu.errors import ConfigError
 from secp_spu.inference import SHIFT_BITS, one_hot
-from secp_spu.model import Embeddings, hidden_bits, load_embeddings, load_encoder_config
+from secp_spu.model import Embeddings, hidden_bits, load_embeddings, load_transformer_config
 from secp_spu.protocol import lower
 from secp_spu.tuning.plausible import LARGEST_LIMIT, check_limit
 from secp_spu.tuning.prompt import SoftPrompt
@@ -69,7 +69,7 @@ class InputOwner:
     def __init__(self, config: Config):
         self._config = config
         self._by_words = config.model.head == "label_words"
-        self._encoder = load_encoder_config(config.model.folder)
+        self._encoder = load_transformer_config(config.model.folder)
         self._tables = Tables(config.model.folder) if config.model.embedding == "data_owner" else None
         self._tokenizer = TaskTokenizer(config.model.folder / "tokenizer.json", causal=self._encoder.causal)
         self._descriptions = None if self._by_words else self._tokenizer.encode_descriptions(config.task)

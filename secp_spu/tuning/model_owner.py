@@ -12,7 +12,7 @@ from secp_spu.errors import ConfigError
 from secp_spu.inference import encoded_words, other_tables
 from secp_spu.model import (
     Checkpoint,
-    EncoderConfig,
+    TransformerConfig,
     fold_head,
     fold_layer,
     label_embedding_limit,
@@ -41,7 +41,7 @@ class ModelOwner:
         if by_words and self._checkpoint.head is None:
             raise ConfigError(f"{config.model.folder} has no masked-LM head: set model.head: label_embeddings")
 
-    def encoder_config(self) -> EncoderConfig:
+    def transformer_config(self) -> TransformerConfig:
         """The encoder's shape and choices; everybody may know them."""
         return self._checkpoint.config
 

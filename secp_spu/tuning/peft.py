@@ -12,7 +12,7 @@ from safetensors.numpy import save
 
 from secp_spu.errors import ConfigError
 from secp_spu.files import make_private_folder, write_whole
-from secp_spu.model import EncoderConfig
+from secp_spu.model import TransformerConfig
 from secp_spu.tuning.prompt import SoftPrompt
 
 CONFIG_NAME = "adapter_config.json"
@@ -20,7 +20,7 @@ WEIGHTS_NAME = "adapter_model.safetensors"
 TENSOR = "prompt_embeddings"
 
 
-def save_peft(folder: Path, vectors: np.ndarray, encoder: EncoderConfig) -> None:
+def save_peft(folder: Path, vectors: np.ndarray, encoder: TransformerConfig) -> None:
     """Write an adapter, for its owner's eyes alone.
 
     PEFT puts the vectors before the word embeddings of a text, and the model adds positions to both, as here. The task

@@ -98,7 +98,7 @@ def share_model(
     by_words = config.model.head == "label_words"
     word_ids = runtime.disclose(data_owner.label_word_ids())
     require_announced(len(word_ids), len(config.task.labels) if by_words else 0, "label words")
-    encoder = runtime.disclose(model_owner.encoder_config())
+    encoder = runtime.disclose(model_owner.transformer_config())
     progress.stage("set-up", encoder.layers * (1 if by_words else 2) + more_steps)
     with runtime.ledger.phase("setup"):
         layers = []

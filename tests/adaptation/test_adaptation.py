@@ -25,14 +25,21 @@ from secp_spu.adaptation.training import Recipe, adapt
 from secp_spu.cli.adapt_command import Interrupted
 from secp_spu.cli.app import app
 from secp_spu.errors import ConfigError
-from secp_spu.model import CheckpointError, Encoder, EncoderConfig, LabelWordHead, load_checkpoint, save_checkpoint
+from secp_spu.model import (
+    CheckpointError,
+    LabelWordHead,
+    Transformer,
+    TransformerConfig,
+    load_checkpoint,
+    save_checkpoint,
+)
 from secp_spu.model.activation import QUADRATIC, gelu_quadratic
 from secp_spu.progress import Progress
 from secp_spu.protocol.reciprocal import FLOOR
 
 LINES = HELD_OUT + 400
 SPECIAL_IDS = {"pad": PAD, "unk": UNKNOWN, "mask": MASK, "cls": CLS, "sep": SEP}
-CONFIG = EncoderConfig(
+CONFIG = TransformerConfig(
     vocab_size=VOCABULARY,
     width=24,
     layers=2,
@@ -58,7 +65,7 @@ def write_model(folder: Path, *, head: bool) -> Path:
         return 1 + noise / 10 if name == "scale" else noise / 10
 
     token, row = jnp.zeros((1, 1), jnp.int32), jnp.ones((1, 1))
-    shapes = jax.eval_shape(Encoder(CONFIG).init, jax.random.key(0), token, row)["params"]
+    shapes = jax.eval_shape(Transformer(CONFIG).init, jax.random.key(0), token, row)["params"]
     params = jax.tree_util.tree_map_with_path(draw, shapes)
     hidden = jnp.zeros((1, 1, CONFIG.width))
     of_head = jax.eval_shape(LabelWordHead(CONFIG, CONFIG.vocab_size).init, jax.random.key(0), hidden, row)["params"]
@@ -177,7 +184,7 @@ def _similarity(recipe, folder, *, prompted):
     for texts in read(recipe).held_out(prompted=prompted):
         pooled = []
         for checkpoint in (teacher, student):
-            hidden = Encoder(checkpoint.config).apply(checkpoint.variables, texts.ids, texts.mask)
+            hidden = Transformer(checkpoint.config).apply(checkpoint.variables, texts.ids, texts.mask)
             mean = (hidden * texts.mask[..., None]).sum(1)
             pooled.append(mean / jnp.linalg.norm(mean, axis=-1, keepdims=True))
         cosines.append((pooled[0] * pooled[1]).sum(-1))

@@ -9,10 +9,10 @@ from words import CLS, MASK, PAD, SEP, VOCABULARY, write_lines, write_tokenizer
 
 from secp_spu.adaptation.corpus import HELD_OUT, LENGTHS, Corpus
 from secp_spu.errors import ConfigError
-from secp_spu.model import EncoderConfig
+from secp_spu.model import TransformerConfig
 
 LINES, PROMPT, TOKENS, LONGEST = 1100, 5, 112, 36
-CONFIG = EncoderConfig(
+CONFIG = TransformerConfig(
     vocab_size=VOCABULARY,
     width=8,
     layers=1,
@@ -99,7 +99,7 @@ def test_long_lines_are_cut_before_their_last_token(files):
 def test_a_batch_is_no_longer_than_the_model(files):
     """Where the next of the lengths is longer, texts are padded to the model's positions: beyond them are none."""
     longest = LONGEST + PROMPT
-    short = EncoderConfig(**{**vars(CONFIG), "max_positions": longest + 2, "position_offset": 2})
+    short = TransformerConfig(**{**vars(CONFIG), "max_positions": longest + 2, "position_offset": 2})
     corpus = make(files, short)
     lengths = {texts.ids.shape[1] for texts in [*epoch(corpus), *corpus.held_out(prompted=True)]}
     assert lengths == {16, 24, 32, longest}
@@ -234,7 +234,7 @@ def test_as_few_lines_as_needed_will_do(files, tmp_path):
 def test_a_tokenizer_that_will_not_do_is_named(files, tmp_path):
     with pytest.raises(ConfigError, match="absent.json is no tokenizer"):
         make((files[0], tmp_path / "absent.json"))
-    small = EncoderConfig(**{**vars(CONFIG), "vocab_size": VOCABULARY - 1})
+    small = TransformerConfig(**{**vars(CONFIG), "vocab_size": VOCABULARY - 1})
     with pytest.raises(ConfigError, match=f"gives token {VOCABULARY - 1}, the model has {VOCABULARY - 1}: take its"):
         make(files, small)
     content = json.loads(files[1].read_text())

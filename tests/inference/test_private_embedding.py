@@ -11,12 +11,12 @@ from parties import ABY3, SEMI2K_2, SEMI2K_3, ULP, cost_of, opened, shared
 
 from secp_spu.inference import SHIFT_BITS, PrivateEmbedding, encoded_words, one_hot, other_tables
 from secp_spu.inference import private_embedding as embedding
-from secp_spu.model import HIDDEN_BITS, SUM_BITS, Embeddings, EncoderConfig
+from secp_spu.model import HIDDEN_BITS, SUM_BITS, Embeddings, TransformerConfig
 from secp_spu.model.precision import SCALE_BITS, VARIANCE_BITS
 from secp_spu.protocol import FRACTION_BITS, lower
 from secp_spu.runtime import PlaintextRuntime
 
-CONFIG = EncoderConfig(
+CONFIG = TransformerConfig(
     vocab_size=53,
     width=21,
     layers=1,

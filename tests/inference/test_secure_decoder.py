@@ -11,7 +11,7 @@ from parties import ABY3, SEMI2K_2, ULP, cost_of, opened, shared
 from test_secure_model import random_variables
 
 from secp_spu.inference import Batch, SecureModel
-from secp_spu.model import DecoderLayer, EncoderConfig, LabelWordHead, Norm, fold_head, fold_layer, hidden_bits
+from secp_spu.model import DecoderLayer, LabelWordHead, Norm, TransformerConfig, fold_head, fold_layer, hidden_bits
 from secp_spu.model.attention.causal_means import causal_blocks, summarise_causal
 from secp_spu.model.attention.fourier import ANGLE_SCALE, FourierAttention
 from secp_spu.model.attention.random_features import PROJECTION_BITS, RandomFeatureAttention
@@ -30,7 +30,7 @@ from secp_spu.protocol.cosine import public_factor_bits
 from secp_spu.protocol.reciprocal import FLOOR, LOWEST
 from secp_spu.runtime import PlaintextRuntime
 
-CONFIG = EncoderConfig(
+CONFIG = TransformerConfig(
     vocab_size=2,
     width=21,
     layers=2,

@@ -8,7 +8,7 @@ from fixed_point import EXP_UNITS, RECIPROCAL_ERROR, RECIPROCAL_UNITS, RSQRT_ERR
 from parties import ABY3, SEMI2K_2, SEMI2K_3, ULP, cost_of, opened, shared
 
 from secp_spu.inference import Batch, SecureModel
-from secp_spu.model import EncoderConfig, EncoderLayer, LabelWordHead, fold_head, fold_layer
+from secp_spu.model import EncoderLayer, LabelWordHead, TransformerConfig, fold_head, fold_layer
 from secp_spu.model.attention.random_features import NORM_EPSILON
 from secp_spu.model.attention.softmax import PADDING_SCORE
 from secp_spu.model.head import SIMILARITY_SCALE
@@ -26,7 +26,7 @@ from secp_spu.model.precision import (
 from secp_spu.protocol import Scheme, joint_error_bound, lift, lower
 from secp_spu.runtime import PlaintextRuntime
 
-CONFIG = EncoderConfig(
+CONFIG = TransformerConfig(
     vocab_size=2,
     width=21,
     layers=1,
@@ -69,7 +69,7 @@ def random_variables(module, *inputs, seed):
 class Parts:
     """Everything in plaintext."""
 
-    config: EncoderConfig
+    config: TransformerConfig
     layers: list
     head: dict
     prompts: np.ndarray

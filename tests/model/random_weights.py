@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from secp_spu.model import Encoder, EncoderConfig, LabelWordHead
+from secp_spu.model import LabelWordHead, Transformer, TransformerConfig
 
-CONFIG = EncoderConfig(
+CONFIG = TransformerConfig(
     vocab_size=31,
     width=21,
     layers=2,
@@ -34,14 +34,14 @@ def random_like(shapes, seed: int):
     return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
-def encoder_variables(config: EncoderConfig, seed: int = 0):
-    """Collections "params" (random) and "public" of `Encoder(config)`."""
+def transformer_variables(config: TransformerConfig, seed: int = 0):
+    """Collections "params" (random) and "public" of `Transformer(config)`."""
     tokens = jnp.zeros((1, 2), jnp.int32)
-    variables = Encoder(config).init(jax.random.key(0), tokens, jnp.ones((1, 2)))
+    variables = Transformer(config).init(jax.random.key(0), tokens, jnp.ones((1, 2)))
     return {"params": random_like(variables["params"], seed), "public": variables.get("public", {})}
 
 
-def head_params(config: EncoderConfig, seed: int = 1):
+def head_params(config: TransformerConfig, seed: int = 1):
     """Random params of `LabelWordHead` over the whole vocabulary."""
     hidden, readout = jnp.zeros((1, 2, config.width)), jnp.zeros((1, 2))
     head = LabelWordHead(config, config.vocab_size)

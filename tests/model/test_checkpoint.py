@@ -9,14 +9,14 @@ import ml_dtypes
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
-from random_weights import CONFIG, encoder_variables, head_params, random_like
+from random_weights import CONFIG, head_params, random_like, transformer_variables
 from safetensors.numpy import load_file, save_file
 
 from secp_spu.model import (
     Checkpoint,
     CheckpointError,
-    Encoder,
     LabelWordHead,
+    Transformer,
     load_checkpoint,
     load_embeddings,
     save_checkpoint,
@@ -82,7 +82,9 @@ class HubModel:
 
 def run_checkpoint(checkpoint, ids, mask):
     """The same of ours: the head is asked for one position after the other."""
-    hidden = Encoder(checkpoint.config).apply(checkpoint.variables, jnp.asarray(ids), jnp.asarray(mask, jnp.float32))
+    hidden = Transformer(checkpoint.config).apply(
+        checkpoint.variables, jnp.asarray(ids), jnp.asarray(mask, jnp.float32)
+    )
     if checkpoint.head is None:
         return hidden[mask > 0], None
     head = LabelWordHead(checkpoint.config, checkpoint.config.vocab_size)
@@ -201,7 +203,7 @@ def test_a_pooler_is_no_head(tmp_path):
 )
 @pytest.mark.parametrize("head", ["untied", "tied", "none"])
 def test_saved_checkpoints_come_back_exactly(config, model_type, head, tmp_path):
-    variables, params = encoder_variables(config), head_params(config) if head != "none" else None
+    variables, params = transformer_variables(config), head_params(config) if head != "none" else None
     if head == "tied":
         params["decoder"]["kernel"] = variables["params"]["embeddings"]["word"]["embedding"].T
     save_checkpoint(tmp_path / "new", config, variables, params, model_type=model_type)
@@ -219,7 +221,7 @@ def test_saved_checkpoints_come_back_exactly(config, model_type, head, tmp_path)
 def test_transformers_opens_what_we_save(model_type, tied, tmp_path):
     """With transformers' own reading of PyTorch names, which needs no PyTorch for safetensors."""
     config = replace(CONFIG, position_offset={"bert": 0, "roberta": 2}[model_type])
-    variables, params = encoder_variables(config), head_params(config)
+    variables, params = transformer_variables(config), head_params(config)
     if tied:
         params["decoder"]["kernel"] = variables["params"]["embeddings"]["word"]["embedding"].T
     ids = {"pad": config.position_offset - 1 if model_type == "roberta" else 0, "mask": 4}
@@ -233,7 +235,7 @@ def test_transformers_opens_what_we_save(model_type, tied, tmp_path):
 
 
 def test_saved_half_precision_is_half_as_large(tmp_path):
-    variables, params = encoder_variables(RFA), head_params(RFA)
+    variables, params = transformer_variables(RFA), head_params(RFA)
     for float16, name in ((False, "whole"), (True, "half")):
         save_checkpoint(tmp_path / name, RFA, variables, params, float16=float16)
     whole, half = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "half"))
@@ -245,7 +247,7 @@ def test_saved_half_precision_is_half_as_large(tmp_path):
 def test_the_tokenizer_is_copied(tmp_path):
     source = tmp_path / "trained.json"
     source.write_text('{"version": "1.0"}')
-    save_checkpoint(tmp_path / "new", CONFIG, encoder_variables(CONFIG), tokenizer_json=source)
+    save_checkpoint(tmp_path / "new", CONFIG, transformer_variables(CONFIG), tokenizer_json=source)
     assert (tmp_path / "new" / "tokenizer.json").read_text() == source.read_text()
 
 
@@ -271,7 +273,7 @@ def test_embeddings_need_no_other_tensor(tmp_path):
 
 def stored(config, folder) -> Checkpoint:
     model_type = "roberta" if config.position_offset else "bert"
-    save_checkpoint(folder, config, encoder_variables(config), head_params(config), model_type=model_type)
+    save_checkpoint(folder, config, transformer_variables(config), head_params(config), model_type=model_type)
     return load_checkpoint(folder)
 
 
@@ -330,7 +332,7 @@ def test_an_activation_that_a_checkpoint_was_not_adapted_to_has_to_be_forced(own
         checkpoint.with_activation(kind)
     forced = checkpoint.with_activation(kind, force=True)
     assert (forced.config.activation, forced.config.series) == (kind, None)
-    expected = jax.eval_shape(Encoder(forced.config).init, jax.random.key(0), *HubModel("BertForMaskedLM").batch())
+    expected = jax.eval_shape(Transformer(forced.config).init, jax.random.key(0), *HubModel("BertForMaskedLM").batch())
     assert jax.tree.map(np.shape, forced.variables["params"]) == jax.tree.map(np.shape, expected["params"])
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import ml_dtypes
 import numpy as np
 import pytest
-from random_weights import CONFIG, encoder_variables, head_params
+from random_weights import CONFIG, head_params, transformer_variables
 from safetensors.numpy import load_file, save_file
 
 from secp_spu.model import CheckpointError, load_checkpoint, load_embeddings, save_checkpoint, save_embeddings
@@ -20,14 +20,14 @@ SERIES = SOFTMAX | {"activation": "series", "activation_range": 8, "activation_t
 
 @pytest.fixture
 def folder(tmp_path):
-    save_checkpoint(tmp_path, CONFIG, encoder_variables(CONFIG), head_params(CONFIG))
+    save_checkpoint(tmp_path, CONFIG, transformer_variables(CONFIG), head_params(CONFIG))
     load_checkpoint(tmp_path)
     return tmp_path
 
 
 @pytest.fixture
 def rfa_folder(tmp_path):
-    save_checkpoint(tmp_path, RFA, encoder_variables(RFA), head_params(RFA))
+    save_checkpoint(tmp_path, RFA, transformer_variables(RFA), head_params(RFA))
     load_checkpoint(tmp_path)
     return tmp_path
 
@@ -272,13 +272,13 @@ def test_embeddings_are_not_saved_where_nothing_can_be_written(folder, tmp_path,
 )
 def test_variables_that_do_not_fit_are_not_saved(config, arguments, message, tmp_path):
     with pytest.raises(CheckpointError, match=message):
-        save_checkpoint(tmp_path / "new", config, encoder_variables(CONFIG), **arguments)
+        save_checkpoint(tmp_path / "new", config, transformer_variables(CONFIG), **arguments)
     assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize(("value", "float16"), [(np.nan, False), (np.inf, False), (65520, True)])
 def test_weights_that_are_not_finite_are_not_saved(value, float16, tmp_path):
-    variables = encoder_variables(CONFIG)
+    variables = transformer_variables(CONFIG)
     variables["params"]["layers_1"]["output"]["bias"][3] = value
     with pytest.raises(CheckpointError, match="layers_1/output/bias as float.* holds NaN or infinity"):
         save_checkpoint(tmp_path / "new", CONFIG, variables, float16=float16)

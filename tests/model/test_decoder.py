@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
-from random_weights import CONFIG, encoder_variables, head_params, random_like
+from random_weights import CONFIG, head_params, random_like, transformer_variables
 from safetensors.numpy import load_file, save_file
 
 from secp_spu.model import (
@@ -18,8 +18,8 @@ from secp_spu.model import (
     CheckpointError,
     DecoderLayer,
     Embeddings,
-    Encoder,
     LabelWordHead,
+    Transformer,
     fold_head,
     fold_layer,
     load_checkpoint,
@@ -60,7 +60,7 @@ def config(request):
 
 def variables_of(config, seed=0):
     """Random, with angles so small that the mean kernel is far from zero."""
-    variables = encoder_variables(config, seed)
+    variables = transformer_variables(config, seed)
     if config.attention == "fourier":
         for layer in range(config.layers):
             variables["params"][f"layers_{layer}"]["attention"]["frequencies"] /= 20
@@ -106,7 +106,7 @@ class HubDecoder:
 def own_logits(checkpoint):
     """Of the tokens that are not padding; the head is asked for one position after the other."""
     mask = (np.arange(TOKENS) < TEXT_LENGTHS[:, None]).astype(np.float32)
-    stream = Encoder(checkpoint.config).apply(checkpoint.variables, jnp.asarray(token_ids()), jnp.asarray(mask))
+    stream = Transformer(checkpoint.config).apply(checkpoint.variables, jnp.asarray(token_ids()), jnp.asarray(mask))
     rows = stream[mask > 0][:, None, :]
     head = LabelWordHead(checkpoint.config, checkpoint.config.vocab_size)
     return head.apply({"params": checkpoint.head}, rows, jnp.ones(rows.shape[:2]))
@@ -174,7 +174,7 @@ def test_what_is_computed_otherwise_is_refused(key, value, tmp_path):
 @pytest.mark.parametrize("tied", [True, False])
 def test_saved_checkpoints_come_back_exactly(fields, tied, tmp_path):
     config = replace(DECODER, **fields)
-    variables, head = encoder_variables(config), head_params(config)
+    variables, head = transformer_variables(config), head_params(config)
     if tied:
         head["decoder"]["kernel"] = variables["params"]["embeddings"]["word"]["embedding"].T
     save_checkpoint(tmp_path, config, variables, head, model_type="gpt2")
@@ -188,7 +188,7 @@ def test_saved_checkpoints_come_back_exactly(fields, tied, tmp_path):
 @pytest.mark.parametrize("tied", [True, False])
 def test_transformers_opens_what_we_save(tied, tmp_path):
     transformers = pytest.importorskip("transformers", reason="the second implementation is transformers'")
-    variables, head = encoder_variables(DECODER), head_params(DECODER)
+    variables, head = transformer_variables(DECODER), head_params(DECODER)
     if tied:
         head["decoder"]["kernel"] = variables["params"]["embeddings"]["word"]["embedding"].T
     save_checkpoint(tmp_path, DECODER, variables, head, model_type="gpt2", special_ids={"eos": 5})
@@ -201,13 +201,13 @@ def test_transformers_opens_what_we_save(tied, tmp_path):
 
 def test_a_decoder_without_its_last_norm_is_not_saved(tmp_path):
     with pytest.raises(CheckpointError, match="has its last norm in its head: pass head"):
-        save_checkpoint(tmp_path, DECODER, encoder_variables(DECODER), model_type="gpt2")
+        save_checkpoint(tmp_path, DECODER, transformer_variables(DECODER), model_type="gpt2")
     with pytest.raises(CheckpointError, match=r"config.(causal|position_offset) is .*, a roberta model"):
-        save_checkpoint(tmp_path, replace(DECODER, head_activation="gelu"), encoder_variables(DECODER))
+        save_checkpoint(tmp_path, replace(DECODER, head_activation="gelu"), transformer_variables(DECODER))
 
 
 def test_a_data_owner_gets_words_and_positions_alone(tmp_path):
-    variables = encoder_variables(DECODER)
+    variables = transformer_variables(DECODER)
     save_checkpoint(tmp_path / "model", DECODER, variables, head_params(DECODER), model_type="gpt2")
     (tmp_path / "model" / "tokenizer.json").write_text("{}")
     save_embeddings(tmp_path / "model", tmp_path / "tables")
@@ -228,7 +228,7 @@ def test_a_data_owner_gets_words_and_positions_alone(tmp_path):
 
 def test_a_token_sees_none_after_it(config):
     """So that padding, which is behind the text, needs no mask."""
-    encoder, variables = Encoder(config), variables_of(config)
+    encoder, variables = Transformer(config), variables_of(config)
     ids = token_ids()
     other = np.where(np.arange(TOKENS) < 4, ids, (ids + 1) % CONFIG.vocab_size)
     mask = jnp.ones((BATCH, TOKENS))

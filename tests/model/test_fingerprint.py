@@ -17,7 +17,7 @@ from secp_spu.model import (
     fingerprint_tables,
     fingerprint_weights,
     load_embeddings,
-    load_encoder_config,
+    load_transformer_config,
     save_embeddings,
 )
 
@@ -119,8 +119,8 @@ def test_what_is_given_away_says_nothing_of_how_the_model_was_made(folder, tmp_p
     for path in (tmp_path / "given").iterdir():
         for secret in (b"confidential", b"adapted", b"our own", b"secret-project", b"internal"):
             assert secret not in path.read_bytes()
-    assert load_encoder_config(tmp_path / "given") == load_encoder_config(folder)
-    assert load_encoder_config(folder).position_offset == 4
+    assert load_transformer_config(tmp_path / "given") == load_transformer_config(folder)
+    assert load_transformer_config(folder).position_offset == 4
     config, params = load_embeddings(tmp_path / "given")
     assert params["word"]["embedding"].shape == (config.vocab_size, config.width)
 

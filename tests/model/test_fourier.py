@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
-from random_weights import CONFIG, encoder_variables
+from random_weights import CONFIG, transformer_variables
 
 from secp_spu.model import (
     EncoderLayer,
@@ -119,7 +119,7 @@ def test_token_shares_have_the_mean_one(features):
 def test_a_folded_layer_computes_the_same(activation):
     """The frequencies are in the projections; weights keep 14 bits in neither, as plain arrays."""
     config = replace(FOURIER, activation=activation)
-    params = encoder_variables(config)["params"]["layers_1"]
+    params = transformer_variables(config)["params"]["layers_1"]
     params["attention"]["frequencies"] = params["attention"]["frequencies"] / 10
     rng = np.random.default_rng(4)
     hidden = rng.normal(size=(BATCH, TOKENS, config.width)).astype(np.float32)
@@ -146,7 +146,7 @@ def test_secret_frequencies_have_to_be_folded(inputs):
 
 
 def test_a_folder_keeps_the_frequencies(tmp_path):
-    variables = encoder_variables(FOURIER)
+    variables = transformer_variables(FOURIER)
     save_checkpoint(tmp_path, FOURIER, variables)
     loaded = load_checkpoint(tmp_path, attention="fourier")
     assert loaded.config == FOURIER

@@ -1,7 +1,7 @@
 import jax
 import numpy as np
 import pytest
-from random_weights import CONFIG, encoder_variables, head_params
+from random_weights import CONFIG, head_params, transformer_variables
 
 from secp_spu.model import (
     CheckpointError,
@@ -41,7 +41,7 @@ def over_tokens():
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    save_checkpoint(tmp_path, CONFIG, encoder_variables(CONFIG), head_params(CONFIG))
+    save_checkpoint(tmp_path, CONFIG, transformer_variables(CONFIG), head_params(CONFIG))
     return load_checkpoint(tmp_path)
 
 
@@ -73,7 +73,7 @@ def test_label_words_outside_the_vocabulary_are_refused(checkpoint, token):
 
 
 def test_label_words_of_a_checkpoint_without_head_are_refused(tmp_path):
-    save_checkpoint(tmp_path, CONFIG, encoder_variables(CONFIG))
+    save_checkpoint(tmp_path, CONFIG, transformer_variables(CONFIG))
     with pytest.raises(CheckpointError, match=r"no masked-LM head.*RobertaForMaskedLM"):
         load_checkpoint(tmp_path).label_word_head([3])
 

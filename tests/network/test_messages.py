@@ -9,13 +9,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from secp_spu.model import EncoderConfig
+from secp_spu.model import TransformerConfig
 from secp_spu.network.messages import RECORDS, decode, encode
 from secp_spu.protocol import Correction, GeluSeries
 from secp_spu.runtime import Spec
 
 SERIES = GeluSeries(8.0, 3, (0.5, -0.25), 1e-3)
-SHAPE = EncoderConfig(101, 32, 2, 2, 64, 17, 2, 2, 1e-12, activation="series", series=SERIES)
+SHAPE = TransformerConfig(101, 32, 2, 2, 64, 17, 2, 2, 1e-12, activation="series", series=SERIES)
 
 VALUES = [
     None,
@@ -65,7 +65,7 @@ def test_an_array_in_another_order_and_corrections():
 
 def test_which_records_are_sent():
     """A record more is something more that peers can make here: look at what its `__post_init__` does."""
-    assert {kind.__name__: kind.__module__ for kind in (Correction, EncoderConfig, GeluSeries, Spec)} == RECORDS
+    assert {kind.__name__: kind.__module__ for kind in (Correction, TransformerConfig, GeluSeries, Spec)} == RECORDS
 
 
 @dataclass

@@ -4,11 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from secp_spu.model import EncoderConfig, EncoderLayer
+from secp_spu.model import EncoderLayer, TransformerConfig
 from secp_spu.protocol import declare_correlation
 from secp_spu.runtime import Correlations, Owned, PlaintextRuntime, Stored
 
-CONFIG = EncoderConfig(
+CONFIG = TransformerConfig(
     vocab_size=2,
     width=21,
     layers=1,

@@ -3,12 +3,12 @@
 from secp_spu.cli.app import DEMO_CONFIG
 from secp_spu.config import load_config
 from secp_spu.inference import pass_bytes
-from secp_spu.model import load_encoder_config
+from secp_spu.model import load_transformer_config
 from secp_spu.progress import Progress
 from secp_spu.runtime import PlaintextRuntime
 from secp_spu.tuning.batching import MEMORY_SHARE
 
-ENCODER = load_encoder_config(load_config(DEMO_CONFIG).model.folder)
+ENCODER = load_transformer_config(load_config(DEMO_CONFIG).model.folder)
 TOKENS = 4 + 15
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from secp_spu.cli.app import DEMO_CONFIG
 from secp_spu.config import load_config
-from secp_spu.model import Encoder, EncoderConfig, LabelWordHead, save_checkpoint
+from secp_spu.model import LabelWordHead, Transformer, TransformerConfig, save_checkpoint
 
 MODEL = load_config(DEMO_CONFIG).model.folder
 
@@ -17,7 +17,7 @@ def write_decoder(folder, attention):
     content = json.loads((MODEL / "tokenizer.json").read_text()) | {"post_processor": None}
     text = json.dumps(content).replace('"<pad>"', '"<|endoftext|>"').replace('"<mask>"', '"<|none|>"')
     (folder / "trained.json").write_text(text)
-    config = EncoderConfig(
+    config = TransformerConfig(
         vocab_size=len(content["model"]["vocab"]),
         width=16,
         layers=2,
@@ -33,7 +33,7 @@ def write_decoder(folder, attention):
         causal=True,
     )
     key, ids, ones = jax.random.key(0), np.zeros((1, 19), int), np.ones((1, 19))
-    variables = jax.device_get(Encoder(config).init(key, ids, ones))
+    variables = jax.device_get(Transformer(config).init(key, ids, ones))
     for layer in range(config.layers if attention == "fourier" else 0):
         params = variables["params"][f"layers_{layer}"]["attention"]
         params["frequencies"] = params["frequencies"] / 8  # so that the mean kernel is far from zero

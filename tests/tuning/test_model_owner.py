@@ -18,15 +18,15 @@ def owner(*settings):
 
 def test_the_checkpoints_own_activation_is_the_default():
     """The demo's is relu."""
-    assert owner().encoder_config() == owner("model.activation=relu").encoder_config()
-    assert (owner().encoder_config().activation, owner().encoder_config().head_activation) == ("relu", "gelu")
+    assert owner().transformer_config() == owner("model.activation=relu").transformer_config()
+    assert (owner().transformer_config().activation, owner().transformer_config().head_activation) == ("relu", "gelu")
 
 
 @pytest.mark.parametrize("settings", [("model.activation=gelu",), ("model.activation=gelu_tanh",), SERIES])
 def test_another_one_is_refused_unless_it_is_forced(settings):
     with pytest.raises(CheckpointError, match="has activation relu, asked for is .*set model.force_activation: true"):
         owner(*settings)
-    forced = owner(*settings, "model.force_activation=true").encoder_config()
+    forced = owner(*settings, "model.force_activation=true").transformer_config()
     assert f"model.activation={forced.activation}" == settings[0]
     assert forced.series == (fit_gelu(6, 5) if settings == SERIES else None)
 
@@ -37,7 +37,7 @@ def test_a_series_without_a_range_is_refused():
 
 
 def test_the_number_of_terms_is_the_configurations():
-    config = owner(*SERIES, "model.activation_terms=7", "model.force_activation=true").encoder_config()
+    config = owner(*SERIES, "model.activation_terms=7", "model.force_activation=true").transformer_config()
     assert config.series == fit_gelu(6, 7)
 
 

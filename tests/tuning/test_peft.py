@@ -14,7 +14,7 @@ from small_decoder import write_decoder
 from secp_spu.cli.app import DEMO_CONFIG
 from secp_spu.config import load_config, save_config
 from secp_spu.errors import ConfigError
-from secp_spu.model import load_checkpoint, load_encoder_config, save_checkpoint
+from secp_spu.model import load_checkpoint, load_transformer_config, save_checkpoint
 from secp_spu.tuning import SoftPrompt, export_peft, load_peft, save_peft, save_prompt
 from secp_spu.tuning.task import TaskTokenizer, read_texts
 
@@ -146,7 +146,7 @@ def check_logits(folder, prompt, model, *head):
     ours, _ = predict_texts(run, texts, folder / "out.jsonl")
     export_peft(run, folder / "adapter")
     section = load_config(run / "config.yaml").task
-    tokenizer = TaskTokenizer(model / "tokenizer.json", causal=load_encoder_config(model).causal)
+    tokenizer = TaskTokenizer(model / "tokenizer.json", causal=load_transformer_config(model).causal)
     tokens = tokenizer.encode(read_texts(texts, section), section)
     if head:
         labels = pooled(model, None, tokenizer.encode_descriptions(section))
@@ -194,7 +194,7 @@ def adapted(model, folder, kind=None):
     import transformers
     from peft import PeftModel
 
-    causal = load_encoder_config(model).causal
+    causal = load_transformer_config(model).causal
     kind = kind or (transformers.AutoModelForCausalLM if causal else transformers.AutoModelForMaskedLM)
     module = kind.from_pretrained(model)
     return (module if folder is None else PeftModel.from_pretrained(module, folder)).eval()

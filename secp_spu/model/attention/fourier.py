@@ -20,7 +20,7 @@ from secp_spu.model.attention.random_features import (
 )
 from secp_spu.model.layers import spent_correlation
 from secp_spu.model.precision import DIVISOR_BITS, FACTOR_BITS, VALUE_BITS
-from secp_spu.model.transformer_config import EncoderConfig
+from secp_spu.model.transformer_config import TransformerConfig
 from secp_spu.protocol import (
     Fixed,
     constant,
@@ -58,7 +58,7 @@ def token_shares(padding_mask: Any, features: int) -> Any:
     return padding_mask * (surplus / tokens / padding_mask.mean(-1, keepdims=True))
 
 
-def projected_columns(config: EncoderConfig, *, folded: bool) -> tuple[int, int, int]:
+def projected_columns(config: TransformerConfig, *, folded: bool) -> tuple[int, int, int]:
     """Columns of a layer's queries, keys and values; folded, with "fourier" angles stand for the first two."""
     angles = config.heads * config.features if folded and config.attention == "fourier" else config.width
     return angles, angles, config.width
@@ -91,7 +91,7 @@ class FourierAttention(nn.Module):
         opens_operands: what a secret product costs, see `protocol.batched_product`.
     """
 
-    config: EncoderConfig
+    config: TransformerConfig
     layer: int = 0
     folded: bool = False
     opens_operands: bool = False

@@ -20,7 +20,7 @@ from secp_spu.model.precision import (
     VARIANCE_BITS,
     WEIGHT_BITS,
 )
-from secp_spu.model.transformer_config import EncoderConfig
+from secp_spu.model.transformer_config import TransformerConfig
 from secp_spu.protocol import (
     FRACTION_BITS,
     CosineCorrelation,
@@ -81,7 +81,7 @@ class RandomFeatureAttention(nn.Module):
     the features, and the mean instead of the sum, which keeps the reciprocal in the range of fixed point.
     """
 
-    config: EncoderConfig
+    config: TransformerConfig
     layer: int = 0
     folded: bool = False
     opens_operands: bool = False

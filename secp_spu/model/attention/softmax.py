@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 
 from secp_spu.model.attention.causal_means import transpose
-from secp_spu.model.transformer_config import EncoderConfig
+from secp_spu.model.transformer_config import TransformerConfig
 from secp_spu.protocol import FRACTION_BITS, Number, batched_product, moved, rounded, to_fixed, to_float
 
 PADDING_SCORE = -300.0
@@ -29,7 +29,7 @@ class SoftmaxAttention(nn.Module):
         opens_operands: what a secret product costs, see `protocol.batched_product`.
     """
 
-    config: EncoderConfig
+    config: TransformerConfig
     layer: int = 0
     folded: bool = False
     opens_operands: bool = False

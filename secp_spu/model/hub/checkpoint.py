@@ -25,7 +25,7 @@ from secp_spu.model.attention.random_features import orthogonal_frequencies
 from secp_spu.model.hub.config_json import CheckpointError, Tree, read_config, write_config
 from secp_spu.model.hub.names import FAMILIES, encoder_leaves, module_leaves
 from secp_spu.model.hub.tensors import Tensors, scatter
-from secp_spu.model.transformer_config import ActivationKind, AttentionKind, EncoderConfig, FunctionKind
+from secp_spu.model.transformer_config import ActivationKind, AttentionKind, FunctionKind, TransformerConfig
 from secp_spu.protocol import GeluSeries, fit_gelu
 
 GELUS = ("gelu", "gelu_tanh")
@@ -44,13 +44,13 @@ class Checkpoint:
 
     Attributes:
         config: the encoder's.
-        variables: collections "params" and "public" of `Encoder(config)`, float32 in numpy.
+        variables: collections "params" and "public" of `Transformer(config)`, float32 in numpy.
         head: "params" of `LabelWordHead` over the whole vocabulary; None if the folder has no language-model head.
         model_type: "bert", "roberta" or "gpt2".
         folder: where it came from.
     """
 
-    config: EncoderConfig
+    config: TransformerConfig
     variables: dict[str, Tree]
     head: Tree | None
     model_type: str
@@ -142,7 +142,7 @@ def load_checkpoint(folder: str | Path, *, attention: AttentionKind | None = Non
     )
 
 
-def load_encoder_config(folder: str | Path) -> EncoderConfig:
+def load_transformer_config(folder: str | Path) -> TransformerConfig:
     """What config.json says about the encoder; no tensor of the folder is read.
 
     Raises: CheckpointError, naming the key.
@@ -150,7 +150,7 @@ def load_encoder_config(folder: str | Path) -> EncoderConfig:
     return read_config(Path(folder))[1]
 
 
-def load_embeddings(folder: str | Path) -> tuple[EncoderConfig, Tree]:
+def load_embeddings(folder: str | Path) -> tuple[TransformerConfig, Tree]:
     """Config and params of `Embeddings`, the data owner's part; no other tensor of the folder is read."""
     hub, config = read_config(Path(folder))
     tensors = Tensors(Path(folder), hub)
@@ -193,7 +193,7 @@ def save_embeddings(source: str | Path, folder: str | Path) -> None:
 
 def save_checkpoint(
     folder: str | Path,
-    config: EncoderConfig,
+    config: TransformerConfig,
     variables: Mapping[str, Any],
     head: Mapping[str, Any] | None = None,
     *,
@@ -238,7 +238,7 @@ def save_checkpoint(
         shutil.copyfile(tokenizer_json, folder / "tokenizer.json")
 
 
-def _describe(config: EncoderConfig) -> str:
+def _describe(config: TransformerConfig) -> str:
     series = config.series
     return f"series of {series.terms} terms for |x| <= {series.limit:g}" if series else config.activation
 
@@ -249,8 +249,8 @@ def _without_activation(variables: dict[str, Tree]) -> dict[str, Tree]:
     return {**variables, "params": unflatten_dict({p: leaf for p, leaf in flat.items() if p[1] != "activation"})}
 
 
-def _public(config: EncoderConfig) -> Tree:
-    """The collection "public" of `Encoder`."""
+def _public(config: TransformerConfig) -> Tree:
+    """The collection "public" of `Transformer`."""
     public = {}
     for layer in range(config.layers if config.attention == "rfa" else 0):
         frequencies = orthogonal_frequencies(config.head_dim, config.features, (config.feature_seed, layer))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from secp_spu.model.hub.names import FAMILIES, Family
-from secp_spu.model.transformer_config import AttentionKind, EncoderConfig, FunctionKind, is_function
+from secp_spu.model.transformer_config import AttentionKind, FunctionKind, TransformerConfig, is_function
 from secp_spu.protocol import GeluSeries, fit_gelu
 from secp_spu.protocol.gelu import LIMITS, TERMS
 
@@ -27,13 +27,13 @@ _FUNCTIONS: dict[str, FunctionKind] = {
 """Values of hidden_act, and ours; the first of several is what we write."""
 
 EXTRAS = {"features": (1, 2**16), "feature_seed": (0, 2**63 - 1)}
-"""Fields of EncoderConfig under the key "secp_spu": the smallest and the largest value."""
+"""Fields of TransformerConfig under the key "secp_spu": the smallest and the largest value."""
 
 _ADAPTED = ("series", "quadratic")
 """Activations that hidden_act has no word for: they stand under the key "secp_spu", hidden_act is the head's."""
 
 
-def read_config(folder: Path) -> tuple[Tree, EncoderConfig]:
+def read_config(folder: Path) -> tuple[Tree, TransformerConfig]:
     """config.json as it is, and what it says about the encoder."""
     path = folder / "config.json"
     hub = read_json(path)
@@ -51,7 +51,7 @@ def read_config(folder: Path) -> tuple[Tree, EncoderConfig]:
     epsilon = hub.get(epsilon_key, default_epsilon)
     if not isinstance(epsilon, float) or not 0 < epsilon < 1:
         raise CheckpointError(f"{path}: {epsilon_key} is {epsilon!r}, allowed are numbers between 0 and 1")
-    return hub, EncoderConfig(
+    return hub, TransformerConfig(
         **sizes,
         **family.fixed_fields(padding_id, hidden_act),
         **{"activation": hidden_act, **_read_extras(hub.get("secp_spu", {"attention": "softmax"}), path)},
@@ -60,7 +60,7 @@ def read_config(folder: Path) -> tuple[Tree, EncoderConfig]:
 
 
 def _read_sizes(hub: Tree, family: Family, path: Path) -> Tree:
-    """Fields of EncoderConfig that are sizes; a decoder's feed-forward layer is four times as wide unless it says."""
+    """Sizes of a TransformerConfig; a decoder's feed-forward layer is four times as wide unless it says."""
     sizes: Tree = {}
     for field, key in family.sizes.items():
         default = 4 * sizes["width"] if family.causal and field == "intermediate" else None
@@ -72,7 +72,7 @@ def _read_sizes(hub: Tree, family: Family, path: Path) -> Tree:
 
 
 def _read_extras(extras: Any, path: Path) -> Tree:
-    """Fields of EncoderConfig under the key "secp_spu"."""
+    """Fields of TransformerConfig under the key "secp_spu"."""
     allowed = ["attention", *EXTRAS, "activation", "activation_range", "activation_terms", "adapted"]
     if not isinstance(extras, dict) or not extras.keys() <= set(allowed):
         raise CheckpointError(f"{path}: secp_spu is {extras!r}, allowed are the keys {', '.join(allowed)}")
@@ -111,7 +111,7 @@ def _integer(hub: Tree, key: str, span: tuple[int, int], path: Path, default: in
     return value
 
 
-def write_config(config: EncoderConfig, model_type: str, special_ids: Mapping[str, int]) -> Tree:
+def write_config(config: TransformerConfig, model_type: str, special_ids: Mapping[str, int]) -> Tree:
     """config.json for an encoder; what the model type cannot express is an error."""
     if model_type not in FAMILIES:
         raise CheckpointError(f"model_type is {model_type!r}, allowed: {', '.join(map(repr, FAMILIES))}")
@@ -139,7 +139,7 @@ def write_config(config: EncoderConfig, model_type: str, special_ids: Mapping[st
     }
 
 
-def _write_extras(config: EncoderConfig) -> Tree:
+def _write_extras(config: TransformerConfig) -> Tree:
     """What Hugging Face has no word for; nothing for a model that it knows."""
     extras: Tree = {"attention": config.attention}
     if config.attention != "softmax":

@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from secp_spu.model.activation import QUADRATIC
-from secp_spu.model.transformer_config import EncoderConfig, FunctionKind
+from secp_spu.model.transformer_config import FunctionKind, TransformerConfig
 
 
 class _Module(NamedTuple):
     """A module of ours and those of theirs whose arrays are joined to its own, on the last axis, in this order.
 
-    `sizes`: shape of one source's weight as Hugging Face lays it out, in attributes of EncoderConfig; `transposed`: it
-    is [out, in], as most of their kernels are.
+    `sizes`: shape of one source's weight as Hugging Face lays it out, in attributes of TransformerConfig; `transposed`:
+    it is [out, in], as most of their kernels are.
     """
 
     name: str
@@ -84,7 +84,7 @@ _SIZES = {
     "max_positions": "max_position_embeddings",
     "type_vocab_size": "type_vocab_size",
 }
-"""Fields of EncoderConfig, and their keys in config.json."""
+"""Fields of TransformerConfig, and their keys in config.json."""
 
 _DECODER_SIZES = {
     "vocab_size": "vocab_size",
@@ -119,7 +119,7 @@ class Family(NamedTuple):
         embeddings, layer: modules of `Embeddings` and of a layer.
         layer_prefix: of a layer's names, in front of its number.
         attention_prefix, activation_prefix: of the names of adapted attention's and activation's own parameters.
-        sizes: fields of EncoderConfig and their keys in config.json.
+        sizes: fields of TransformerConfig and their keys in config.json.
         activation, epsilon: keys of the layers' activation and of their norms' epsilon, and the defaults.
         fixed: keys that must have these values, which are their defaults.
         causal: it is a decoder, whose head every folder has.
@@ -155,7 +155,7 @@ class Family(NamedTuple):
         return self.embeddings[0].sources[0]
 
     def fixed_fields(self, padding_id: int | None, activation: FunctionKind) -> dict[str, Any]:
-        """Fields of EncoderConfig that follow from the model type, the padding id and the activation of hidden_act."""
+        """Fields of TransformerConfig that follow from the model type, the padding id and hidden_act."""
         return {
             "position_offset": padding_id + 1 if self.counts_from_padding and padding_id is not None else 0,
             "head_activation": self.head_activation or activation,
@@ -204,7 +204,7 @@ FAMILIES = {
 }
 
 
-def module_leaves(config: EncoderConfig, modules: Sequence[_Module], path: tuple = (), prefix: str = "") -> Leaves:
+def module_leaves(config: TransformerConfig, modules: Sequence[_Module], path: tuple = (), prefix: str = "") -> Leaves:
     """The arrays of modules, by their path in our tree."""
     leaves = {}
     for module in modules:
@@ -218,8 +218,8 @@ def module_leaves(config: EncoderConfig, modules: Sequence[_Module], path: tuple
     return leaves
 
 
-def encoder_leaves(config: EncoderConfig, family: Family, prefix: str) -> Leaves:
-    """The arrays of `Encoder`, by their path in its params."""
+def encoder_leaves(config: TransformerConfig, family: Family, prefix: str) -> Leaves:
+    """The arrays of `Transformer`, by their path in its params."""
     leaves = module_leaves(config, family.embeddings, ("embeddings",), prefix)
     for layer in range(config.layers):
         ours, theirs = f"layers_{layer}", f"{prefix}{family.layer_prefix}{layer}."
