@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import (
     Field,
@@ -13,12 +13,13 @@ from pydantic import (
 )
 
 from secp_spu.config.section import Count, Located, Section, locate
+from secp_spu.optimizers import OPTIMIZERS
 
-OptimizerKind = Literal["cma", "sep-cma", "xnes", "de", "spsa", "random", "gauss-newton"]
-
-
-LEAST_POPULATION: dict[OptimizerKind, int] = {"de": 7}
-"""Of the optimizers that need more than the four candidates that all do."""
+if TYPE_CHECKING:
+    OptimizerKind = str
+else:
+    OptimizerKind = Literal[tuple(OPTIMIZERS)]
+    """A name of `OPTIMIZERS`."""
 
 
 class InitialPromptSection(Section):
@@ -88,7 +89,7 @@ class TuningSection(Section):
 
     @model_validator(mode="after")
     def _check_population(self) -> TuningSection:
-        least = LEAST_POPULATION.get(self.optimizer, 0)
+        least = OPTIMIZERS[self.optimizer].least_population
         if self.population < least:
             raise ValueError(
                 f"tuning.population: is {self.population}, but the optimizer {self.optimizer} takes {least} or more"
