@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from secp_spu.adaptation.student import Texts
 from secp_spu.errors import ConfigError
 from secp_spu.model import TransformerConfig
-from secp_spu.tuning.task import MASK_TOKENS, mask_token, open_tokenizer
+from secp_spu.model.hub.tokenizer import MASK_TOKENS, mask_token, open_tokenizer
 
 HELD_OUT = 256
 """Lines that are never trained on."""

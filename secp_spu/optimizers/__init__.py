@@ -4,10 +4,10 @@ A new one is a file with a subclass of `Optimizer` and a line in `OPTIMIZERS`: c
 from there.
 """
 
-from secp_spu.optimizers.base import Optimizer, Search, fingerprint
 from secp_spu.optimizers.cma_es import CmaEs, SeparableCmaEs
 from secp_spu.optimizers.evolution import DifferentialEvolution, NaturalEvolution
 from secp_spu.optimizers.gauss_newton import GaussNewton
+from secp_spu.optimizers.optimizer import Optimizer, Search, fingerprint
 from secp_spu.optimizers.random_search import RandomSearch
 from secp_spu.optimizers.spsa import Spsa
 

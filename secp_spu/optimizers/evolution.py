@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from typing_extensions import override
 
-from secp_spu.optimizers.base import Optimizer, Search
+from secp_spu.optimizers.optimizer import Optimizer, Search
 
 
 class Evolution(Optimizer):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from typing_extensions import override
 
-from secp_spu.optimizers.base import Optimizer, Search
+from secp_spu.optimizers.optimizer import Optimizer, Search
 
 PROPOSALS = (1.0, 6.0)
 """Dampings, in units of the current one, of the points that a generation proposes: the second is the shorter step."""

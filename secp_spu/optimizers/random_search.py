@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from typing_extensions import override
 
-from secp_spu.optimizers.base import Optimizer, Search
+from secp_spu.optimizers.optimizer import Optimizer, Search
 
 
 class RandomSearch(Optimizer):

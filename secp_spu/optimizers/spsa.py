@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from typing_extensions import override
 
-from secp_spu.optimizers.base import Optimizer, Search
+from secp_spu.optimizers.optimizer import Optimizer, Search
 
 SPSA_DECAY, SPSA_STABILITY = 0.602, 10
 """Of the step sizes: sigma * (k + 1 + stability) ** -decay, Spall 1998 (An Overview of the Simultaneous Perturbation

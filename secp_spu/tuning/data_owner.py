@@ -20,7 +20,7 @@ from secp_spu.tuning.loss import accuracy, losses
 from secp_spu.tuning.plausible import plausible
 from secp_spu.tuning.prompt import FILE_NAME, PromptSpace, SoftPrompt, save_prompt
 from secp_spu.tuning.record import Generation, Usage, open_run
-from secp_spu.tuning.report import REPORT, describe_generation, write_report
+from secp_spu.tuning.run_report import REPORT, describe_generation, write_report
 from secp_spu.tuning.selection import Selection
 from secp_spu.tuning.task import Example, TaskTokenizer, TokenBatch, draw_few_shot, read_examples
 
