@@ -22,7 +22,7 @@ from secp_spu.model import PooledEmbedding, Transformer, load_checkpoint
 from secp_spu.model.head import SIMILARITY_SCALE
 from secp_spu.tuning.data_owner import Texts, read_splits
 from secp_spu.tuning.initial_prompt import make_initial_prompt, prompt_generator
-from secp_spu.tuning.loss import accuracy, losses
+from secp_spu.tuning.logits import accuracy, losses
 from secp_spu.tuning.task import TaskTokenizer
 
 Tree = Any

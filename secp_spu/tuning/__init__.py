@@ -5,7 +5,7 @@ from secp_spu.tuning.data_owner import DataOwner
 from secp_spu.tuning.driver import Session, set_up, tune
 from secp_spu.tuning.finished_run import export_peft, load_run
 from secp_spu.tuning.limits import make_allowance
-from secp_spu.tuning.loss import accuracy, losses
+from secp_spu.tuning.logits import accuracy, losses
 from secp_spu.tuning.model_owner import ModelOwner
 from secp_spu.tuning.parties import DATA_OWNER, join_cluster, make_runtime
 from secp_spu.tuning.peft import load_peft, save_peft

@@ -16,8 +16,7 @@ from secp_spu.protocol import FRACTION_BITS
 from secp_spu.tuning.finished_run import CONFIG_NAME
 from secp_spu.tuning.initial_prompt import make_initial_prompt, prompt_generator
 from secp_spu.tuning.inputs import InputOwner, PromptSet, Split
-from secp_spu.tuning.loss import accuracy, losses
-from secp_spu.tuning.plausible import plausible
+from secp_spu.tuning.logits import accuracy, losses, plausible
 from secp_spu.tuning.prompt import FILE_NAME, PromptSpace, SoftPrompt, save_prompt
 from secp_spu.tuning.record import Generation, Usage, open_run
 from secp_spu.tuning.run_report import REPORT, describe_generation, write_report

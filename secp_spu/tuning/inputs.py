@@ -15,7 +15,7 @@ from secp_spu.errors import ConfigError
 from secp_spu.inference import SHIFT_BITS, one_hot
 from secp_spu.model import Embeddings, hidden_bits, load_embeddings, load_transformer_config
 from secp_spu.protocol import lower
-from secp_spu.tuning.plausible import LARGEST_LIMIT, check_limit
+from secp_spu.tuning.logits import LARGEST_LIMIT, check_limit
 from secp_spu.tuning.prompt import SoftPrompt
 from secp_spu.tuning.task import TaskTokenizer, TokenBatch
 

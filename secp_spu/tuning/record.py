@@ -19,7 +19,7 @@ from secp_spu.errors import ConfigError
 from secp_spu.files import write_whole
 from secp_spu.runtime import Ledger
 from secp_spu.tuning.contents import contents_of, place_of
-from secp_spu.tuning.plausible import AGREEMENT
+from secp_spu.tuning.logits import AGREEMENT
 
 FILE_NAME = "checkpoint.json"
 
