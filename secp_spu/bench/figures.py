@@ -1,4 +1,4 @@
-"""Bench records in, figures out."""
+"""Figures of bench records."""
 
 from __future__ import annotations
 

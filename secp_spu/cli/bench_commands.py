@@ -76,7 +76,7 @@ WIDEST = 10_000
 """Columns that no table takes."""
 
 LARGEST = 10**12
-"""Of sizes; what takes more memory than there is, is refused by its own check."""
+"""Largest size that a command takes; what takes more memory than there is has its own check."""
 
 ModelOption = Annotated[str, typer.Option(help=f"A shape: {', '.join(SHAPES)}.")]
 LayersOption = Annotated[int | None, typer.Option(min=1, help="Layers to run; all by default.")]

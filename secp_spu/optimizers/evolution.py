@@ -14,7 +14,7 @@ class Evolution(Optimizer):
     """A strategy of the package evosax, which is imported when it is needed and takes seconds."""
 
     _name: str
-    """Of the strategy in evosax."""
+    """Name of the strategy in evosax."""
 
     def __init__(self, search: Search):
         import evosax

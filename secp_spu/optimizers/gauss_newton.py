@@ -1,4 +1,4 @@
-"""Logits of candidates in, the next candidates out: Gauss-Newton steps on the cross-entropy, without gradients."""
+"""Gauss-Newton steps on the cross-entropy, from the logits of candidates and without gradients."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from typing_extensions import override
 from secp_spu.optimizers.optimizer import Optimizer, Search
 
 SPSA_DECAY, SPSA_STABILITY = 0.602, 10
-"""Of the step sizes: sigma * (k + 1 + stability) ** -decay, Spall 1998 (An Overview of the Simultaneous Perturbation
+"""The step sizes are sigma * (k + 1 + stability) ** -decay, Spall 1998 (An Overview of the Simultaneous Perturbation
 Method), section on coefficients."""
 
 

@@ -1,4 +1,4 @@
-"""A data owner's texts and prompts in, what it shares of them out: embedded at home, or as one-hot rows and shifts."""
+"""What a data owner shares of its texts and prompts: embeddings, or one-hot rows and shifts."""
 
 from __future__ import annotations
 

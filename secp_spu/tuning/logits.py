@@ -22,7 +22,7 @@ AGREEMENT = 0.1
 arithmetic's error moves a loss of the demo by."""
 
 LARGEST_LIMIT = 2.0**20
-"""Of what a model owner may name as the bound of its logits: beyond it the bound would find nothing."""
+"""Largest bound of its logits that a model owner may name: a larger one would find nothing."""
 
 
 def losses(kind: str, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:

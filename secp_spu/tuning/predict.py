@@ -1,4 +1,4 @@
-"""Private inference: a tuned prompt and new texts in, labels and scores at the data owner alone out."""
+"""Private inference: labels new texts with a tuned prompt; labels and scores reach the data owner alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of texts, labelled or not, and a tokenizer in; token ids, rows for the model, and label ids out."""
+"""Reads files of texts, labelled or not, and makes token ids, rows for the model and label numbers of them."""
 
 from __future__ import annotations
 
