@@ -205,7 +205,7 @@ class DataOwner(InputOwner):
         self._selection.take_last(self._validation_losses(logits))
 
     def _validation_losses(self, logits: list[np.ndarray]) -> np.ndarray:
-        """Losses of prompts on the validation texts, from logits batch by batch; infinite where those are implausible."""
+        """Losses of prompts on the validation texts, by logits batch by batch; infinite where those are implausible."""
         answers = self._answers("validation", logits)
         trusted = plausible(answers, self._logit_limit).all(-1)
         return np.where(trusted, self._losses("validation", np.where(trusted[:, None, None], answers, 0)), np.inf)
