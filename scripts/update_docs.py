@@ -21,7 +21,6 @@ from secp_spu.bench import (
     Record,
     accuracy_tables,
     activation_tables,
-    attention_tables,
     batching_tables,
     check_tables,
     cosine_tables,
@@ -32,6 +31,7 @@ from secp_spu.bench import (
     write_report,
 )
 from secp_spu.bench.published import PAPER, PUMA
+from secp_spu.protocol import fit_gelu
 
 ROOT = Path(__file__).parent.parent
 BENCH = ROOT / "docs" / "bench"
@@ -53,6 +53,16 @@ PARTS = {
     "linear": "dense layers and residuals",
 }
 """Names of the parts of a layer of ours."""
+
+
+ACTIVATIONS = {
+    "gelu": "any checkpoint of GELU",
+    "gelu_tanh": "the same; within 5e-4 of GELU, and 8e-3 under MPC",
+    "relu": "checkpoints of relu",
+    "quadratic": "checkpoints adapted to it: a learned a x² + b x + c for each neuron, a > 0",
+    "series": "checkpoints adapted to it, or of GELU with `model.activation_range`",
+}
+"""Activations, and what each is for."""
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) -> str:
@@ -171,6 +181,44 @@ def parts(records: Sequence[Record]) -> str:
     return markdown(["part", "online MB a party", "sends", "least MB"], rows)
 
 
+def layer(records: Sequence[Record]) -> str:
+    """What a party sends for one layer of RoBERTa-large's shape: the sum of its parts."""
+    found = [r for r in records if r["bench"] == "operation" and r["model"] == "roberta-large"]
+    rows = []
+    for variant, name in list(METHODS.items())[2:]:
+        for kind in ("gelu_tanh", "series", "quadratic"):
+            cells = []
+            for protocol in ("aby3", "semi2k"):
+                wanted = (protocol, variant, kind)
+                summed = [r for r in found if (r["protocol"], r["variant"], r["activation"]) == wanted]
+                online = [sum(r["online"][figure] for r in summed) for figure in ("bytes", "sends")]
+                offline = sum(r["offline"]["bytes"] for r in summed)
+                cells += [f"{online[0] / 1e6:,.0f}", f"{online[1]:,.0f}"] if summed else ["", ""]
+                cells.append(f"{offline / 1e6:,.0f}" if offline else "")
+            if any(cells):
+                rows.append([name.removeprefix("forward-only tuning, "), f"`{kind}`", *cells])
+    columns = ["attention", "activation", "aby3: online MB", "sends", "offline MB"]
+    return markdown([*columns, "semi2k: online MB", "sends", "offline MB"], rows, words=2)
+
+
+def activation_choice(records: Sequence[Record]) -> str:
+    """Online bytes of an element by activation, and what each is for."""
+    found = [r for r in records if r["bench"] == "activation"]
+    rows = []
+    for name, purpose in ACTIVATIONS.items():
+        both = [the_one(found, variant=name, protocol=protocol) for protocol in ("aby3", "semi2k")]
+        rows.append([f"`{name}`", *(f"{r['online']['bytes'] / r['elements']:,.0f}" for r in both), purpose])
+    header, marks, *body = markdown(["`model.activation`", "ABY3", "SEMI2K, 2 parties", "for"], rows).splitlines()
+    return "\n".join([header, marks.removesuffix("---: |") + "--- |", *body])
+
+
+def series_errors(_: Sequence[Record]) -> str:
+    """Largest error of the GELU series by range and number of terms."""
+    terms = (4, 5, 6, 8)
+    rows = [[f"{limit}", *(f"{fit_gelu(float(limit), k).error:.1e}" for k in terms)] for limit in (4, 6, 8, 10, 16)]
+    return markdown(["R", "4 terms", "5", "6", "8"], rows, words=0)
+
+
 def networks(records: Sequence[Record]) -> str:
     """Predicted minutes of an iteration of RoBERTa-large on the paper's networks, ABY3."""
     found = [r for r in records if r["bench"] == "network" and r["source_bench"] == "iteration"]
@@ -196,6 +244,8 @@ def key_figures(records: Sequence[Record]) -> str:
     learned = gigabytes(the_one(iterations, variant="fot-fourier", activation="quadratic"))
     softmax = gigabytes(the_one(iterations, variant="fot"))
     means = {row[0]: row[-1] for row in accuracy_tables(records)[0].rows}
+    adapted, softmax_tuned = (means[f"FoT, {model}, 6 generations"] for model in ("adapted", "softmax"))
+    untuned = means["softmax, initial prompt"]
     plain, secure = (
         the_one(records, bench="accuracy", variant=v, test_texts=100) for v in ("fot-adapted", "fot-secure")
     )
@@ -214,8 +264,7 @@ def key_figures(records: Sequence[Record]) -> str:
         ],
         [
             "accuracy of an adapted model",
-            f"**{means['FoT, adapted, 6 generations']} %**; the original model with softmax {means['FoT, softmax, 6 generations']} %, "
-            f"untuned {means['softmax, initial prompt']} %",
+            f"**{adapted} %**; the original model with softmax {softmax_tuned} %, untuned {untuned} %",
             "MiniLM, learned features and `series`, mean of 4 tasks with 16 examples a class, 5 seeds, in plaintext",
         ],
         [
@@ -239,6 +288,9 @@ TABLES: dict[str, Callable[[Sequence[Record]], str]] = {
     "attention-aby3": partial(attention, "aby3"),
     "attention-semi2k": partial(attention, "semi2k"),
     "parts": parts,
+    "layer": layer,
+    "activation-choice": activation_choice,
+    "series-errors": series_errors,
     "networks": networks,
     "network-check": partial(made_by, check_tables, "The prediction"),
     "embedding": partial(made_by, embedding_tables, "Embedding"),
@@ -262,7 +314,7 @@ def pages() -> list[Path]:
 
 def current(page: str, records: Sequence[Record]) -> str:
     """A page with its tables as the records have them."""
-    return BLOCK.sub(lambda found: f"{found[1]}{TABLES[found[2]](records)}\n{found[3]}", page)
+    return BLOCK.sub(lambda found: f"{found[1]}\n{TABLES[found[2]](records)}\n\n{found[3]}", page)
 
 
 def all_records() -> list[Record]:
