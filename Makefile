@@ -25,7 +25,7 @@ lint: install-dev docs  ## ruff and mypy, and the site with all its links
 	$(BIN)/mypy
 
 docs: install-dev  ## the site of docs/, into site/
-	$(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --quiet --strict
 
 tables: install-dev  ## the tables of README and docs/, from the records in docs/bench
 	$(BIN)/python scripts/update_docs.py

@@ -55,6 +55,13 @@ PARTS = {
 """Names of the parts of a layer of ours."""
 
 
+VARIANTS = {
+    "spu-cos": "SPU's cosine",
+    "spu-cos-sin": "SPU's cosine and sine",
+    "one-opening": "ours, cosine and sine",
+}
+"""Names of the cosines in the records; the other variants are keys of configurations."""
+
 ACTIVATIONS = {
     "gelu": "any checkpoint of GELU",
     "gelu_tanh": "the same; within 5e-4 of GELU, and 8e-3 under MPC",
@@ -95,7 +102,9 @@ def by_element(tables: Callable[[Sequence[Record]], list[Any]], records: Sequenc
     for table in tables(records):
         protocol = table.title.split(": ")[1].removesuffix(", joint")
         places = [table.columns.index(name) for name in names]
-        rows += [[protocol, *(row[place] for place in places)] for row in table.rows]
+        for row in table.rows:
+            variant, *figures = (row[place] for place in places)
+            rows.append([protocol, VARIANTS.get(variant, f"`{variant}`"), *figures])
     return markdown(["protocol", *names], rows, words=2)
 
 
