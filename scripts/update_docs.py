@@ -262,8 +262,8 @@ def key_figures(records: Sequence[Record]) -> str:
     rows = [
         [
             "a private cosine and sine",
-            f"**8 bytes and 1 message** a party online, and {before['bytes'] / 1e5:,.0f} bytes and {before['sends']:,.0f} "
-            f"message offline; SPU's own: {online['bytes'] / 1e5:,.0f} bytes and {online['sends']:,.0f} messages",
+            f"**8 bytes and 1 message** a party online, and {before['bytes'] / 1e5:,.0f} bytes and "
+            f"{before['sends']:,.0f} message offline; SPU's own: {online['bytes'] / 1e5:,.0f} bytes and {online['sends']:,.0f} messages",
             "ABY3, 100,000 angles at once, for each angle; the messages are of the whole call",
         ],
         [
