@@ -248,7 +248,10 @@ def key_figures(records: Sequence[Record]) -> str:
     """The four figures of the README, each with the model and the configuration that it belongs to."""
     cosine = [r for r in records if r["bench"] == "cosine" and r["protocol"] == "aby3"]
     spu, own = (the_one(cosine, variant=name) for name in ("spu-cos-sin", "one-opening"))
-    online, before = spu["online"], own["offline"]
+    offline, of_spu = (
+        f"{cost['bytes'] / 1e5:,.0f} bytes and {cost['sends']:,.0f} message{'s' if cost['sends'] > 1 else ''}"
+        for cost in (own["offline"], spu["online"])
+    )
     iterations = [r for r in records if r["bench"] == "iteration" and r["model"] == "roberta-large"]
     iterations = [r for r in iterations if r["protocol"] == "aby3" and r["extrapolated"]]
     learned = gigabytes(the_one(iterations, variant="fot-fourier", activation="quadratic"))
@@ -262,8 +265,7 @@ def key_figures(records: Sequence[Record]) -> str:
     rows = [
         [
             "a private cosine and sine",
-            f"**8 bytes and 1 message** a party online, and {before['bytes'] / 1e5:,.0f} bytes and "
-            f"{before['sends']:,.0f} message offline; SPU's own: {online['bytes'] / 1e5:,.0f} bytes and {online['sends']:,.0f} messages",
+            f"**8 bytes and 1 message** a party online, {offline} offline; SPU's own: {of_spu}",
             "ABY3, 100,000 angles at once, for each angle; the messages are of the whole call",
         ],
         [
