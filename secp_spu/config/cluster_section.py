@@ -44,7 +44,7 @@ SERVERS: tuple[ServerKey, ...] = get_args(ServerKey)
 
 
 class ListenSection(Section):
-    """Where a party listens, if the others reach it at another address: behind Docker, NAT or a cloud's address."""
+    """Addresses for a party behind Docker, NAT or a cloud's gateway, which the others reach at other addresses."""
 
     control: Address | None = Field(
         default=None,
@@ -102,15 +102,15 @@ class AddressSection(Section):
 
 
 class TlsSection(Section):
-    """Certificates, in PEM files; `{party}` in a path stands for the name of the party that reads it.
+    """PEM files. `{party}` in a path stands for the name of the party that reads the file.
 
-    Each party has one certificate, for SecretFlow and SPU, as client and as server. It has the party's name among the
-    DNS names of its subject alternative names; names of machines need not be there. Every connection shows both sides'
-    certificates, and one that the authority has not signed is refused.
+    Each party has one certificate, for SecretFlow and SPU, as client and as server. The party's name is among the DNS
+    names of its subject alternative names; names of machines need not be there. Both sides of a connection show their
+    certificates, and a certificate that the authority has not signed is refused.
 
-    On the control port a party is known by its certificate: it is the one that is spoken to, and its messages are taken
-    as its own and as nobody else's. On the compute port SPU's link asks no more than that the authority has signed the
-    certificate: any party, and anybody else who has one of this authority, could stand in there for another.
+    On the control port a party is recognised by its certificate, and a message counts only as the message of the party
+    whose certificate came with it. On the compute port SPU's link only checks that the authority has signed the
+    certificate: any party, and anybody else who has a certificate of this authority, could stand in for another party.
     """
 
     ca: Path = Field(
@@ -137,10 +137,10 @@ LIMITS_FILE = "~/.local/state/secp-spu/limits.json"
 
 
 class LimitsSection(Section):
-    """What the model owner gives away in a day (UTC) at most, in all its runs together.
+    """Limits for all runs of the model owner together. A day is a day of UTC.
 
-    The model owner's own process counts, before it takes part in what it counts, and refuses what would go beyond.
-    Other parties need not have this section, and cannot change it. What a failed run has counted stays counted.
+    The model owner's own process counts before it takes part in what it counts, and refuses what would exceed a limit.
+    Other parties cannot change the limits. What a failed run has counted stays counted.
     """
 
     generations_a_day: int | None = Field(
@@ -201,9 +201,9 @@ LIMITED = tuple(key for key in LimitsSection.model_fields if key.endswith("_a_da
 
 
 class ClusterSection(Section):
-    """SecretFlow's parties, by name. Without `addresses` they are simulated on this machine, which protects nothing.
+    """The roles of the parties. Without `addresses` SecretFlow simulates them on this machine, which protects nothing.
 
-    A name begins with a lower-case letter and has lower-case letters, digits and _ only.
+    A party's name begins with a lower-case letter and has lower-case letters, digits and _ only.
     """
 
     data_owner: str = Field(

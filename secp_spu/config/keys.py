@@ -76,7 +76,7 @@ class Group:
         return ".".join(self.place)
 
 
-def groups() -> list[Group]:
+def key_groups() -> list[Group]:
     """All sections, each before the sections in it."""
     return list(_groups(Config, (), own=False))
 
@@ -90,9 +90,9 @@ def find_key(name: str) -> tuple[Key | None, Group | None]:
     Raises: ConfigError naming the nearest keys.
     """
     parts = name.split(".")
-    key = next((key for group in groups() for key in group.keys if _is_at(key.place, parts)), None)
+    key = next((key for group in key_groups() for key in group.keys if _is_at(key.place, parts)), None)
     section = next(
-        (group for group in groups() if group.place and any(_is_at(place, parts) for place in _names(group))), None
+        (group for group in key_groups() if group.place and any(_is_at(place, parts) for place in _names(group))), None
     )
     if key is None and section is None:
         raise ConfigError(f"{name!r} is no key: {_nearest(name)}")
@@ -114,8 +114,7 @@ def section_of(place: Sequence[object]) -> type[Section]:
 @cache
 def config_schema() -> JsonSchemaValue:
     """The JSON schema of a configuration's YAML file, for editors; it knows no paths and no rules between keys."""
-    schema = {"$schema": GenerateJsonSchema.schema_dialect, "$id": "secp-spu.schema.json"}
-    return schema | Config.model_json_schema(schema_generator=_PlainSchema)
+    return {"$schema": GenerateJsonSchema.schema_dialect} | Config.model_json_schema(schema_generator=_PlainSchema)
 
 
 def first_sentence(text: str) -> str:
@@ -221,7 +220,7 @@ def _is_at(place: Sequence[str], parts: Sequence[str]) -> bool:
 
 def _nearest(name: str) -> str:
     """The keys that may be meant."""
-    known = [key.name for group in groups() for key in group.keys]
+    known = [key.name for group in key_groups() for key in group.keys]
     last = name.lower().rpartition(".")[2]
     found = [key for key in known if key.rpartition(".")[2] == last]
     found = found or get_close_matches(name.lower(), known, n=1)

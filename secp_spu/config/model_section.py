@@ -17,7 +17,7 @@ from secp_spu.protocol.gelu import LIMITS, TERMS
 
 
 class ModelSection(Section):
-    """The model owner's model: a transformer in a Hugging Face folder, and how it is computed."""
+    """A transformer in a Hugging Face folder, and how it is computed."""
 
     folder: Annotated[Path, OWN] = Field(
         description="The folder of the model in Hugging Face's form. "

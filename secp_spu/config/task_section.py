@@ -15,7 +15,7 @@ from secp_spu.config.section import OWN, Count, Section, locate
 
 
 class TaskSection(Section):
-    """The data owner's task: which label a text has. Only the data owner needs the two files of texts."""
+    """A classification task: the model says which label a text has."""
 
     pool: Annotated[Path, OWN] = Field(
         description="The file of labelled texts from which training and validation examples are drawn. "

@@ -22,10 +22,9 @@ LEAST_POPULATION: dict[OptimizerKind, int] = {"de": 7}
 
 
 class InitialPromptSection(Section):
-    """The prompt p0 from which tuning starts, in p = A z + p0.
+    """One key that names the source of p0, in p = A z + p0.
 
-    The section holds one of its keys. `random` in its place, or no such section, stands for the embeddings of randomly
-    drawn words.
+    Without this section, or with `random` in its place, p0 is the embeddings of randomly drawn words.
     """
 
     words: str | None = Field(
