@@ -47,7 +47,7 @@ class Key:
     @property
     def summary(self) -> str:
         """The first sentence of the description."""
-        return first_sentence(self.description)
+        return _first_sentence(self.description)
 
     @property
     def values(self) -> str:
@@ -117,17 +117,6 @@ def config_schema() -> JsonSchemaValue:
     return {"$schema": GenerateJsonSchema.schema_dialect} | Config.model_json_schema(schema_generator=_PlainSchema)
 
 
-def first_sentence(text: str) -> str:
-    """The first sentence of a description."""
-    sentence, stop, _ = text.partition(". ")
-    return sentence + stop.strip()
-
-
-def one_of(words: Sequence[str]) -> str:
-    """A list in words: a, b or c."""
-    return " or ".join(filter(None, (", ".join(words[:-1]), words[-1])))
-
-
 class _PlainSchema(GenerateJsonSchema):
     """Leaves out the titles, which would only repeat the keys."""
 
@@ -174,11 +163,11 @@ def _section_in(section: type[Section], key: str) -> tuple[type[Section] | None,
 def _allowed(schema: JsonSchemaValue) -> str:
     """What a schema allows, in words."""
     if "anyOf" in schema:
-        return one_of([_allowed(part) for part in schema["anyOf"] if part.get("type") != "null"])
+        return _one_of([_allowed(part) for part in schema["anyOf"] if part.get("type") != "null"])
     if "$ref" in schema:
         return "section"
     if "const" in schema or "enum" in schema:
-        return one_of([str(value) for value in schema.get("enum", [schema.get("const")])])
+        return _one_of([str(value) for value in schema.get("enum", [schema.get("const")])])
     least = f", {schema[size]} or more" if (size := _size(schema)) else ""
     match schema["type"]:
         case "string":
@@ -207,6 +196,17 @@ def _in_words(default: object) -> str | None:
     return str(default).lower() if isinstance(default, bool) else str(default)
 
 
+def _first_sentence(text: str) -> str:
+    """The first sentence of a description."""
+    sentence, stop, _ = text.partition(". ")
+    return sentence + stop.strip()
+
+
+def _one_of(words: Sequence[str]) -> str:
+    """A list in words: a, b or c."""
+    return " or ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+
+
 def _names(group: Group) -> list[tuple[str, ...]]:
     """The places under which a section is found: its own, and for the sections of all parties also their key."""
     return [group.place, group.place[:-1]] if group.place[-1] == NAME else [group.place]
@@ -227,4 +227,4 @@ def _nearest(name: str) -> str:
     if not found:
         ends = get_close_matches(last, [key.rpartition(".")[2] for key in known], n=1)
         found = [key for key in known if key.rpartition(".")[2] in ends]
-    return f"did you mean {one_of(found)}?" if found else "secp-spu config --explain lists all keys"
+    return f"did you mean {_one_of(found)}?" if found else "secp-spu config --explain lists all keys"

@@ -127,9 +127,11 @@ _TUNING = {
     "alpha": 1.0,
 }
 
+_LINE = 'A line looks like this: {"text": "a dull film", "label": "negative"}'
+
 _FILL_IN = {
     "model.folder": "Fill in the folder. A relative path starts at the folder of this file.",
-    "task.pool": 'Fill in the file. A line looks like this: {"text": "a dull film", "label": "negative"}',
+    "task.pool": f"Fill in the file. {_LINE}",
     "task.test": "Fill in the file.",
     "task.template": "Change the words around the text to what you ask.",
     "task.labels": "Fill in your labels, as they are in the files, and the words that the model may answer.",
@@ -178,7 +180,7 @@ def _cluster() -> Template:
             "authority that all parties trust signs the certificates.",
             **_FILL_IN,
             "model.folder": "alice and bob fill in the folder. bob makes alice's folder with secp-spu embeddings.",
-            "task.pool": "alice fills in the file. " + _FILL_IN["task.pool"].partition(". ")[2],
+            "task.pool": f"alice fills in the file. {_LINE}",
             "task.test": "alice fills in the file.",
         },
     )

@@ -11,6 +11,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.json_schema import JsonSchemaValue
 
 from secp_spu.config.section import OWN, Count, Section, locate
 
@@ -52,6 +53,12 @@ class InitialPromptSection(Section):
         return self
 
 
+def _or_random(schema: JsonSchemaValue) -> None:
+    """Say in a key's JSON schema that the word random may stand in place of the section."""
+    section = {"$ref": schema.pop("$ref")}
+    schema |= {"anyOf": [{"const": "random", "type": "string"}, section], "default": "random"}
+
+
 class TuningSection(Section):
     """Tuning with forward passes only.
 
@@ -71,7 +78,7 @@ class TuningSection(Section):
     prompt_tokens: Count = Field(description="Number of vectors in the soft prompt that stands before each text.")
     initial_prompt: Annotated[InitialPromptSection, OWN] = Field(
         default=InitialPromptSection(),
-        json_schema_extra={"default": "random"},
+        json_schema_extra=_or_random,
         description="The prompt p0 from which tuning starts. `random`, or a section that names a text, a run or an "
         "adapter. It is the data owner's secret; other parties of a cluster need not know it.",
     )
@@ -119,7 +126,7 @@ class TuningSection(Section):
         "By default the data owner draws a seed and keeps it in its checkpoint.",
     )
 
-    @field_validator("initial_prompt", mode="before", json_schema_input_type=Literal["random"] | InitialPromptSection)
+    @field_validator("initial_prompt", mode="before")
     @classmethod
     def _read_initial_prompt(cls, value: object) -> object:
         if isinstance(value, str) and value != "random":
