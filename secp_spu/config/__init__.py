@@ -20,10 +20,9 @@ from secp_spu.config.run_config import Config
 from secp_spu.config.section import OWNERS, PACKAGE_PREFIX, Role
 from secp_spu.config.task_section import TaskSection
 from secp_spu.config.templates import TemplateName, make_template, render_template
-from secp_spu.config.tuning_section import LEAST_POPULATION, InitialPromptSection, OptimizerKind, TuningSection
+from secp_spu.config.tuning_section import InitialPromptSection, OptimizerKind, TuningSection
 
 __all__ = [
-    "LEAST_POPULATION",
     "LIMITED",
     "LIMITS_FILE",
     "OWNERS",

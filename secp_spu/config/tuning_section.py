@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import (
     Field,
@@ -14,12 +14,13 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 
 from secp_spu.config.section import OWN, Count, Section, locate
+from secp_spu.optimizers import OPTIMIZERS
 
-OptimizerKind = Literal["cma", "sep-cma", "xnes", "de", "spsa", "random", "gauss-newton"]
-
-
-LEAST_POPULATION: dict[OptimizerKind, int] = {"de": 7}
-"""Of the optimizers that need more than the four candidates that all do."""
+if TYPE_CHECKING:
+    OptimizerKind = str
+else:
+    OptimizerKind = Literal[tuple(OPTIMIZERS)]
+    """A name of `OPTIMIZERS`."""
 
 
 class InitialPromptSection(Section):
@@ -71,7 +72,7 @@ class TuningSection(Section):
         default="cma",
         description="The optimizer that proposes prompts. "
         "`cma`: CMA-ES. `sep-cma`: CMA-ES with a diagonal covariance. `xnes`: natural evolution strategies. "
-        "`de`: differential evolution, with a population of 7 or more. "
+        f"`de`: differential evolution, with a population of {OPTIMIZERS['de'].least_population} or more. "
         "`spsa`: simultaneous perturbation. `random`: random search. "
         "`gauss-newton`: Gauss-Newton steps, which use all logits instead of the losses.",
     )
@@ -96,7 +97,8 @@ class TuningSection(Section):
     generations: Count = Field(description="Number of generations. A finished run can be resumed with more of them.")
     loss: Literal["cross_entropy", "hinge"] = Field(
         default="cross_entropy",
-        description="The loss that the data owner computes from the logits of the labels.",
+        description="The loss that the data owner computes from the logits of the labels. "
+        "`cross_entropy`: cross entropy. `hinge`: hinge loss against the largest logit of another label.",
     )
     sigma: float = Field(
         default=1.0,
@@ -135,7 +137,7 @@ class TuningSection(Section):
 
     @model_validator(mode="after")
     def _check_population(self) -> TuningSection:
-        least = LEAST_POPULATION.get(self.optimizer, 0)
+        least = OPTIMIZERS[self.optimizer].least_population
         if self.population < least:
             raise ValueError(
                 f"tuning.population: is {self.population}, but the optimizer {self.optimizer} takes {least} or more"

@@ -54,6 +54,15 @@ def test_every_key_has_a_description_in_whole_sentences(key):
     assert len(key.summary) <= 120
 
 
+def test_every_value_of_a_choice_is_described():
+    """A new optimizer, activation or loss needs its words in the description too."""
+    sections = [config_schema(), *config_schema()["$defs"].values()]
+    keys = [key for section in sections for key in section["properties"].values()]
+    choices = [(choice, key["description"]) for key in keys for choice in key.get("enum", [])]
+    assert len(choices) == 24
+    assert not [choice for choice, description in choices if f"`{choice}`" not in description]
+
+
 def test_every_section_says_what_it_is():
     for group in key_groups():
         assert group.about
