@@ -5,7 +5,7 @@ from importlib import import_module
 
 import pytest
 
-MODULES = ("secp_spu.api", "secp_spu.runtime.base")
+MODULES = ("secp_spu.api", "secp_spu.runtime.base", "secp_spu.runtime.local", "secp_spu.protocol.cosine")
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import numpy as np
+from typing_extensions import override
 
 from secp_spu.bench.network_model import NETWORKS, PREDICTED_PHASES, Network, predict
 from secp_spu.bench.processes import ProcessRuntime
@@ -42,8 +43,8 @@ class LinkedSetting(Setting):
 
     network: Network | None = None
 
+    @override
     def runtime(self) -> ProcessRuntime:
-        """See `Setting.runtime`."""
         return ProcessRuntime(self.protocol, self.parties, self.network)
 
 

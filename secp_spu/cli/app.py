@@ -28,6 +28,7 @@ from secp_spu.cli.terminal import (
     TerminalProgress,
     costs_table,
     start_runtime,
+    with_options,
 )
 from secp_spu.config import Config, load_config
 from secp_spu.errors import ConfigError, RuntimeFailure
@@ -179,7 +180,7 @@ def main() -> None:
 
 
 def _end(message: str, status: int, *, at_once: bool = False) -> None:
-    print(" ".join(message.split()), file=sys.stderr)
+    print(" ".join(with_options(message).split()), file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
     if ray_was_started():

@@ -34,6 +34,16 @@ def cos_sin(
 
     Inside a runtime's `jit` it is `secure_cos_sin`, with a correlation that the runtime makes.
 
+        >>> import numpy as np
+        >>> from secp_spu import LocalRuntime, Owned
+        >>> angles, frequencies = np.float32([[0.25, 0.5]]), np.float32([[1.0], [1.0]])
+        >>> plain, _ = cos_sin(angles, frequencies)
+        >>> with LocalRuntime() as runtime:
+        ...     x = runtime.share(Owned("alice", angles))
+        ...     secure, _ = runtime.open_to("alice", runtime.jit(cos_sin)(x, frequencies)).value
+        >>> bool(abs(secure - plain).max() < 0.01)
+        True
+
     Args:
         x: [..., d]: `Fixed` or SPU's own secret fixed point with a correlation, plain in plain JAX.
         frequencies: public, in turns per unit of x [d, r].

@@ -47,7 +47,10 @@ class Runtime(ABC):
 
     @abstractmethod
     def share(self, values: Owned) -> Tree:
-        """Secret-share an owner's pytree of float32 or int32 arrays among the compute parties."""
+        """Secret-share an owner's pytree of float32 or int32 arrays among the compute parties.
+
+        The owner draws fresh uniform components; each party receives those that it holds.
+        """
 
     @abstractmethod
     def publish(self, values: Tree) -> Tree:
@@ -55,7 +58,7 @@ class Runtime(ABC):
 
     @abstractmethod
     def open_to(self, party: str, values: Tree) -> Owned:
-        """Reconstruct secret arrays at one owner only.
+        """Reconstruct secret arrays at one owner only. Each compute party sends one component, 8 bytes an element.
 
         Raises: SpentCorrelationError for a part of a correlation that is not spent.
         """
