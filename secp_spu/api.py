@@ -36,6 +36,10 @@ DEMO_CONFIG = Path(__file__).parent / "demo" / "config.yaml"
 """The configuration of the demo, whose tiny model and data are part of the package."""
 
 NewTexts = Sequence[str | Mapping[str, object]]
+"""Texts to be labelled: objects with the fields of the template, or strings where it has one field."""
+
+_REPORTED = {"loss", "validation_loss", "accuracy_before", "accuracy_after", "ledger"}
+"""Keys of report.json that a TunedRun shows."""
 
 
 @dataclass(frozen=True)
@@ -154,9 +158,12 @@ def load_run(folder: Path | str, settings: Sequence[str] = ()) -> TunedRun:
     where = Path(folder)
     config = config_of_run(where, settings)
     try:
-        return TunedRun(where, config, json.loads((where / REPORT).read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
+        report = json.loads((where / REPORT).read_text(encoding="utf-8"))
+        if not isinstance(report, dict) or not report.keys() >= _REPORTED:
+            raise ValueError("it is no report of a run")
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{where / REPORT} cannot be read ({error}): copy it anew from where it was tuned") from error
+    return TunedRun(where, config, report)
 
 
 def predict(run: TunedRun | Path | str, texts: NewTexts, *, progress: Progress | None = None) -> list[Prediction]:

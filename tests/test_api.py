@@ -175,6 +175,10 @@ def test_a_folder_without_a_finished_run_is_refused(run, tmp_path):
         (copy / name).write_bytes((run.folder / name).read_bytes())
     with pytest.raises(ConfigError, match="report.json cannot be read"):
         load_run(copy)
+    for content in ("{", "[]", '{"loss": []}'):
+        (copy / "report.json").write_text(content)
+        with pytest.raises(ConfigError, match="report.json cannot be read"):
+            load_run(copy)
 
 
 def test_the_audit_is_that_of_the_command_line():

@@ -81,7 +81,7 @@ class DealerHost:
         return self._keys[component]
 
     def correct(self, wanted: CosineCorrelation) -> Correction:
-        """See `Dealer.correct`; for the holders of the last component."""
+        """The last component of fresh factors, for its holders."""
         return self._dealer.correct(wanted)
 
 
