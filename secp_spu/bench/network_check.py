@@ -10,7 +10,6 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import numpy as np
-from typing_extensions import override
 
 from secp_spu.bench.network_model import NETWORKS, PREDICTED_PHASES, Network, predict
 from secp_spu.bench.processes import ProcessRuntime
@@ -43,8 +42,8 @@ class LinkedSetting(Setting):
 
     network: Network | None = None
 
-    @override
     def runtime(self) -> ProcessRuntime:
+        """See `Setting.runtime`."""
         return ProcessRuntime(self.protocol, self.parties, self.network)
 
 
