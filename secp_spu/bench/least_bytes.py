@@ -1,4 +1,4 @@
-"""A part of a layer in, the fewest bytes a party can send for it out: what no arrangement of SPU's products avoids.
+"""The fewest bytes that a party can send for a part of a layer: what no arrangement of SPU's products avoids.
 
 Counted is one ring element for each result of a secret product that is reshared (ABY3), or for each operand that is
 opened (SEMI2K, two parties; weights are opened once a run), and for each masked value that is opened. A sum of products
