@@ -28,7 +28,7 @@ from secp_spu.tuning import load_run as config_of_run
 from secp_spu.tuning.finished_run import load_tuned_prompt
 from secp_spu.tuning.predict import Prediction
 from secp_spu.tuning.programs import audit_config
-from secp_spu.tuning.report import REPORT
+from secp_spu.tuning.run_report import REPORT
 from secp_spu.tuning.task import texts_of
 from secp_spu.tuning.whole_run import run_prediction, run_tuning
 
