@@ -10,10 +10,10 @@ import numpy as np
 from typing_extensions import override
 
 from secp_spu.protocol import CosineCorrelation
+from secp_spu.runtime.handles import Owned, Stored, spec_of
 from secp_spu.runtime.one_process import OneProcessRuntime
 from secp_spu.runtime.program import Program, Tree
 from secp_spu.runtime.sharing_runtime import SharingRuntime
-from secp_spu.runtime.values import Owned, Stored, spec_of
 
 
 class AuditRuntime(OneProcessRuntime, SharingRuntime):

@@ -14,11 +14,11 @@ import numpy as np
 
 from secp_spu.protocol import CosineCorrelation, SpentCorrelationError, combine_factors, encode
 from secp_spu.runtime.cgroup import available_bytes
+from secp_spu.runtime.handles import Correlations, Owned, Stored, is_declared, names_of, spec_of
 from secp_spu.runtime.jitted import Jitted
 from secp_spu.runtime.journal import Journal
 from secp_spu.runtime.ledger import Ledger
 from secp_spu.runtime.program import Program, Tree, compile_program
-from secp_spu.runtime.values import Correlations, Owned, Stored, is_declared, names_of, spec_of
 
 
 class Runtime(ABC):

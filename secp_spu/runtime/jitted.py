@@ -9,8 +9,8 @@ import jax
 import numpy as np
 
 from secp_spu.protocol import SpendingFunction
+from secp_spu.runtime.handles import Correlations, Owned, Stored, is_declared, spec_of
 from secp_spu.runtime.program import Spec, Tree
-from secp_spu.runtime.values import Correlations, Owned, Stored, is_declared, spec_of
 
 if TYPE_CHECKING:
     from secp_spu.runtime.base import Runtime

@@ -17,12 +17,12 @@ from typing_extensions import override
 from secp_spu.errors import RuntimeFailure
 from secp_spu.protocol import Correction, CosineCorrelation, Dealer, MaskStream, Scheme, party_streams
 from secp_spu.runtime.compute_party import BOOKED, ComputeParty, join, split, spu_config
+from secp_spu.runtime.handles import Owned, Stored, spec_of
 from secp_spu.runtime.ledger import Cost
 from secp_spu.runtime.one_process import OneProcessRuntime
 from secp_spu.runtime.profile import UnprovenOpening, profile_log
 from secp_spu.runtime.program import Program, Tree
 from secp_spu.runtime.sharing_runtime import SharingRuntime
-from secp_spu.runtime.values import Owned, Stored, spec_of
 
 Source = Literal["joint", "dealt"]
 Result = TypeVar("Result")

@@ -9,7 +9,7 @@ import jax
 from typing_extensions import override
 
 from secp_spu.runtime.base import Runtime
-from secp_spu.runtime.values import Owned
+from secp_spu.runtime.handles import Owned
 
 
 class OneProcessRuntime(Runtime):

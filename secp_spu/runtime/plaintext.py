@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from typing_extensions import override
 
+from secp_spu.runtime.handles import Correlations, Owned, Stored, spec_of
 from secp_spu.runtime.one_process import OneProcessRuntime
 from secp_spu.runtime.program import Program, Tree
-from secp_spu.runtime.values import Correlations, Owned, Stored, spec_of
 
 
 class PlaintextRuntime(OneProcessRuntime):

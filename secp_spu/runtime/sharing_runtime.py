@@ -13,8 +13,8 @@ from typing_extensions import override
 
 from secp_spu.protocol import CosineCorrelation, Scheme
 from secp_spu.runtime.base import Runtime
+from secp_spu.runtime.handles import Correlations, Owned, Stored, is_declared
 from secp_spu.runtime.program import Tree
-from secp_spu.runtime.values import Correlations, Owned, Stored, is_declared
 
 
 class SharingRuntime(Runtime):

@@ -13,8 +13,8 @@ import secretflow as sf
 from secp_spu.protocol import Correction, CosineCorrelation, Dealer, MaskStream, Scheme
 from secp_spu.protocol.sharing import KEY_BYTES
 from secp_spu.runtime.compute_party import join, split
+from secp_spu.runtime.handles import Owned, spec_of
 from secp_spu.runtime.program import Tree
-from secp_spu.runtime.values import Owned, spec_of
 
 
 class OwnerError(Exception):

@@ -28,6 +28,7 @@ from secp_spu.network.meeting import Facts
 from secp_spu.network.messages import RefusedMessage, shown
 from secp_spu.protocol import CosineCorrelation
 from secp_spu.runtime.cgroup import oom_kills, why_killed
+from secp_spu.runtime.handles import Owned, Stored
 from secp_spu.runtime.journal import Journal
 from secp_spu.runtime.local import first_line
 from secp_spu.runtime.program import Program, Tree
@@ -46,7 +47,6 @@ from secp_spu.runtime.secretflow.ray_processes import end_ray_processes
 from secp_spu.runtime.secretflow.spu_logging import SPU_LOGGING_PATCHED, worker_hook
 from secp_spu.runtime.secretflow.start import Agree, linger, start_party, start_simulation
 from secp_spu.runtime.sharing_runtime import SharingRuntime
-from secp_spu.runtime.values import Owned, Stored
 
 _POLL_SECONDS = 0.5
 

@@ -34,9 +34,9 @@ from secp_spu.protocol import (
     finish_exchange,
 )
 from secp_spu.protocol.sharing import KEY_BYTES
+from secp_spu.runtime.handles import Correlations, is_declared
 from secp_spu.runtime.jitted import name_of
 from secp_spu.runtime.program import Program, Spec, compile_program
-from secp_spu.runtime.values import Correlations, is_declared
 
 
 class SpuCorrelations:
