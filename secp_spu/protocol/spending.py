@@ -138,7 +138,10 @@ _CHANGED = (
 
 @contextmanager
 def _spending_from(source: _Source) -> Iterator[None]:
-    token = _SOURCE.set((source, _trace()))
+    trace = _trace()
+    if trace is None:  # then every place would look like this one
+        raise RuntimeError("this version of JAX does not tell in which function it is: install the locked one")
+    token = _SOURCE.set((source, trace))
     try:
         yield
     finally:
@@ -151,5 +154,7 @@ def _trace() -> object:
 
 
 def _trace_of(array: Any) -> object:
+    """The trace that an array is of; before JAX 0.4.36 a trace has a `main`, which is what stays the same."""
     trace = getattr(array, "_trace", None)
-    return getattr(trace, "main", trace)  # JAX from 0.4.36 on has no `main`
+    main = getattr(trace, "main", None)
+    return trace if main is None else main
