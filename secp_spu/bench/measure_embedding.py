@@ -9,9 +9,9 @@ from typing import Any, Literal
 import numpy as np
 
 from secp_spu.bench.measure_iteration import Iteration
+from secp_spu.bench.mpc_setting import OWNER
 from secp_spu.bench.records import Case, Record
 from secp_spu.bench.scaling import add
-from secp_spu.bench.setting import OWNER
 from secp_spu.bench.shapes import RandomModel, RandomTexts
 from secp_spu.bench.tables import Table, cost_cells, groups, of_bench, setting_name, workload
 from secp_spu.inference import SHIFT_BITS, PrivateEmbedding, encoded_words, one_hot, other_tables

@@ -11,7 +11,7 @@ from rich.console import Console
 from secp_spu.cli.terminal import Interrupted, QuietOption, SetOption, TerminalProgress, costs_table, start_runtime
 from secp_spu.config import Config, load_config
 from secp_spu.errors import ConfigError
-from secp_spu.model import is_function
+from secp_spu.model import attention_class, is_function
 from secp_spu.progress import Progress
 from secp_spu.tuning import DATA_OWNER, ModelOwner, Predictor, export_peft, load_run, make_allowance, refuse_existing
 from secp_spu.tuning import predict as run_prediction
@@ -117,7 +117,7 @@ def export(
     console.print(
         f"{out}: adapter_config.json and adapter_model.safetensors, for peft.PeftModel.from_pretrained", soft_wrap=True
     )
-    unknown = [f"attention {encoder.attention}"] if encoder.attention != "softmax" else []
+    unknown = [f"attention {encoder.attention}"] if attention_class(encoder).adapted else []
     if not is_function(encoder.activation):
         unknown.append(f"activation {encoder.activation}")
     if unknown:

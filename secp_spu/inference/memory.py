@@ -7,14 +7,10 @@ shows the estimate beside it.
 
 from __future__ import annotations
 
-from secp_spu.model import ActivationKind, TransformerConfig
-from secp_spu.model.attention.causal_means import causal_blocks
+from secp_spu.model import TransformerConfig, activation_class, attention_class
 
 WIDTH_BYTES = 120
 """An element of a hidden state."""
-
-INNER_BYTES: dict[ActivationKind, int] = {"quadratic": 170, "relu": 250, "gelu_tanh": 430, "gelu": 750}
-"""An element of the feed-forward layer, while its activation is computed; a series' has pairs instead."""
 
 SCORE_BYTES = 140
 """A score of softmax attention."""
@@ -54,23 +50,17 @@ def pass_bytes(config: TransformerConfig, sequences: int, tokens: int) -> int:
 
 def sequence_bytes(config: TransformerConfig, tokens: int) -> int:
     """What of `pass_bytes` is a sequence's."""
+    attention_kind, activation_kind = attention_class(config), activation_class(config)
     width = WIDTH_BYTES * config.width
-    harmonics = config.series.terms if config.series else 0
-    inner = PAIR_BYTES * harmonics if config.series else INNER_BYTES[config.activation]
-    pairs = 2 * config.heads * config.features if config.attention != "softmax" else 0
-    attention = PAIR_BYTES * pairs if pairs else width + SCORE_BYTES * config.heads * tokens
+    harmonics = activation_kind.pairs(config)
+    inner = activation_kind.element_bytes + PAIR_BYTES * harmonics
+    pairs = attention_kind.pairs(config)
+    attention = PAIR_BYTES * pairs if pairs else width + SCORE_BYTES * attention_kind.scores(config, tokens)
     kept = KEPT_PAIR_BYTES * (pairs + harmonics * config.intermediate)
     total = tokens * (kept + max(width + inner * config.intermediate, attention))
-    if pairs and config.causal:
-        total = max(total, tokens * (kept + width) + BLOCK_BYTES * config.heads * _block_elements(config, tokens))
+    if blocks := attention_kind.block_elements(config, tokens):
+        total = max(total, tokens * (kept + width) + BLOCK_BYTES * blocks)
     return total
-
-
-def _block_elements(config: TransformerConfig, tokens: int) -> int:
-    """Kernels of pairs within the blocks of one sequence and head, and elements of the blocks' summaries."""
-    features, columns = 2 * config.features, config.head_dim + 1
-    blocks, size = causal_blocks(tokens, features, columns)
-    return blocks * (size * size + features * columns)
 
 
 def sequences_within(limit_bytes: int, config: TransformerConfig, tokens: int) -> int:

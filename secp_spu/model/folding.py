@@ -12,25 +12,22 @@ Kernels and gains are returned as `protocol.lower` stores them, with the fractio
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 
-from secp_spu.model.activation import fold_quadratic
-from secp_spu.model.attention.fourier import ANGLE_SCALE
+from secp_spu.model.activation.registry import activation_class
+from secp_spu.model.attention.random_features import squared_lengths
+from secp_spu.model.attention.registry import attention_class
 from secp_spu.model.precision import OUTPUT_WEIGHT_BITS, WEIGHT_BITS
 from secp_spu.model.transformer_config import TransformerConfig
 from secp_spu.protocol import lower
 
 Tree = dict[str, Any]
 
-LONGEST = 32.0
-"""Largest expected |q|^2 and |k|^2 of a head, for rows of variance one; see precision.py for what the ring holds."""
-
 
 def fold_layer(params: Tree, before: Tree | None, config: TransformerConfig) -> Tree:
-    """Parameters for a layer with `folded=True`.
+    """Parameters for a layer whose setting is folded.
 
     Args:
         params: a layer's, raw.
@@ -78,18 +75,14 @@ def _fold_attention(
     kernel, bias = _absorb(params["query_key_value"], gain, shift)
     value_bias = bias[2 * width :]
     bias = np.concatenate([bias[: 2 * width], np.zeros(width, np.float32)])
-    if config.attention == "fourier":
-        kernel, bias = (_into_angles(array, params["attention"]["frequencies"]) for array in (kernel, bias))
-    else:
-        scale = _projection_scale(kernel, bias, config)
-        kernel, bias = kernel * scale, bias * scale
+    kernel, bias, own = attention_class(config).fold(kernel, bias, params.get("attention", {}), config)
     output = params["attention_output"]
     output_bias = output["bias"] + value_bias @ output["kernel"] + residual_shift
     folded = {
         "query_key_value": _dense(kernel, bias, WEIGHT_BITS),
         "attention_output": _dense(np.asarray(output["kernel"]), output_bias, WEIGHT_BITS),
     }
-    return folded | ({"attention": params["attention"]} if config.attention == "rfa" else {})
+    return folded | ({"attention": own} if own else {})
 
 
 def _fold_feed_forward(
@@ -103,45 +96,12 @@ def _fold_feed_forward(
     """The two dense layers around the activation; arguments as in `_fold_attention`."""
     kernel, bias = _absorb(params["intermediate"], gain, shift)
     output_kernel, output_bias = (np.asarray(params["output"][name]) for name in ("kernel", "bias"))
-    if config.activation == "quadratic":
-        kernel, bias, output_bias = fold_quadratic(params["activation"], kernel, bias, output_kernel, output_bias)
+    fold = activation_class(config).fold
+    kernel, bias, output_bias = fold(params.get("activation", {}), kernel, bias, output_kernel, output_bias)
     return {
         "intermediate": _dense(kernel, bias, WEIGHT_BITS),
         "output": _dense(output_kernel, output_bias + residual_shift, OUTPUT_WEIGHT_BITS),
     }
-
-
-def _into_angles(projection: np.ndarray, frequencies: np.ndarray) -> np.ndarray:
-    """Columns of queries and keys as those of their angles, ANGLE_SCALE times the turns.
-
-    Args:
-        projection: of queries, keys and values [..., 3 width].
-        frequencies: [heads, head_dim, features].
-    Returns: [..., 2 heads * features + width].
-    """
-    queries, keys, values = np.split(projection, 3, axis=-1)
-    heads, head_dim, features = frequencies.shape
-    angles = (
-        np.einsum("...hd,hdf->...hf", part.reshape(*part.shape[:-1], heads, head_dim), frequencies * ANGLE_SCALE)
-        for part in (queries, keys)
-    )
-    return np.concatenate([*(a.reshape(*a.shape[:-2], heads * features) for a in angles), values], axis=-1)
-
-
-def _projection_scale(kernel: np.ndarray, bias: np.ndarray, config: TransformerConfig) -> np.ndarray:
-    """Factors of the columns of queries, keys and values that attention does not see, or waits for [3 width].
-
-    Softmax: queries come divided by sqrt(head_dim). Random features: queries and keys are scaled to a length anyway, so
-    heads of long ones are shortened to an expected square of LONGEST, which leaves room for outliers in the ring.
-    """
-    queries, keys, values = np.ones((3, config.width), np.float32)
-    if config.attention == "softmax":
-        queries /= math.sqrt(config.head_dim)
-    else:
-        squares = _squares(kernel, bias, config)
-        scale = np.minimum(1, np.sqrt(LONGEST / np.maximum(squares, 1e-12)))
-        queries, keys = np.repeat(scale[:2], config.head_dim, axis=-1)
-    return np.concatenate([queries, keys, values]).astype(np.float32)
 
 
 def expected_squares(projection: Tree, before: Tree, config: TransformerConfig) -> np.ndarray:
@@ -152,11 +112,7 @@ def expected_squares(projection: Tree, before: Tree, config: TransformerConfig) 
         before: "scale" and "bias" of the norm whose rows come in.
         config: of the encoder.
     """
-    return _squares(*_absorb(projection, *_gain_shift(before)), config)
-
-
-def _squares(kernel: np.ndarray, bias: np.ndarray, config: TransformerConfig) -> np.ndarray:
-    return (np.square(kernel).sum(0) + np.square(bias)).reshape(3, config.heads, config.head_dim).sum(-1)
+    return squared_lengths(*_absorb(projection, *_gain_shift(before)), config)
 
 
 def fold_head(params: Tree, before: Tree | None) -> Tree:

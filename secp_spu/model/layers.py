@@ -22,6 +22,7 @@ from secp_spu.model.precision import (
     VARIANCE_BITS,
     WEIGHT_BITS,
 )
+from secp_spu.model.setting import PLAIN, Setting
 from secp_spu.protocol import (
     CosineCorrelation,
     Fixed,
@@ -64,12 +65,12 @@ class Dense(nn.Module):
 
     Attributes:
         features: columns of the kernel.
-        folded: the parameters are folded, and the kernel encoded with `bits`.
+        setting: where it runs; folded, the kernel is encoded with `bits`.
         bits: fraction bits of a folded kernel.
     """
 
     features: int
-    folded: bool = False
+    setting: Setting = PLAIN
     bits: int = WEIGHT_BITS
 
     @nn.compact
@@ -84,7 +85,7 @@ class Dense(nn.Module):
         return (x.reshape(-1, x.shape[-1]) @ weight + bias).reshape(*x.shape[:-1], self.features)
 
     def _weight(self, kernel: Array, x: Number) -> Any:
-        return lift(kernel, self.bits, secure=isinstance(x, Fixed)) if self.folded else kernel
+        return lift(kernel, self.bits, secure=isinstance(x, Fixed)) if self.setting.folded else kernel
 
 
 class Norm(nn.Module):
@@ -95,12 +96,12 @@ class Norm(nn.Module):
 
     Attributes:
         epsilon: added to the variance.
-        folded: gain and shift are in what reads the result.
+        setting: where it runs; folded, gain and shift are in what reads the result.
         stream: x is a decoder's residual stream, of any size, and of STREAM_BITS under SPU.
     """
 
     epsilon: float
-    folded: bool = False
+    setting: Setting = PLAIN
     stream: bool = False
 
     @nn.compact
@@ -123,7 +124,7 @@ class Norm(nn.Module):
         if keep is not None:
             scale = scale * keep[..., None]
         normed = multiply(centred, rounded(scale, scale_bits, small=keep is None))
-        if self.folded:
+        if self.setting.folded:
             return normed
         gain = self.param("scale", nn.initializers.ones, (width,))
         return normed * gain + self.param("bias", nn.initializers.zeros, (width,))
@@ -132,12 +133,12 @@ class Norm(nn.Module):
 class Residual(nn.Module):
     """The way around a sublayer: x itself, or with folded parameters x times the gain of the norm before."""
 
-    folded: bool = False
+    setting: Setting = PLAIN
 
     @nn.compact
     def __call__(self, x: Number) -> Any:
         """[..., width] to the same; the norm's shift is in the sublayer's bias."""
-        if not self.folded:
+        if not self.setting.folded:
             return x
         gain = self.param("gain", nn.initializers.ones, (x.shape[-1],))
         return x * lift(gain, WEIGHT_BITS, secure=isinstance(x, Fixed))

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeGuard, get_args
 
 from secp_spu.protocol import GeluSeries
 
-AttentionKind = Literal["softmax", "rfa", "fourier"]
-FunctionKind = Literal["gelu", "gelu_tanh", "relu"]
-FUNCTIONS: tuple[FunctionKind, ...] = get_args(FunctionKind)
-ActivationKind = Literal["gelu", "gelu_tanh", "relu", "series", "quadratic"]
+AttentionKind = str
+"""Name of a kind of attention in `attention.registry.ATTENTIONS`."""
 
-
-def is_function(kind: ActivationKind) -> TypeGuard[FunctionKind]:
-    """Is it one of SPU's own functions, of which heads have one too?"""
-    return kind in FUNCTIONS
+ActivationKind = str
+"""Name of an activation in `activation.registry.ACTIVATIONS`."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +26,7 @@ class TransformerConfig:
         activation: of the feed-forward layers: "gelu" (by erf), "gelu_tanh" (its tanh form, off by 5e-4 at most and
             five times cheaper under MPC), "relu", "series" (GELU within a range, by one opening) or "quadratic" (a
             learned a x^2 + b x + c for each neuron).
-        head_activation: of the masked-LM head.
+        head_activation: of the masked-LM head, one of SPU's own functions.
         series: with "series": which.
         features: frequencies r of a head with "rfa" and "fourier"; cos and sin of each make 2 r features.
         feature_seed: of the public frequencies of "rfa", and of the initial ones of "fourier".
@@ -49,7 +44,7 @@ class TransformerConfig:
     type_vocab_size: int
     layer_norm_epsilon: float
     activation: ActivationKind = "gelu"
-    head_activation: FunctionKind = "gelu"
+    head_activation: ActivationKind = "gelu"
     series: GeluSeries | None = None
     attention: AttentionKind = "softmax"
     features: int = 64

@@ -10,8 +10,17 @@ from fixed_point import RECIPROCAL_UNITS, RSQRT_ERROR
 from parties import ABY3, SEMI2K_2, ULP, cost_of, opened, shared
 from test_secure_model import random_variables
 
-from secp_spu.inference import Batch, SecureModel
-from secp_spu.model import DecoderLayer, LabelWordHead, Norm, TransformerConfig, fold_head, fold_layer, hidden_bits
+from secp_spu.inference import Batch, SecureModel, setting_of
+from secp_spu.model import (
+    FOLDED,
+    DecoderLayer,
+    LabelWordHead,
+    Norm,
+    TransformerConfig,
+    fold_head,
+    fold_layer,
+    hidden_bits,
+)
 from secp_spu.model.attention.causal_means import causal_blocks, summarise_causal
 from secp_spu.model.attention.fourier import ANGLE_SCALE, FourierAttention
 from secp_spu.model.attention.random_features import PROJECTION_BITS, RandomFeatureAttention
@@ -148,7 +157,7 @@ def test_the_norm_of_a_stream_is_good_for_rows_of_any_size(runtime):
     x = x.astype(np.float32)
 
     def norm(x):
-        return to_float(Norm(1e-5, folded=True, stream=True).apply({}, lift(x, STREAM_BITS, secure=True)))
+        return to_float(Norm(1e-5, FOLDED, stream=True).apply({}, lift(x, STREAM_BITS, secure=True)))
 
     found = opened(runtime, runtime.run("norm", norm, shared(runtime, lower(x, STREAM_BITS))))
     centred = x - x.mean(-1, keepdims=True, dtype=np.float64)
@@ -176,11 +185,11 @@ def test_sums_over_many_blocks_match_plaintext(runtimes):
     values = np.random.default_rng(9).normal(size=(1, 1, tokens, columns)).astype(np.float32) * 4
     blocks, _ = causal_blocks(tokens, 2 * frequencies, columns)
     assert blocks > 50
-    exact = np.asarray(summarise_causal(*phi, values, opens_operands=False))
+    exact = np.asarray(summarise_causal(*phi, values))
 
     def secure(phi, values):
         query, key = (lift(x, PHI_BITS, secure=True) for x in phi)
-        return to_float(summarise_causal(query, key, lift(values, VALUE_BITS, secure=True), opens_operands=False))
+        return to_float(summarise_causal(query, key, lift(values, VALUE_BITS, secure=True)))
 
     runtime = runtimes(ABY3)
     found = opened(runtime, runtime.run("sums", secure, shared(runtime, lower(phi, PHI_BITS)), shared(runtime, values)))
@@ -224,12 +233,12 @@ def few_keys(kind):
         frequencies = np.float32([[0, 0.5, 0, 0, 0, 0, 0]] * CONFIG.features).T
         lengths = np.ones(len(kernels), np.float32)
         variables = {"params": {"length": lengths}, "public": {"frequencies": frequencies}}
-        return RandomFeatureAttention(config, folded=True), variables, both.astype(np.float32), values
+        return RandomFeatureAttention(config, setting=FOLDED), variables, both.astype(np.float32), values
     turns = np.random.default_rng(5).normal(size=(2, 1, len(kernels), 3, CONFIG.features)) / 30
     turns[:, 0, :, 0] = 0
     turns[0, 0, :, 0] = np.arccos(kernels)[:, None] / (2 * np.pi)
     turns[0, 0, :, 1:] += turns[0, 0, :, :1]
-    return FourierAttention(config, folded=True), {}, (turns * ANGLE_SCALE).astype(np.float32), values
+    return FourierAttention(config, setting=FOLDED), {}, (turns * ANGLE_SCALE).astype(np.float32), values
 
 
 def attend_to_few_keys(runtime, module, variables, queries, keys, values):
@@ -290,7 +299,7 @@ LAYER_COSTS = {
 
 def layer_cost(runtime, attention, tokens):
     config, hidden = replace(CONFIG, attention=attention), np.ones((1, tokens, CONFIG.width), np.float32)
-    layer = DecoderLayer(config, folded=True, opens_operands=runtime.protocol == "semi2k")
+    layer = DecoderLayer(config, setting=setting_of(runtime))
     declared = layer.init(jax.random.key(0), hidden).get("correlations", {})
     variables = random_variables(layer, hidden, seed=0)
     handles = {"params": shared(runtime, variables["params"]), "public": runtime.publish(variables["public"])}

@@ -7,7 +7,7 @@ import pytest
 from fixed_point import EXP_UNITS, RECIPROCAL_ERROR, RECIPROCAL_UNITS, RSQRT_ERROR, Arithmetic, spu_exp
 from parties import ABY3, SEMI2K_2, SEMI2K_3, ULP, cost_of, opened, shared
 
-from secp_spu.inference import Batch, SecureModel
+from secp_spu.inference import Batch, SecureModel, setting_of
 from secp_spu.model import EncoderLayer, LabelWordHead, TransformerConfig, fold_head, fold_layer
 from secp_spu.model.attention.random_features import NORM_EPSILON
 from secp_spu.model.attention.softmax import PADDING_SCORE
@@ -399,7 +399,7 @@ def test_a_layer_costs_what_it_did(runtimes, which, attention):
     """Pinned: a change of a byte or a message is a change of the protocol, and wants a reason."""
     runtime, config = runtimes(which), replace(CONFIG, attention=attention)
     hidden, padding_mask = np.ones((2, 5, 21), np.float32), np.ones((2, 5), np.float32)
-    layer = EncoderLayer(config, folded=True, opens_operands=which[0] == "semi2k")
+    layer = EncoderLayer(config, setting=setting_of(runtime))
     masks = (padding_mask, padding_mask) if attention == "fourier" else (padding_mask,)
     declared = layer.init(jax.random.key(0), hidden, *masks).get("correlations", {})
     variables = random_variables(layer, hidden, *masks, seed=0)

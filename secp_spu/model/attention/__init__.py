@@ -1,1 +1,1 @@
-"""Attention: a file for each kind, each the same module in plaintext and under MPC."""
+"""Attention: a file for each kind, the same module in plaintext and under MPC, and a registry."""

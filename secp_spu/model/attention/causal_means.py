@@ -18,6 +18,7 @@ import numpy as np
 from jax import Array
 
 from secp_spu.model.precision import ATTENDED_BITS, KERNEL_BITS, SUMMARY_BITS
+from secp_spu.model.setting import PLAIN, Setting
 from secp_spu.protocol import Fixed, Number, batched_product, mean_of, moved, rounded
 
 COUNT_BITS = 5
@@ -39,7 +40,7 @@ def causal_blocks(tokens: int, features: int, columns: int) -> tuple[int, int]:
     return math.ceil(tokens / size), size
 
 
-def summarise_causal(phi_query: Number, phi_key: Number, columns: Number, *, opens_operands: bool) -> Any:
+def summarise_causal(phi_query: Number, phi_key: Number, columns: Number, setting: Setting = PLAIN) -> Any:
     """phi(q_i) times the mean over the keys j <= i of phi(k_j)^T columns_j, divided by the number of frequencies.
 
     A mean is up to 1/32 short, of a row the same for all columns.
@@ -47,12 +48,12 @@ def summarise_causal(phi_query: Number, phi_key: Number, columns: Number, *, ope
     Args:
         phi_query, phi_key: features [batch, heads, tokens, 2 * frequencies].
         columns: [batch, heads, tokens, columns].
-        opens_operands: see `protocol.batched_product`.
+        setting: where it runs.
     Returns: [batch, heads, tokens, columns], of ATTENDED_BITS fraction bits under SPU.
     """
     tokens, features = phi_key.shape[-2:]
     blocks, size = causal_blocks(tokens, features, columns.shape[-1])
-    product = partial(batched_product, opens_operands=opens_operands)
+    product = partial(batched_product, opens_operands=setting.opens_operands)
     query, key, values = (
         moved(partial(_in_blocks, blocks=blocks, size=size), x) for x in (phi_query, phi_key, columns)
     )

@@ -1,0 +1,1 @@
+"""Activations: a file for each, and a registry."""
