@@ -108,7 +108,7 @@ class _Linear(nn.Module):
     @nn.compact
     def __call__(self, hidden: Number, attended: Number, inner: Number) -> tuple[Any, ...]:
         config, setting = self.config, self.setting
-        columns = attention_class(config).projected_columns(config, folded=setting.folded)
+        columns = attention_class(config).projected_columns(config, setting)
         return (
             Dense(sum(columns), setting)(hidden),
             Dense(config.width, setting)(attended),
@@ -172,7 +172,7 @@ def attention_part(config: TransformerConfig, batch: int, tokens: int, *, protoc
     """From queries, keys and values to the heads' output."""
     rng = np.random.default_rng(1)
     kind, setting = attention_class(config), _setting(protocol, folded=folded)
-    columns = kind.projected_columns(config, folded=folded)
+    columns = kind.projected_columns(config, setting)
     sizes = [(batch, config.heads, tokens, count // config.heads) for count in columns]
     heads = [(_normal(rng, *size), PROJECTION_BITS) for size in sizes]
     module = kind(config, 0, setting)

@@ -109,7 +109,7 @@ class EncoderLayer(nn.Module):
     def _project(self, hidden: Number) -> list[Any]:
         """Queries, keys and values [batch, heads, tokens, columns], with the columns that the attention says."""
         config, setting = self.config, self.setting
-        columns = attention_class(config).projected_columns(config, folded=setting.folded)
+        columns = attention_class(config).projected_columns(config, setting)
         projected = Dense(sum(columns), setting, name="query_key_value")(hidden)
         ends = np.cumsum(columns)
         split = partial(_split_heads, heads=config.heads)

@@ -18,7 +18,8 @@ class Attention(nn.Module):
     """One kind of attention, from queries, keys and values to the heads' output.
 
     A new kind is a subclass in a file of its own and one line in registry.py. The subclass has a `__call__`; what the
-    class attributes and class methods say is all that the rest of the project asks of a kind.
+    class attributes and class methods say is all that the rest of the project asks of a kind. The weights of a query's
+    keys add up to one: `fold_layer` relies on it and adds the values' bias after attention.
 
     Attributes:
         config: of the transformer.
@@ -56,9 +57,9 @@ class Attention(nn.Module):
         raise NotImplementedError
 
     @classmethod
-    def projected_columns(cls, config: TransformerConfig, *, folded: bool) -> tuple[int, int, int]:
+    def projected_columns(cls, config: TransformerConfig, setting: Setting) -> tuple[int, int, int]:
         """Columns of a layer's queries, keys and values."""
-        del folded
+        del setting
         return config.width, config.width, config.width
 
     @classmethod

@@ -24,6 +24,7 @@ from secp_spu.model.attention.random_features import (
 )
 from secp_spu.model.layers import spent_correlation
 from secp_spu.model.precision import DIVISOR_BITS, FACTOR_BITS, TOKEN_SHARE_BITS, VALUE_BITS
+from secp_spu.model.setting import Setting
 from secp_spu.model.transformer_config import TransformerConfig
 from secp_spu.protocol import (
     Fixed,
@@ -139,9 +140,9 @@ class FourierAttention(FeatureAttention):
         return jnp.stack([orthogonal_frequencies(head_dim, features, seed) for seed in seeds])
 
     @classmethod
-    def projected_columns(cls, config: TransformerConfig, *, folded: bool) -> tuple[int, int, int]:
+    def projected_columns(cls, config: TransformerConfig, setting: Setting) -> tuple[int, int, int]:
         """Columns of a layer's queries, keys and values; folded, angles stand for the first two."""
-        angles = config.heads * config.features if folded else config.width
+        angles = config.heads * config.features if setting.folded else config.width
         return angles, angles, config.width
 
     @classmethod
