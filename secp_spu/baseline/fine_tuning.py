@@ -12,7 +12,7 @@ from secp_spu.baseline.adam import Adam, Moments
 from secp_spu.baseline.backpropagation import Backpropagation, OnLayer, Segment, TrainingTexts, silent
 from secp_spu.inference import look_up, one_hot, parts, setting_of
 from secp_spu.model import PLAIN, Norm, Setting, TransformerConfig
-from secp_spu.protocol import FRACTION_BITS, Fixed, lift, lower
+from secp_spu.protocol import FRACTION_BITS, Fixed, from_storage, to_storage
 from secp_spu.runtime import Owned, Runtime, Stored
 
 Tree = Any
@@ -140,5 +140,5 @@ def _embed(config: TransformerConfig, active: tuple[Array, Tree]) -> Any:
 def _scatter(one_hot: Array, cotangent: Array, *, setting: Setting = PLAIN) -> Array:
     """What `look_up` is to the table: each word's gradient is the sum of its tokens'. Exact, as `look_up` is."""
     columns = one_hot.reshape(-1, one_hot.shape[-1]).T
-    rows = lift(cotangent.reshape(columns.shape[1], -1), FRACTION_BITS, secure=setting.secure)
-    return lower((Fixed(columns, 0) if setting.secure else columns) @ rows, FRACTION_BITS)
+    rows = from_storage(cotangent.reshape(columns.shape[1], -1), FRACTION_BITS, secure=setting.secure)
+    return to_storage((Fixed(columns, 0) if setting.secure else columns) @ rows, FRACTION_BITS)

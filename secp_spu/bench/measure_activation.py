@@ -16,7 +16,7 @@ from secp_spu.bench.records import Case, Record
 from secp_spu.bench.shapes import SHAPES
 from secp_spu.model import ACTIVATIONS, FOLDED, Activation, ActivationKind
 from secp_spu.model.attention.random_features import PROJECTION_BITS
-from secp_spu.protocol import GeluSeries, fit_gelu, lift, lower
+from secp_spu.protocol import GeluSeries, fit_gelu, from_storage, to_storage
 
 RANGE = 6.0
 """Inputs are drawn from -RANGE to RANGE."""
@@ -47,7 +47,7 @@ def _measure(setting: MpcSetting, kind: ActivationKind, elements: int) -> Record
     series = series_of(kind)
     module = ACTIVATIONS[kind](replace(SHAPES["tiny"], activation=kind, series=series), FOLDED)
     declared = jax.eval_shape(module.init, jax.random.key(0), x).get("correlations", {})
-    record = measure_function(setting, kind, partial(_apply, module), lower(x, PROJECTION_BITS), declared=declared)
+    record = measure_function(setting, kind, partial(_apply, module), to_storage(x, PROJECTION_BITS), declared=declared)
     if series is None:
         return record
     return {**record, "terms": series.terms, "range": series.limit, "fit_error": series.error}
@@ -55,4 +55,4 @@ def _measure(setting: MpcSetting, kind: ActivationKind, elements: int) -> Record
 
 def _apply(module: Activation, x: Array, _public: Any, correlations: Any, *, secure: bool) -> Any:
     spent = {"correlations": correlations} if correlations else {}
-    return module.apply(spent, lift(x, PROJECTION_BITS, secure=secure))
+    return module.apply(spent, from_storage(x, PROJECTION_BITS, secure=secure))

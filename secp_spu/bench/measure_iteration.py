@@ -36,7 +36,7 @@ from secp_spu.model import (
     is_function,
 )
 from secp_spu.progress import Progress
-from secp_spu.protocol import Scheme, lower
+from secp_spu.protocol import Scheme, to_storage
 from secp_spu.runtime import Owned, PlaintextRuntime, Runtime, Stored
 
 ATTENTION: dict[Method, AttentionKind] = {
@@ -184,13 +184,13 @@ class Iteration:
             streamed = StreamedLayers(runtime, config.layers, share)
             layers = streamed if self._exceeds_memory() else [share(number) for number in range(config.layers)]
             head = runtime.share(Owned(OWNER, model.folded_head()))
-            hidden = lower(texts.embedded(self.seq_len - texts.prompt_tokens), HIDDEN_BITS)
+            hidden = to_storage(texts.embedded(self.seq_len - texts.prompt_tokens), HIDDEN_BITS)
             batch = Batch(**runtime.share(Owned(OWNER, _batch(hidden, texts))))
             secure = SecureModel(runtime, config, layers, head, LABELS, on_layer=on_layer)
             if secure.keeps_openings:  # the weights' are part of the set-up: every later pass finds them
-                first = runtime.share(Owned(OWNER, lower(texts.prompts(1), HIDDEN_BITS)))
+                first = runtime.share(Owned(OWNER, to_storage(texts.prompts(1), HIDDEN_BITS)))
                 runtime.free([secure.logits(first, batch, offline="setup"), first])
-        return secure, runtime.share(Owned(OWNER, lower(texts.prompts(candidates), HIDDEN_BITS))), batch
+        return secure, runtime.share(Owned(OWNER, to_storage(texts.prompts(candidates), HIDDEN_BITS))), batch
 
     def _fine_tune(self, runtime: Runtime, on_layer: Callable[[], None]) -> Any:
         texts, rows = self._texts, self.vocabulary_rows

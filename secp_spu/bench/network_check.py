@@ -17,7 +17,7 @@ from secp_spu.bench.processes import ProcessRuntime
 from secp_spu.bench.records import Case, Record
 from secp_spu.bench.tables import Table, setting_name
 from secp_spu.model import FOLDED, HIDDEN_BITS, EncoderLayer, TransformerConfig, fold_layer
-from secp_spu.protocol import FRACTION_BITS, lift, lower
+from secp_spu.protocol import FRACTION_BITS, from_storage, to_storage
 
 Direct = tuple[Record, list[float]]
 """The run without a relay that is predicted from, and the seconds of all of them."""
@@ -105,7 +105,7 @@ class _Layer:
 
         Raises: RuntimeError if the result is not that of plaintext.
         """
-        given = self.params, lower(self.hidden, HIDDEN_BITS), self.padding_mask
+        given = self.params, to_storage(self.hidden, HIDDEN_BITS), self.padding_mask
         function = partial(_apply, self.module)
         found = measure_function(setting, "layer", function, given, public=self.public, declared=self.declared)
         if not found["max_abs_error"] <= ERROR_BOUND:
@@ -116,7 +116,7 @@ class _Layer:
 def _apply(module: nn.Module, given: tuple, public: Any, correlations: Any, *, secure: bool) -> Any:
     params, hidden, padding_mask = given
     spent = {"correlations": correlations} if correlations else {}
-    inputs = lift(hidden, HIDDEN_BITS, secure=secure), lift(padding_mask, FRACTION_BITS, secure=secure)
+    inputs = from_storage(hidden, HIDDEN_BITS, secure=secure), from_storage(padding_mask, FRACTION_BITS, secure=secure)
     return module.apply({"params": params, "public": public, **spent}, *inputs)
 
 

@@ -27,7 +27,7 @@ from secp_spu.model.precision import (
     SUM_BITS,
     WEIGHT_BITS,
 )
-from secp_spu.protocol import FRACTION_BITS, Number, lift, lower, rounded
+from secp_spu.protocol import FRACTION_BITS, Number, from_storage, rounded, to_storage
 from secp_spu.protocol.reciprocal import FLOOR
 from secp_spu.runtime import Owned, PlaintextRuntime, Runtime
 
@@ -68,9 +68,9 @@ class Part:
         """Its costs and error; with gradients those of the backward pass too, under the program's name."""
         if gradients:
             return self._measure_gradients(setting, weights=gradients == "weights")
-        lowered = tuple(lower(a, b) for a, b in zip((*self.inputs, *self.fixed), self.bits, strict=True))
+        stored = tuple(to_storage(a, b) for a, b in zip((*self.inputs, *self.fixed), self.bits, strict=True))
         count = len(self.inputs)
-        given, function = (self.params, lowered[:count], lowered[count:]), partial(_apply, self.module, self.bits)
+        given, function = (self.params, stored[:count], stored[count:]), partial(_apply, self.module, self.bits)
         static = setting.protocol == "semi2k"
         return measure_function(
             setting, self.name, function, given, public=self.public, declared=self.declared, static=static
@@ -228,8 +228,8 @@ def _apply(
 ) -> Any:
     params, inputs, fixed = given
     spent = {"correlations": correlations} if correlations else {}
-    lifted = (lift(array, b, secure=secure) for array, b in zip((*inputs, *fixed), bits, strict=True))
-    return module.apply({"params": params, "public": public, **spent}, *lifted)
+    numbers = (from_storage(array, b, secure=secure) for array, b in zip((*inputs, *fixed), bits, strict=True))
+    return module.apply({"params": params, "public": public, **spent}, *numbers)
 
 
 def _apply_to(module: nn.Module, active: Tree, *rest: Tree, weights: bool) -> Any:

@@ -112,14 +112,14 @@ def export(
 ) -> None:
     """Write a tuned prompt for use elsewhere: as an adapter that Hugging Face PEFT loads."""
     del format  # there is one
-    encoder = export_peft(run, out)
+    transformer = export_peft(run, out)
     console = Console()
     console.print(
         f"{out}: adapter_config.json and adapter_model.safetensors, for peft.PeftModel.from_pretrained", soft_wrap=True
     )
-    unknown = [f"attention {encoder.attention}"] if attention_class(encoder).adapted else []
-    if not is_function(encoder.activation):
-        unknown.append(f"activation {encoder.activation}")
+    unknown = [f"attention {transformer.attention}"] if attention_class(transformer).adapted else []
+    if not is_function(transformer.activation):
+        unknown.append(f"activation {transformer.activation}")
     if unknown:
         console.print(
             f"note: the prompt was tuned with {' and '.join(unknown)}, which transformers does not know: it computes "

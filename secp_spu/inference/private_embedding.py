@@ -12,7 +12,7 @@ from jax import Array
 
 from secp_spu.inference.secure_model import setting_of
 from secp_spu.model import FOLDED, PLAIN, SUM_BITS, Norm, Setting, TransformerConfig, hidden_bits
-from secp_spu.protocol import FRACTION_BITS, Fixed, lift, lower, rounded
+from secp_spu.protocol import FRACTION_BITS, Fixed, from_storage, rounded, to_storage
 from secp_spu.runtime.base import Runtime, Stored
 from secp_spu.runtime.program import Tree
 
@@ -51,8 +51,9 @@ def look_up(one_hot: Array, table: Array, *total: Array, setting: Setting = PLAI
     Cost (a party): ABY3 8 bytes an element of the result and 1 send, whatever the rows; SEMI2K with two parties 8 bytes
         an element of both inputs and 1 send.
     """
-    chosen = (Fixed(one_hot, 0) if setting.secure else one_hot) @ lift(table, FRACTION_BITS, secure=setting.secure)
-    return sum(total, start=lower(chosen, FRACTION_BITS))
+    choices = Fixed(one_hot, 0) if setting.secure else one_hot
+    chosen = choices @ from_storage(table, FRACTION_BITS, secure=setting.secure)
+    return sum(total, start=to_storage(chosen, FRACTION_BITS))
 
 
 def encoded_words(params: Tree, rows: range) -> np.ndarray:
@@ -60,7 +61,7 @@ def encoded_words(params: Tree, rows: range) -> np.ndarray:
 
     Returns: those of some rows of the vocabulary [rows, width].
     """
-    return lower(params["word"]["embedding"][rows.start : rows.stop], SUM_BITS)
+    return to_storage(params["word"]["embedding"][rows.start : rows.stop], SUM_BITS)
 
 
 def other_tables(params: Tree) -> dict[str, np.ndarray]:
@@ -71,7 +72,7 @@ def other_tables(params: Tree) -> dict[str, np.ndarray]:
     """
     places = params["position"]["embedding"] + (params["type"]["embedding"][0] if "type" in params else 0)
     return {
-        "places": lower(places, SUM_BITS),
+        "places": to_storage(places, SUM_BITS),
         "deviation": np.array([params["word"]["embedding"].std()], np.float32),
     }
 
@@ -144,7 +145,7 @@ class PrivateEmbedding:
 def _embed(
     config: TransformerConfig, setting: Setting, first_position: int, words: Sequence[Array], keep: Array, rest: Tree
 ) -> Array:
-    vectors = lift(jnp.concatenate(words).reshape(*keep.shape, config.width), SUM_BITS, secure=setting.secure)
+    vectors = from_storage(jnp.concatenate(words).reshape(*keep.shape, config.width), SUM_BITS, secure=setting.secure)
     placed = vectors + _places(config, setting, first_position, keep.shape[1], rest)
     return _for_layers(config, placed, Fixed(keep, 0) if setting.secure else keep)
 
@@ -152,22 +153,22 @@ def _embed(
 def _embed_prompts(
     config: TransformerConfig, setting: Setting, initial: Sequence[Array], shifts: Array, rest: Tree
 ) -> Any:
-    deviation = lift(rest["deviation"], FRACTION_BITS, secure=setting.secure)
-    shifted = lift(shifts, SHIFT_BITS, secure=setting.secure) * deviation
-    vectors = lift(jnp.concatenate(initial), SUM_BITS, secure=setting.secure)
+    deviation = from_storage(rest["deviation"], FRACTION_BITS, secure=setting.secure)
+    shifted = from_storage(shifts, SHIFT_BITS, secure=setting.secure) * deviation
+    vectors = from_storage(jnp.concatenate(initial), SUM_BITS, secure=setting.secure)
     placed = vectors + _places(config, setting, 0, shifts.shape[1], rest)
     return _for_layers(config, shifted + placed, None)
 
 
 def _places(config: TransformerConfig, setting: Setting, first_position: int, tokens: int, rest: Tree) -> Any:
     first = first_position + config.position_offset
-    return lift(rest["places"][first : first + tokens], SUM_BITS, secure=setting.secure)
+    return from_storage(rest["places"][first : first + tokens], SUM_BITS, secure=setting.secure)
 
 
 def _for_layers(config: TransformerConfig, placed: Any, keep: Any) -> Any:
     """As the first layer takes it; rows of padding become zero, but for a decoder's."""
     bits = hidden_bits(config)
     if config.causal:
-        return lower(rounded(placed, bits), bits)
+        return to_storage(rounded(placed, bits), bits)
     norm = Norm(config.layer_norm_epsilon, FOLDED)
-    return lower(norm.apply({}, rounded(placed, SUM_BITS), keep), bits)
+    return to_storage(norm.apply({}, rounded(placed, SUM_BITS), keep), bits)

@@ -28,7 +28,7 @@ from secp_spu.model import (
     hidden_bits,
     layer_class,
 )
-from secp_spu.protocol import FRACTION_BITS, lift, lower, to_ring
+from secp_spu.protocol import FRACTION_BITS, from_storage, to_ring, to_storage
 from secp_spu.runtime.base import Runtime, Stored
 from secp_spu.runtime.ledger import Phase
 from secp_spu.runtime.program import Tree
@@ -45,7 +45,7 @@ class Batch:
 
     Attributes:
         hidden: the texts' embeddings, ready for the first layer, zero on padding, encoded with `hidden_bits` fraction
-            bits (`protocol.lower`) [texts, text_tokens, width].
+            bits (`protocol.to_storage`) [texts, text_tokens, width].
         padding_mask: of prompt and text [texts, tokens].
         readout: what the head reads, of prompt and text [texts, tokens].
     """
@@ -207,20 +207,23 @@ def _run_layer(module: EncoderLayer, cached: bool, variables: Tree, correlations
         variables = {**variables, "params": keep_openings(variables["params"])}
     hidden = hidden_bits(module.config)
     bits = hidden, FRACTION_BITS, attention_class(module.config).weight_bits or FRACTION_BITS
-    numbers = (lift(array, b, secure=module.setting.secure) for array, b in zip(inputs, bits, strict=False))
-    return lower(module.apply({**variables, "correlations": correlations}, *numbers), hidden)
+    numbers = (from_storage(array, b, secure=module.setting.secure) for array, b in zip(inputs, bits, strict=False))
+    return to_storage(module.apply({**variables, "correlations": correlations}, *numbers), hidden)
 
 
 def _weigh_tokens(config: TransformerConfig, padding_mask: Array) -> Any:
     """What all layers' attention reads instead of the padding mask."""
     kind = attention_class(config)
-    return lower(kind.token_weights(padding_mask, config), kind.weight_bits or FRACTION_BITS)
+    return to_storage(kind.token_weights(padding_mask, config), kind.weight_bits or FRACTION_BITS)
 
 
 def _run_head(
     module: nn.Module, bits: int, setting: Setting, params: Tree, hidden: Array, readout: Array, *labels: Array
 ) -> Any:
-    inputs = lift(hidden, bits, secure=setting.secure), lift(readout, FRACTION_BITS, secure=setting.secure)
+    inputs = (
+        from_storage(hidden, bits, secure=setting.secure),
+        from_storage(readout, FRACTION_BITS, secure=setting.secure),
+    )
     return module.apply({"params": params}, *inputs, *labels)
 
 

@@ -7,7 +7,7 @@ zero, which takes the padding out of the values for free.
 
     (g z + b) K + c  =  z (diag(g) K)  +  (b K + c)
 
-Kernels and gains are returned as `protocol.lower` stores them, with the fraction bits that the layer reads.
+Kernels and gains are returned as `protocol.to_storage` stores them, with the fraction bits that the layer reads.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from secp_spu.model.attention.random_features import squared_lengths
 from secp_spu.model.attention.registry import attention_class
 from secp_spu.model.precision import OUTPUT_WEIGHT_BITS, WEIGHT_BITS
 from secp_spu.model.transformer_config import TransformerConfig
-from secp_spu.protocol import lower
+from secp_spu.protocol import to_storage
 
 Tree = dict[str, Any]
 
@@ -43,9 +43,9 @@ def fold_layer(params: Tree, before: Tree | None, config: TransformerConfig) -> 
     middle_gain, middle_shift = _gain_shift(params["attention_norm"])
     return {
         **_fold_attention(params, gain, shift, config, residual_shift=shift),
-        "attention_residual": {"gain": lower(gain, WEIGHT_BITS)},
+        "attention_residual": {"gain": to_storage(gain, WEIGHT_BITS)},
         **_fold_feed_forward(params, middle_gain, middle_shift, config, residual_shift=middle_shift),
-        "output_residual": {"gain": lower(middle_gain, WEIGHT_BITS)},
+        "output_residual": {"gain": to_storage(middle_gain, WEIGHT_BITS)},
     }
 
 
@@ -138,4 +138,4 @@ def _absorb(dense: Tree, gain: np.ndarray, shift: np.ndarray) -> tuple[np.ndarra
 
 
 def _dense(kernel: np.ndarray, bias: np.ndarray, bits: int) -> Tree:
-    return {"kernel": lower(np.float32(kernel), bits), "bias": np.float32(bias)}
+    return {"kernel": to_storage(np.float32(kernel), bits), "bias": np.float32(bias)}

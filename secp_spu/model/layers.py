@@ -28,8 +28,8 @@ from secp_spu.protocol import (
     Fixed,
     Number,
     constant,
+    from_storage,
     inverse_sqrt,
-    lift,
     mean_of,
     multiply,
     rounded,
@@ -85,7 +85,7 @@ class Dense(nn.Module):
         return (x.reshape(-1, x.shape[-1]) @ weight + bias).reshape(*x.shape[:-1], self.features)
 
     def _weight(self, kernel: Array, x: Number) -> Any:
-        return lift(kernel, self.bits, secure=isinstance(x, Fixed)) if self.setting.folded else kernel
+        return from_storage(kernel, self.bits, secure=isinstance(x, Fixed)) if self.setting.folded else kernel
 
 
 class Norm(nn.Module):
@@ -141,4 +141,4 @@ class Residual(nn.Module):
         if not self.setting.folded:
             return x
         gain = self.param("gain", nn.initializers.ones, (x.shape[-1],))
-        return x * lift(gain, WEIGHT_BITS, secure=isinstance(x, Fixed))
+        return x * from_storage(gain, WEIGHT_BITS, secure=isinstance(x, Fixed))

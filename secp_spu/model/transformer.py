@@ -19,7 +19,7 @@ from secp_spu.model.layers import Dense, Norm, Residual
 from secp_spu.model.precision import HIDDEN_BITS, OUTPUT_WEIGHT_BITS, STREAM_BITS, SUM_BITS
 from secp_spu.model.setting import PLAIN, Setting
 from secp_spu.model.transformer_config import TransformerConfig
-from secp_spu.protocol import Number, moved, rounded
+from secp_spu.protocol import Number, rearranged, rounded
 
 
 class Embeddings(nn.Module):
@@ -96,7 +96,7 @@ class EncoderLayer(nn.Module):
         config, setting = self.config, self.setting
         query, key, value = self._project(rows)
         attention = attention_class(config)(config, self.layer, setting, name="attention")
-        attended = moved(_join_heads, attention(query, key, value, weights))
+        attended = rearranged(_join_heads, attention(query, key, value, weights))
         return Dense(config.width, setting, name="attention_output")(attended)
 
     def _feed_forward(self, rows: Number) -> Any:
@@ -113,7 +113,7 @@ class EncoderLayer(nn.Module):
         projected = Dense(sum(columns), setting, name="query_key_value")(hidden)
         ends = np.cumsum(columns)
         split = partial(_split_heads, heads=config.heads)
-        return [moved(split, projected[..., end - size : end]) for end, size in zip(ends, columns, strict=True)]
+        return [rearranged(split, projected[..., end - size : end]) for end, size in zip(ends, columns, strict=True)]
 
 
 def _split_heads(projected: Array, heads: int) -> Array:

@@ -23,7 +23,7 @@ from secp_spu.model import (
     load_checkpoint,
     save_checkpoint,
 )
-from secp_spu.protocol import moved
+from secp_spu.protocol import rearranged
 from secp_spu.runtime import PlaintextRuntime
 
 BOUND = 0.02
@@ -37,7 +37,7 @@ class FirstToken(Attention):
     def __call__(self, query, key, value, weights):
         """Attend."""
         del query, key, weights
-        return moved(lambda x: jnp.broadcast_to(x[:, :, :1], x.shape), value)
+        return rearranged(lambda x: jnp.broadcast_to(x[:, :, :1], x.shape), value)
 
 
 class Shift(Activation):

@@ -34,7 +34,7 @@ from secp_spu.model.precision import (
     SUMMARY_BITS,
     VALUE_BITS,
 )
-from secp_spu.protocol import Scheme, joint_error_bound, lift, lower, series_reciprocal, to_float
+from secp_spu.protocol import Scheme, from_storage, joint_error_bound, series_reciprocal, to_float, to_storage
 from secp_spu.protocol.cosine import public_factor_bits
 from secp_spu.protocol.reciprocal import FLOOR, LOWEST
 from secp_spu.runtime import PlaintextRuntime
@@ -92,9 +92,9 @@ def run_model(runtime, config, layers, head, inputs):
         for layer in layers
     ]
     model = SecureModel(runtime, config, stored, shared(runtime, fold_head(head, None)), LABELS)
-    texts = lower(hidden * mask[:, PROMPT_TOKENS:, None], bits)
+    texts = to_storage(hidden * mask[:, PROMPT_TOKENS:, None], bits)
     batch = Batch(*(shared(runtime, values) for values in (texts, mask, readout)))
-    return opened(runtime, model.logits(shared(runtime, lower(prompts, bits)), batch))
+    return opened(runtime, model.logits(shared(runtime, to_storage(prompts, bits)), batch))
 
 
 def flax_logits(config, layers, head, inputs):
@@ -157,9 +157,9 @@ def test_the_norm_of_a_stream_is_good_for_rows_of_any_size(runtime):
     x = x.astype(np.float32)
 
     def norm(x):
-        return to_float(Norm(1e-5, FOLDED, stream=True).apply({}, lift(x, STREAM_BITS, secure=True)))
+        return to_float(Norm(1e-5, FOLDED, stream=True).apply({}, from_storage(x, STREAM_BITS, secure=True)))
 
-    found = opened(runtime, runtime.run("norm", norm, shared(runtime, lower(x, STREAM_BITS))))
+    found = opened(runtime, runtime.run("norm", norm, shared(runtime, to_storage(x, STREAM_BITS))))
     centred = x - x.mean(-1, keepdims=True, dtype=np.float64)
     deviation = np.sqrt(np.square(centred).mean(-1, keepdims=True) + 1e-5)
     exact = centred / deviation
@@ -188,11 +188,13 @@ def test_sums_over_many_blocks_match_plaintext(runtimes):
     exact = np.asarray(summarise_causal(*phi, values))
 
     def secure(phi, values):
-        query, key = (lift(x, PHI_BITS, secure=True) for x in phi)
-        return to_float(summarise_causal(query, key, lift(values, VALUE_BITS, secure=True)))
+        query, key = (from_storage(x, PHI_BITS, secure=True) for x in phi)
+        return to_float(summarise_causal(query, key, from_storage(values, VALUE_BITS, secure=True)))
 
     runtime = runtimes(ABY3)
-    found = opened(runtime, runtime.run("sums", secure, shared(runtime, lower(phi, PHI_BITS)), shared(runtime, values)))
+    found = opened(
+        runtime, runtime.run("sums", secure, shared(runtime, to_storage(phi, PHI_BITS)), shared(runtime, values))
+    )
     allowed = 6 * np.sqrt(2 * frequencies) / frequencies * 2.0**-SUMMARY_BITS
     assert np.abs(found - exact).max() <= allowed
     assert np.abs(exact[0, 0, -100:]).mean() > 10 * allowed
@@ -245,15 +247,15 @@ def attend_to_few_keys(runtime, module, variables, queries, keys, values):
     """Under MPC: what comes out, and the mean kernels that MPC has."""
 
     def attend(variables, queries, keys, values, correlations):
-        secrets = [lift(x, PROJECTION_BITS, secure=True) for x in (queries, keys)]
-        secrets.append(lift(values, VALUE_BITS, secure=True))
+        secrets = [from_storage(x, PROJECTION_BITS, secure=True) for x in (queries, keys)]
+        secrets.append(from_storage(values, VALUE_BITS, secure=True))
         given = {**variables, "correlations": correlations}
         found, seen = module.apply(given, *secrets, None, mutable=["intermediates"])
         return to_float(found), to_float(seen["intermediates"]["mean_kernel"][0])
 
     declared = module.init(jax.random.key(0), queries, keys, values, None)["correlations"]
     given = [{k: shared(runtime, v) if k == "params" else runtime.publish(v) for k, v in variables.items()}]
-    given += [shared(runtime, lower(x, PROJECTION_BITS)) for x in (queries, keys)] + [shared(runtime, values)]
+    given += [shared(runtime, to_storage(x, PROJECTION_BITS)) for x in (queries, keys)] + [shared(runtime, values)]
     with runtime.ledger.phase("offline"):
         correlations = runtime.correlations(declared)
     return opened(runtime, runtime.run("few_keys", attend, *given, correlations))
@@ -305,8 +307,8 @@ def layer_cost(runtime, attention, tokens):
     handles = {"params": shared(runtime, variables["params"]), "public": runtime.publish(variables["public"])}
 
     def run_layer(variables, correlations, hidden):
-        lifted = lift(hidden, STREAM_BITS, secure=True)
-        return lower(layer.apply({**variables, "correlations": correlations}, lifted), STREAM_BITS)
+        lifted = from_storage(hidden, STREAM_BITS, secure=True)
+        return to_storage(layer.apply({**variables, "correlations": correlations}, lifted), STREAM_BITS)
 
     with runtime.ledger.phase("offline"):
         correlations = runtime.correlations(declared)

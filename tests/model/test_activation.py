@@ -16,10 +16,10 @@ from secp_spu.protocol import (
     Fixed,
     Scheme,
     fit_gelu,
+    from_storage,
     joint_error_bound,
-    lift,
-    lower,
     series_error_bound,
+    to_storage,
 )
 from secp_spu.protocol.harmonics import FACTOR_BITS, RESULT_BITS
 
@@ -148,7 +148,7 @@ def test_a_folded_layer_with_a_quadratic_is_the_same_function():
 @cache
 def program(config):
     return lambda x, correlations: activation_class(config)(config, FOLDED).apply(
-        {"correlations": correlations} if correlations else {}, lift(x, BITS, secure=True)
+        {"correlations": correlations} if correlations else {}, from_storage(x, BITS, secure=True)
     )
 
 
@@ -160,7 +160,7 @@ def run(runtime, config, x):
     )
     with runtime.ledger.phase("offline"):
         correlations = runtime.correlations(declared)
-    secret = shared(runtime, lower(x, BITS).astype(np.float32))
+    secret = shared(runtime, to_storage(x, BITS).astype(np.float32))
     result, cost = cost_of(
         runtime, lambda: runtime.run("activation", program(config), secret, correlations), phase="online"
     )
@@ -231,7 +231,7 @@ def feed_forward(config):
 
     def apply(kernels, x, correlations):
         first, second = Dense(INNER, FOLDED), Dense(WIDTH, FOLDED, bits=13)
-        u = first.apply({"params": kernels[0]}, lift(x, 11, secure=True))
+        u = first.apply({"params": kernels[0]}, from_storage(x, 11, secure=True))
         spent = {"correlations": correlations} if correlations else {}
         return second.apply({"params": kernels[1]}, activation_class(config)(config, FOLDED).apply(spent, u))
 
@@ -251,13 +251,13 @@ def test_dense_layers_take_the_bits_as_they_come(runtimes, config):
     inner = u**2 if config is QUADRATIC else exact("gelu", u)
     expected = inner @ kernels[1] + biases[1]
     lowered = [
-        {"kernel": lower(np.float32(k), bits), "bias": np.float32(b)}
+        {"kernel": to_storage(np.float32(k), bits), "bias": np.float32(b)}
         for k, b, bits in zip(kernels, biases, (14, 13), strict=True)
     ]
     declared = jax.eval_shape(activation_class(config)(config, FOLDED).init, jax.random.key(0), jnp.zeros((5, INNER)))
     with runtime.ledger.phase("offline"):
         correlations = runtime.correlations(declared.get("correlations", {}))
-    secret = shared(runtime, (lowered, lower(np.float32(x), 11)))
+    secret = shared(runtime, (lowered, to_storage(np.float32(x), 11)))
     result = runtime.run("feed_forward", feed_forward(config), *secret, correlations)
     found = peek(runtime, result.ring).view(np.int64) * 2.0**-result.bits
     mask_error = joint_error_bound(Scheme(*ABY3), FACTOR_BITS)

@@ -19,7 +19,7 @@ from jax import Array
 
 from secp_spu.model.precision import ATTENDED_BITS, KERNEL_BITS, SUMMARY_BITS
 from secp_spu.model.setting import PLAIN, Setting
-from secp_spu.protocol import Fixed, Number, batched_product, mean_of, moved, rounded
+from secp_spu.protocol import Fixed, Number, batched_product, mean_of, rearranged, rounded
 
 COUNT_BITS = 5
 """Of 1/(number of keys) behind its leading zeros, rounded down: what is lost, up to 1/32 of the mean, cancels."""
@@ -55,20 +55,20 @@ def summarise_causal(phi_query: Number, phi_key: Number, columns: Number, settin
     blocks, size = causal_blocks(tokens, features, columns.shape[-1])
     product = partial(batched_product, opens_operands=setting.opens_operands)
     query, key, values = (
-        moved(partial(_in_blocks, blocks=blocks, size=size), x) for x in (phi_query, phi_key, columns)
+        rearranged(partial(_in_blocks, blocks=blocks, size=size), x) for x in (phi_query, phi_key, columns)
     )
 
-    kernels = rounded(mean_of(product(query, moved(transpose, key)), features // 2), KERNEL_BITS)
+    kernels = rounded(mean_of(product(query, rearranged(transpose, key)), features // 2), KERNEL_BITS)
     total = product(kernels * _public(np.tri(size), 0, kernels), values)
 
     if blocks > 1:
-        summaries = product(moved(transpose, key[:, :, :-1]), values[:, :, :-1])
+        summaries = product(rearranged(transpose, key[:, :, :-1]), values[:, :, :-1])
         before = product(query[:, :, 1:], rounded(_prefix_means(summaries, size, tokens), SUMMARY_BITS))
         before = mean_of(before, features // 2) * _public(_halved(size, blocks)[:, None, None], 0, before)
-        total = total + moved(_behind_an_empty_block, before)
+        total = total + rearranged(_behind_an_empty_block, before)
 
     counts, bits = _inverse_counts(tokens, features // 2)
-    joined = moved(partial(_out_of_blocks, tokens=tokens), total)
+    joined = rearranged(partial(_out_of_blocks, tokens=tokens), total)
     return rounded(joined * _public(counts[:, None], bits, joined), ATTENDED_BITS)
 
 

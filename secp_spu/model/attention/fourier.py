@@ -33,8 +33,8 @@ from secp_spu.protocol import (
     cos_sin_of_turns,
     declare_correlation,
     declare_reciprocal,
-    moved,
     multiply,
+    rearranged,
     rounded,
     series_reciprocal,
     to_float,
@@ -104,9 +104,9 @@ class FourierAttention(FeatureAttention):
         """
         if isinstance(value, Fixed) and not self.setting.folded:
             raise ValueError("attention fourier has secret frequencies: fold them with fold_layer")
-        both = self._turns(moved(lambda *a: jnp.stack(a), query, key))
+        both = self._turns(rearranged(lambda *a: jnp.stack(a), query, key))
         declare = partial(declare_correlation, both.shape, factor_bits=FACTOR_BITS, turn_bits=TURN_BITS)
-        phi = moved(
+        phi = rearranged(
             lambda *a: jnp.concatenate(a, -1), *cos_sin_of_turns(both, spent_correlation(self, "features", declare))
         )
 
@@ -116,7 +116,7 @@ class FourierAttention(FeatureAttention):
         else:
             column = weights[:, None, :, None]
             value = rounded(value if self.setting.folded else value * column, VALUE_BITS)
-            columns = moved(append_column, value, rounded(column, VALUE_BITS))
+            columns = rearranged(append_column, value, rounded(column, VALUE_BITS))
             attended = summarise(phi[0], phi[1], columns, self.setting)
             # Folded values are not weighted; the first token, which is never padding, has the share of all that count.
             share = column[:, :, :1] if self.setting.folded else 1.0

@@ -33,11 +33,11 @@ from secp_spu.protocol import (
     cos_sin,
     declare_correlation,
     declare_reciprocal,
+    from_storage,
     inverse_sqrt,
-    lift,
     mean_of,
-    moved,
     multiply,
+    rearranged,
     rounded,
     series_reciprocal,
     to_fixed,
@@ -131,7 +131,7 @@ class RandomFeatureAttention(FeatureAttention):
         correlation = spent_correlation(self, "features", declare)
         if correlation is None or isinstance(query, Fixed):
             return self._attend(query, key, value, weights, length, frequencies, correlation)
-        secrets = [lift(x, FRACTION_BITS, secure=True) for x in (query, key, value, weights)]
+        secrets = [from_storage(x, FRACTION_BITS, secure=True) for x in (query, key, value, weights)]
         query, key = (rounded(x, PROJECTION_BITS) for x in secrets[:2])
         attended: Any = self._attend(query, key, secrets[2], secrets[3], length, frequencies, correlation)
         return to_float(attended)
@@ -146,17 +146,17 @@ class RandomFeatureAttention(FeatureAttention):
         frequencies: Array,
         correlation: CosineCorrelation | None,
     ) -> Any:
-        both = moved(lambda *a: jnp.stack(a), query, key)
+        both = rearranged(lambda *a: jnp.stack(a), query, key)
         norm = rounded((both * both).sum(-1, keepdims=True), VARIANCE_BITS)
         scale = multiply(inverse_sqrt(norm, NORM_EPSILON), to_fixed(length, both)[:, None, None])
-        phi = moved(lambda *a: jnp.concatenate(a, -1), *cos_sin(both * scale, frequencies, correlation))
+        phi = rearranged(lambda *a: jnp.concatenate(a, -1), *cos_sin(both * scale, frequencies, correlation))
 
         if self.config.causal:
             attended = summarise_causal(phi[0], phi[1], append_ones(value), self.setting)
         else:
             weight = padding_mask[:, None, :, None]
             value = rounded(value if self.setting.folded else value * weight, VALUE_BITS)
-            columns = moved(append_column, value, weight)
+            columns = rearranged(append_column, value, weight)
             attended = summarise(phi[0], phi[1], columns, self.setting)
         divisor = self._inverse(attended[..., -1:])
         return multiply(attended[..., :-1], rounded(divisor, DIVISOR_BITS))
@@ -203,7 +203,7 @@ def append_column(values: Array, column: Array) -> Array:
 def append_ones(values: Number) -> Any:
     """Values [..., tokens, head_dim] and a public one for every token, of VALUE_BITS under SPU."""
     values = rounded(values, VALUE_BITS)
-    return moved(append_column, values, constant(1.0, VALUE_BITS, values))
+    return rearranged(append_column, values, constant(1.0, VALUE_BITS, values))
 
 
 def summarise(phi_query: Number, phi_key: Number, columns: Number, setting: Setting = PLAIN) -> Any:
@@ -217,7 +217,7 @@ def summarise(phi_query: Number, phi_key: Number, columns: Number, setting: Sett
     """
     tokens, features = phi_key.shape[-2], phi_key.shape[-1] // 2
     product = partial(batched_product, opens_operands=setting.opens_operands)
-    summary = rounded(mean_of(product(moved(transpose, phi_key), columns), tokens), SUMMARY_BITS)
+    summary = rounded(mean_of(product(rearranged(transpose, phi_key), columns), tokens), SUMMARY_BITS)
     return mean_of(product(phi_query, summary), features)
 
 

@@ -13,7 +13,7 @@ from jax import Array
 from secp_spu.model.attention.attention import Attention, Tree
 from secp_spu.model.attention.causal_means import transpose
 from secp_spu.model.transformer_config import TransformerConfig
-from secp_spu.protocol import FRACTION_BITS, Number, batched_product, moved, rounded, to_fixed, to_float
+from secp_spu.protocol import FRACTION_BITS, Number, batched_product, rearranged, rounded, to_fixed, to_float
 
 PADDING_SCORE = -300.0
 """Added to the scores of padded keys, so that exp is zero for scores up to 200 apart: SPU's exp of a negative number,
@@ -40,7 +40,8 @@ class SoftmaxAttention(Attention):
         """
         scale = 1.0 if self.setting.folded else 1 / math.sqrt(query.shape[-1])
         product = partial(batched_product, opens_operands=self.setting.opens_operands)
-        keys = moved(transpose, rounded(key, FRACTION_BITS - 2))  # two bits fewer: one cheap truncation of the product
+        # Keys and values have two bits fewer, so that the product takes one cheap truncation.
+        keys = rearranged(transpose, rounded(key, FRACTION_BITS - 2))
         scores = to_float(product(rounded(query, FRACTION_BITS), keys)) * scale
         scores = scores + self._left_out(weights, scores.shape[-1]) * PADDING_SCORE
         weights = to_fixed(jax.nn.softmax(scores, axis=-1), value)
