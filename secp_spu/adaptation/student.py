@@ -39,18 +39,18 @@ LEAST_KERNEL = 0.05
 """Mean kernels below it are penalised: under MPC their reciprocal is for 1/32 and more."""
 
 KERNEL_WEIGHT = 10.0
-"""Of their penalty: few kernels are small, so that their mean hardly counts."""
+"""Weight of the penalty for small kernels. Few kernels are small, so the mean penalty hardly counts without it."""
 
 RANGE_SHARE = 0.9997
-"""Of the activations' inputs, the share that the range of a series is to hold before adaptation."""
+"""Share of the activation's inputs that the range of a series holds before adaptation."""
 
 NEW_RATE = 5.0
-"""Learning rate of what the teacher has not, frequencies and the like, in terms of the others'."""
+"""Learning rate of parameters that the teacher does not have, such as frequencies, relative to the other rate."""
 
 CLIP_NORM = 1.0
 
 FINAL_RATE = 0.02
-"""Of the peak, at the last step; the warm-up is a tenth of the steps, 100 at most."""
+"""Learning rate of the last step, relative to the peak. The warm-up is a tenth of the steps, 100 at most."""
 
 
 @dataclass(frozen=True)

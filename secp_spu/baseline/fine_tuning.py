@@ -18,7 +18,7 @@ from secp_spu.runtime import Owned, Runtime, Stored
 Tree = Any
 
 VOCABULARY_ROWS = 8192
-"""Of the word embeddings, in one program: their one-hot texts and Adam's arrays have to fit beside each other."""
+"""Rows of word embeddings in one program: their one-hot texts and Adam's arrays have to fit beside each other."""
 
 
 class FineTuning:

@@ -137,7 +137,7 @@ def layer_parts(config: TransformerConfig, batch: int, tokens: int, *, protocol:
     """Attention, activation, layer norms and dense layers of one encoder layer.
 
     Args:
-        config: of the encoder.
+        config: of the transformer.
         batch, tokens: how many sequences, and how long.
         protocol: under which they run.
         folded: as forward passes have them; else raw, as backpropagation does.
@@ -189,7 +189,7 @@ def _setting(protocol: str, *, folded: bool) -> Setting:
 
 
 def _admissible_length(module: nn.Module, query: np.ndarray, key: np.ndarray, *rest: np.ndarray) -> float:
-    """Of queries and keys: what adaptation starts with, or less until no mean kernel is below the reciprocal's floor.
+    """Length of queries and keys: adaptation's first one, or shorter until no mean kernel is below the floor.
 
     Adaptation sees to that; of random inputs with few features some fall below, where small errors grow.
     """

@@ -40,7 +40,7 @@ def pass_bytes(config: TransformerConfig, sequences: int, tokens: int) -> int:
         summary = 2 features (head_dim + 1), one a block: see `causal_blocks`.
 
     Args:
-        config: of the encoder.
+        config: of the transformer.
         sequences: candidates times texts.
         tokens: of prompt and text together.
     """

@@ -17,13 +17,14 @@ from secp_spu.runtime.base import Runtime, Stored
 from secp_spu.runtime.program import Tree
 
 SHIFT_BITS = 15
-"""Of A z as it is shared: times a deviation of 18 bits it is 16 above SUM_BITS, one cheap truncation."""
+"""Fraction bits of A z as it is shared. Its product with a deviation of 18 bits has 16 more than SUM_BITS: one cheap
+truncation."""
 
 TABLE_ELEMENTS = 2**26
-"""Of word embeddings in one product: 65,536 rows of width 1024, which are 1 GiB a party under ABY3."""
+"""Most elements of word embeddings in one product: 65,536 rows of width 1024, which are 1 GiB a party under ABY3."""
 
 ONE_HOT_ELEMENTS = 2**24
-"""Of one-hot rows in one product: 333 tokens of a vocabulary of 50,265, 256 MiB a party under ABY3."""
+"""Most elements of one-hot rows in one product: 333 tokens of a vocabulary of 50,265, 256 MiB a party under ABY3."""
 
 ShareOneHot = Callable[[range, range], Stored]
 """Shares a data owner's one-hot rows of tokens, by number, among rows of the vocabulary: int32 [tokens, rows]."""
@@ -86,7 +87,7 @@ class PrivateEmbedding:
 
     Args:
         runtime: where it runs.
-        config: of the encoder.
+        config: of the transformer.
         share_words: gives `encoded_words` of rows of the vocabulary, as a handle [rows, width].
         rest: handles of what `other_tables` gives.
     """

@@ -88,7 +88,7 @@ class SecureModel:
 
     Args:
         runtime: where it runs.
-        config: of the encoder.
+        config: of the transformer.
         layers: each layer's variables ("params", folded; "public"), as pytrees of handles; or `StreamedLayers`.
         head: parameters as handles: of the label-word head, folded (`fold_head`); or "scale" and "bias" of the last
             norm, for the label-embedding head.

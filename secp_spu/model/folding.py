@@ -1,9 +1,9 @@
-"""A layer's weights as checkpoints have them in; the same function with fewer products out: the model owner's step.
+"""Folds a layer's weights into the same function with fewer products, in plaintext at the model owner.
 
-A norm's gain g and shift b come back as factors of everything that reads its rows z (g z + b): the next weights take
-them in, the residual keeps the gain alone. The values' bias passes through attention unchanged, since attention's
-weights add up to one, and so joins the output's. What is left of a norm are rows that are zero where they are made
-zero, which takes the padding out of the values for free.
+A norm has rows z, gain g and shift b, and the layers after it read g z + b. Folding puts g and b into the weights of
+these layers, so that they read z; the residual keeps the gain. Attention's weights add up to one, so the values' bias
+passes through attention unchanged, and folding adds it to the bias of attention's output. A folded norm gives zero rows
+where it is told to: padding then has zero values at no cost.
 
     (g z + b) K + c  =  z (diag(g) K)  +  (b K + c)
 
@@ -33,7 +33,7 @@ def fold_layer(params: Tree, before: Tree | None, config: TransformerConfig) -> 
         params: a layer's, raw.
         before: "scale" and "bias" of the norm whose rows come in, `output_norm` of the layer before; None for the
             first layer, which reads the embeddings with gain and shift, and for a decoder, whose layers begin with one.
-        config: of the encoder.
+        config: of the transformer.
     Returns: numpy arrays; the exact sums may differ from the raw layer's in their last bits.
     """
     if config.causal:
@@ -110,7 +110,7 @@ def expected_squares(projection: Tree, before: Tree, config: TransformerConfig) 
     Args:
         projection: "kernel" and "bias" of queries, keys and values.
         before: "scale" and "bias" of the norm whose rows come in.
-        config: of the encoder.
+        config: of the transformer.
     """
     return squared_lengths(*_absorb(projection, *_gain_shift(before)), config)
 

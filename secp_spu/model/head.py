@@ -1,4 +1,4 @@
-"""Hidden states in, logits of the labels out: by label words at the mask, or by similarity to label descriptions.
+"""Makes logits of the labels from hidden states: by label words at the mask, or by similarity to label descriptions.
 
 Both heads read one vector a sequence, hidden states weighted by the data owner's secret `readout` row: a one at the
 mask position, or 1/length over the tokens.

@@ -1,7 +1,7 @@
 """The parts that a layer is built of, each for plain arrays and for secrets: dense layer, layer norm, residual.
 
-Parameters come raw, as checkpoints have them, or folded (folding.py): what is folded is computed with fewer secure
-products, to the same result.
+Parameters are raw, as checkpoints have them, or folded (folding.py). A layer with folded parameters takes fewer secure
+products and gives the same result.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from secp_spu.protocol import (
 )
 
 SHARE_BITS, ROOT_BITS = 20, 14
-"""Of the public factors that a norm takes from the width: 1/width, and a root between 0.7 and 1."""
+"""Fraction bits of the public factors that a norm makes of the width: 1/width, and a root between 0.7 and 1."""
 
 SUMS = SUM_BITS, VARIANCE_BITS, SCALE_BITS
 STREAM = STREAM_BITS, STREAM_VARIANCE_BITS, STREAM_SCALE_BITS
-"""Of what a norm takes, of its variance and of 1/deviation: for encoders, and for a decoder's residual stream."""
+"""Fraction bits of a norm's input, its variance and 1/deviation: in encoders, and for a decoder's residual stream."""
 
 
 def spent_correlation(

@@ -1,4 +1,4 @@
-"""Token ids or embeddings in, hidden states out: encoder or decoder, in plaintext and under MPC alike.
+"""Computes hidden states of token ids or embeddings: encoder or decoder, in plaintext and under MPC alike.
 
 The same modules serve three uses, with plain arrays and with `Fixed`. `init` (or `jax.eval_shape` of it) declares
 three collections: "params", secret under MPC; "public", what everybody may know; "correlations", what one call spends.

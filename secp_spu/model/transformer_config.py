@@ -1,4 +1,4 @@
-"""The shape of an encoder or a decoder and the choices that a checkpoint was made for."""
+"""Describes a model: the sizes of an encoder or a decoder, and the attention and activation of its checkpoint."""
 
 from __future__ import annotations
 

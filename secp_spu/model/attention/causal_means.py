@@ -1,4 +1,4 @@
-"""Features of queries and keys in, means over the keys up to each query out: linear in the number of tokens.
+"""Computes means over the keys up to each query, from features of queries and keys: linear in the number of tokens.
 
 A sum over the keys before a query is a prefix sum of phi(k)^T columns, too large to be kept for every token. So tokens
 come in blocks of B: kernels of single pairs within a block, and phi(q) times one summary of all blocks before it.
@@ -22,7 +22,7 @@ from secp_spu.model.setting import PLAIN, Setting
 from secp_spu.protocol import Fixed, Number, batched_product, mean_of, rearranged, rounded
 
 COUNT_BITS = 5
-"""Of 1/(number of keys) behind its leading zeros, rounded down: what is lost, up to 1/32 of the mean, cancels."""
+"""Bits of 1/(number of keys) after its leading one, rounded down. The error is up to 1/32 of the mean, and cancels."""
 
 
 def causal_blocks(tokens: int, features: int, columns: int) -> tuple[int, int]:

@@ -41,13 +41,13 @@ from secp_spu.protocol import (
 )
 
 EXTRA_BITS = 6
-"""More fraction bits of angles than of other projections: whole turns do not count, so that there is room for them."""
+"""Fraction bits that angles have more than other projections. Whole turns do not count, so there is room for them."""
 
 ANGLE_SCALE = 2.0**EXTRA_BITS
-"""Of folded queries and keys: what gives angles those bits."""
+"""Factor of folded queries and keys, which gives angles EXTRA_BITS more fraction bits."""
 
 TURN_BITS = PROJECTION_BITS + EXTRA_BITS
-"""Of the angles."""
+"""Fraction bits of the angles."""
 
 
 def token_shares(padding_mask: Any, features: int) -> Any:

@@ -46,7 +46,7 @@ from secp_spu.protocol import (
 from secp_spu.protocol.cosine import public_factor_bits
 
 INITIAL_LENGTH = 1.3
-"""Of queries and keys before adaptation: the best start found for a pre-trained encoder."""
+"""Length of queries and keys before adaptation: the best start found for a pre-trained encoder."""
 
 LONGEST = 32.0
 """Largest expected |q|^2 and |k|^2 of a head, for rows of variance one; see precision.py for what the ring holds."""
@@ -56,10 +56,11 @@ NORM_EPSILON = 1e-4
 
 
 PROJECTION_BITS = HIDDEN_BITS + WEIGHT_BITS
-"""Of queries, keys and values as a layer's dense product makes them."""
+"""Fraction bits of queries, keys and values after a layer's dense product."""
 
 TURN_BITS = PROJECTION_BITS + (FRACTION_BITS - (VARIANCE_BITS - FRACTION_BITS) // 2) + FRACTION_BITS
-"""Of the angles: queries and keys, the scale to their length, and the frequencies, with no truncation in between."""
+"""Fraction bits of the angles: those of queries and keys, of the scale to their length, and of the frequencies, with no
+truncation between the products."""
 
 
 class FeatureAttention(Attention):

@@ -39,7 +39,7 @@ class Checkpoint:
     """A folder's model.
 
     Attributes:
-        config: the encoder's.
+        config: the transformer's.
         variables: collections "params" and "public" of `Transformer(config)`, float32 in numpy.
         head: "params" of `LabelWordHead` over the whole vocabulary; None if the folder has no language-model head.
         model_type: "bert", "roberta" or "gpt2".
@@ -140,7 +140,7 @@ def load_checkpoint(folder: str | Path, *, attention: AttentionKind | None = Non
 
 
 def load_transformer_config(folder: str | Path) -> TransformerConfig:
-    """What config.json says about the encoder; no tensor of the folder is read.
+    """What config.json says about the model; no tensor of the folder is read.
 
     Raises: CheckpointError, naming the key.
     """

@@ -29,7 +29,7 @@ UNADAPTED = {"attention": "softmax"}
 
 
 def read_config(folder: Path) -> tuple[Tree, TransformerConfig]:
-    """config.json as it is, and what it says about the encoder."""
+    """config.json as it is, and what it says about the model."""
     path = folder / "config.json"
     hub = read_json(path)
     family = FAMILIES[_choice(hub, "model_type", FAMILIES, path)]
