@@ -12,18 +12,15 @@ Kernels and gains are returned as `protocol.to_storage` stores them, with the fr
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from secp_spu.model.activation.registry import activation_class
+from secp_spu.model.attention.attention import Tree
 from secp_spu.model.attention.random_features import squared_lengths
 from secp_spu.model.attention.registry import attention_class
 from secp_spu.model.precision import OUTPUT_WEIGHT_BITS, WEIGHT_BITS
 from secp_spu.model.transformer_config import TransformerConfig
 from secp_spu.protocol import to_storage
-
-Tree = dict[str, Any]
 
 
 def fold_layer(params: Tree, before: Tree | None, config: TransformerConfig) -> Tree:

@@ -21,13 +21,13 @@ class TransformerConfig:
         width: of the hidden states.
         intermediate: width of the feed-forward layer.
         position_offset: position id of the first token (RoBERTa counts from padding_id + 1, BERT from 0).
-        attention: "softmax"; "rfa": random feature attention; or "fourier": the same with learned frequencies and
-            without normalisation, the cheapest.
-        activation: of the feed-forward layers: "gelu" (by erf), "gelu_tanh" (its tanh form, off by 5e-4 at most and
-            five times cheaper under MPC), "relu", "series" (GELU within a range, by one opening) or "quadratic" (a
-            learned a x^2 + b x + c for each neuron).
+        attention: a registered kind: "softmax"; "rfa", random feature attention; or "fourier", the same with learned
+            frequencies and without normalisation, the cheapest.
+        activation: of the feed-forward layers, a registered one: "gelu" (by erf), "gelu_tanh" (its tanh form, off by
+            5e-4 at most and five times cheaper under MPC), "relu", "series" (GELU within a range, by one opening) or
+            "quadratic" (a learned a x^2 + b x + c for each neuron).
         head_activation: of the masked-LM head, one of SPU's own functions.
-        series: with "series": which.
+        series: the coefficients of activation "series"; None for other activations.
         features: frequencies r of a head with "rfa" and "fourier"; cos and sin of each make 2 r features.
         feature_seed: of the public frequencies of "rfa", and of the initial ones of "fourier".
         causal: this is a decoder: a token attends to itself and to those before it, and layer norms stand in front of

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import flax.linen as nn
 import numpy as np
@@ -11,7 +11,7 @@ from jax import Array
 
 from secp_spu.model.setting import PLAIN, Setting
 from secp_spu.model.transformer_config import ActivationKind, TransformerConfig
-from secp_spu.protocol import FRACTION_BITS
+from secp_spu.protocol import FRACTION_BITS, Number
 
 
 class Activation(nn.Module):
@@ -45,7 +45,7 @@ class Activation(nn.Module):
     uses_series: ClassVar[bool] = False
     gelu_head: ClassVar[ActivationKind | None] = None
 
-    def __call__(self, u: Any) -> Any:
+    def __call__(self, u: Number) -> Number:
         """Apply."""
         raise NotImplementedError
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from jax import Array
 
 from secp_spu.model.activation.activation import Activation
 from secp_spu.model.transformer_config import ActivationKind
-from secp_spu.protocol import Fixed, to_fixed, to_float
+from secp_spu.protocol import Fixed, Number, to_fixed, to_float
 
 
 def gelu(x: Array) -> Array:
@@ -31,7 +31,7 @@ class Gelu(Activation):
     hub_names: ClassVar[tuple[str, ...]] = ("gelu",)
     gelu_head: ClassVar[ActivationKind | None] = "gelu"
 
-    def __call__(self, u: Any) -> Any:
+    def __call__(self, u: Number) -> Number:
         """Apply; of `Fixed` the result has 18 fraction bits."""
         return to_fixed(gelu(to_float(u)), u)
 
@@ -44,7 +44,7 @@ class GeluTanh(Activation):
     hub_names: ClassVar[tuple[str, ...]] = ("gelu_new", "gelu_pytorch_tanh")
     gelu_head: ClassVar[ActivationKind | None] = "gelu_tanh"
 
-    def __call__(self, u: Any) -> Any:
+    def __call__(self, u: Number) -> Number:
         """Apply; of `Fixed` the result has 18 fraction bits."""
         return to_fixed(gelu_tanh(to_float(u)), u)
 
@@ -56,7 +56,7 @@ class Relu(Activation):
     function = staticmethod(jax.nn.relu)
     hub_names: ClassVar[tuple[str, ...]] = ("relu",)
 
-    def __call__(self, u: Any) -> Any:
+    def __call__(self, u: Number) -> Number:
         """Apply. A ring integer has the sign of its number, so the result has as many fraction bits as u."""
         return Fixed(jnp.maximum(u.ring, 0), u.bits) if isinstance(u, Fixed) else jax.nn.relu(u)
 

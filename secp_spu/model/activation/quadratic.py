@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import flax.linen as nn
 import numpy as np
 from jax import Array
 
 from secp_spu.model.activation.activation import Activation
-from secp_spu.protocol import Fixed, rounded
+from secp_spu.protocol import Fixed, Number, rounded
 from secp_spu.protocol.fixed import DROP_BITS
 
 INPUT_DEVIATION = 1.25
@@ -29,7 +29,7 @@ class Quadratic(Activation):
     parameters: ClassVar[tuple[str, ...]] = ("scale", "shift", "offset")
 
     @nn.compact
-    def __call__(self, u: Any) -> Any:
+    def __call__(self, u: Number) -> Number:
         """Apply; u is `Fixed` only with folded parameters, and the result has 16 bits fewer than the whole square."""
         if self.setting.folded:  # without the bits that one cheap truncation drops
             return rounded(u * u, 2 * u.bits - DROP_BITS) if isinstance(u, Fixed) else u * u

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import flax.linen as nn
 
 from secp_spu.model.activation.activation import Activation
 from secp_spu.model.layers import spent_correlation
 from secp_spu.model.transformer_config import ActivationKind, TransformerConfig
-from secp_spu.protocol import declare_series, series_gelu
+from secp_spu.protocol import Number, declare_series, series_gelu
 from secp_spu.protocol.harmonics import RESULT_BITS
 
 
@@ -24,7 +24,7 @@ class Series(Activation):
     gelu_head: ClassVar[ActivationKind | None] = "gelu_tanh"
 
     @nn.compact
-    def __call__(self, u: Any) -> Any:
+    def __call__(self, u: Number) -> Number:
         """Apply; of `Fixed` the result has 35 fraction bits."""
         series = self.config.series
         if series is None:

@@ -46,7 +46,7 @@ class Attention(nn.Module):
     watches_kernel: ClassVar[bool] = False
     weight_bits: ClassVar[int | None] = None
 
-    def __call__(self, query: Any, key: Any, value: Any, weights: Any) -> Any:
+    def __call__(self, query: Number, key: Number, value: Number, weights: Number) -> Number:
         """Attend.
 
         Args:
@@ -63,7 +63,7 @@ class Attention(nn.Module):
         return config.width, config.width, config.width
 
     @classmethod
-    def token_weights(cls, padding_mask: Number, config: TransformerConfig) -> Any:
+    def token_weights(cls, padding_mask: Number, config: TransformerConfig) -> Number:
         """What a token weighs as a key [batch, tokens], made of the padding mask."""
         del config
         return padding_mask

@@ -92,7 +92,7 @@ class FourierAttention(FeatureAttention):
     weight_bits: ClassVar[int | None] = TOKEN_SHARE_BITS
 
     @nn.compact
-    def __call__(self, query: Any, key: Any, value: Any, weights: Any) -> Any:
+    def __call__(self, query: Number, key: Number, value: Number, weights: Number) -> Number:
         """Attend. Spends the correlations "features" and "divisor", if given.
 
         Args:
@@ -146,7 +146,7 @@ class FourierAttention(FeatureAttention):
         return angles, angles, config.width
 
     @classmethod
-    def token_weights(cls, padding_mask: Number, config: TransformerConfig) -> Any:
+    def token_weights(cls, padding_mask: Number, config: TransformerConfig) -> Number:
         """The tokens' shares in the mean over keys."""
         return token_shares(to_float(padding_mask), config.features)
 

@@ -115,7 +115,7 @@ class RandomFeatureAttention(FeatureAttention):
     """
 
     @nn.compact
-    def __call__(self, query: Any, key: Any, value: Any, weights: Any) -> Any:
+    def __call__(self, query: Any, key: Any, value: Any, weights: Any) -> Number:
         """Attend; arguments and result as in `SoftmaxAttention`.
 
         Spends the correlation "features" and, as a decoder's, "divisor", if given.

@@ -2,7 +2,7 @@
 
 import math
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -30,7 +30,7 @@ class SoftmaxAttention(Attention):
     has_gradients: ClassVar[bool] = True
 
     @nn.compact
-    def __call__(self, query: Number, key: Number, value: Number, weights: Number) -> Any:
+    def __call__(self, query: Number, key: Number, value: Number, weights: Number) -> Number:
         """Attend.
 
         Args:
