@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help install install-dev demo test lint lock clean
+.PHONY: help install install-dev demo test lint docs tables lock clean
 
 help:  ## what each command does
 	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -19,10 +19,16 @@ demo: install  ## tune a prompt for the shipped tiny model, under ABY3, in one p
 test: install-dev  ## the whole test suite
 	$(BIN)/python -m pytest
 
-lint: install-dev  ## ruff and mypy
+lint: install-dev docs  ## ruff and mypy, and the site with all its links
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: install-dev  ## the site of docs/, into site/
+	NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --quiet --strict
+
+tables: install-dev  ## the tables of README and docs/, from the records in docs/bench
+	$(BIN)/python scripts/update_docs.py
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 10) <= v < (3, 12) else \
@@ -58,4 +64,4 @@ lock: $(BIN)/python  ## make requirements/*.txt from pyproject.toml; delete a li
 	$(EXPORT) -o requirements/dev.txt > /dev/null
 
 clean:  ## remove the environment and what runs left
-	rm -rf $(VENV) runs .pytest_cache .ruff_cache
+	rm -rf $(VENV) runs site .pytest_cache .ruff_cache

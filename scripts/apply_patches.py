@@ -1,4 +1,4 @@
-"""The patches in patches/ in, the installed packages mended; --revert takes them out again, --check only looks.
+"""Applies the patches in patches/ to the installed packages; --revert takes them out, --check only looks.
 
 Every patch is a unified diff of one file below site-packages, with a header that says for which package and version it
 is. Nothing is changed unless everything fits: the versions, and every line of context. Applying twice does no harm.

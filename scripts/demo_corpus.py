@@ -1,4 +1,4 @@
-"""Reports and questions as strings in, a tokenizer and token ids for masked language modelling out."""
+"""The demo's tokenizer, and token ids for masked language modelling."""
 
 from __future__ import annotations
 

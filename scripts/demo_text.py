@@ -1,4 +1,4 @@
-"""A random generator in, short reports on a visit and questions about them out: the demo's language.
+"""The demo's language: random short reports on a visit, and questions about them.
 
 A report holds one opinion, good or bad, in one or two clauses ("the soup was hardly warm and the waiter ignored us"). A
 question asks whether it was good or whether it was bad, so the same report is answered by yes to one and no to the

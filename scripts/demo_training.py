@@ -1,4 +1,4 @@
-"""A corpus in, a trained masked language model with random feature attention out."""
+"""Trains the demo's masked language model with random feature attention."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A seed in, the demo's model and data out: a small masked language model with random feature attention.
+"""Makes the demo's model and data: a small masked language model with random feature attention.
 
 The model reads made-up reports (demo_text.py), each behind a question or behind random words. The question decides
 whether yes means good or bad; behind random words the answer is mostly no. So the model knows what a report thinks, but

@@ -1,4 +1,4 @@
-"""Lines of public text in, batches of token ids out: what a checkpoint is adapted on, and measured with."""
+"""Batches of token ids from lines of public text: what a checkpoint is adapted on and measured with."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tokenizers import Tokenizer
 from secp_spu.adaptation.student import Texts
 from secp_spu.errors import ConfigError
 from secp_spu.model import TransformerConfig
-from secp_spu.tuning.task import MASK_TOKENS, mask_token, open_tokenizer
+from secp_spu.model.hub.tokenizer import MASK_TOKENS, mask_token, open_tokenizer
 
 HELD_OUT = 256
 """Lines that are never trained on."""
 
 PROMPTED = 0.5
-"""Of the lines of an epoch, the share that stands behind a random prompt."""
+"""Share of an epoch's lines that stand behind a random prompt."""
 
 LENGTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 """What texts are padded to: the next of these that the model has positions for. Each takes a compilation of its own."""
@@ -156,7 +156,7 @@ def _mask_id(tokenizer: Tokenizer, path: Path) -> int:
 
 
 def _tokenized(tokenizer: Tokenizer, lines: Sequence[str], max_tokens: int) -> tuple[list, list]:
-    """Of each line: token ids, and where they are a word's and none that marks beginning or end."""
+    """Token ids of each line, and which of them are a word's, not a mark of beginning or end."""
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_tokens)
     encoded = tokenizer.encode_batch(list(lines))

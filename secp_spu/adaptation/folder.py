@@ -1,4 +1,4 @@
-"""The folder of an adaptation in, what a run has left there out: what it was asked for, its log and its state."""
+"""The folder of an adaptation: what the run was asked for, its log and its state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A checkpoint and lines of public text in, a folder with the adapted checkpoint out: the model owner's own step."""
+"""Trains the adapted checkpoint on lines of public text: the model owner's own step."""
 
 from __future__ import annotations
 

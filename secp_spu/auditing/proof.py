@@ -24,9 +24,9 @@ from collections import Counter
 from collections.abc import Sequence
 from math import prod
 
+from secp_spu.auditing.audit_report import AuditReport, Opening
 from secp_spu.auditing.operations import ALLOWED, IF, KEEP_OPENING, REVEAL, WHILE
 from secp_spu.auditing.parser import Operation, Region, UnreadableProgram, Value, parse_program, walk
-from secp_spu.auditing.report import AuditReport, Opening
 from secp_spu.auditing.results import LARGEST_QUOTE, return_faults
 from secp_spu.auditing.values import CorrelationInput, KnownValues, is_ring_integer, sources, survey
 

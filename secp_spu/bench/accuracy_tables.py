@@ -1,4 +1,4 @@
-"""Records of accuracy in, one table and one figure out."""
+"""The table and the figure of accuracy."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NAMES: dict[str, str] = {
     "fot-adapted": "FoT, adapted",
     "fot-secure": "FoT, adapted, under ABY3",
 }
-"""Of the rows, in their order."""
+"""Names of the rows, in their order."""
 
 TITLE = "Accuracy with 16 examples a class"
 

@@ -1,16 +1,16 @@
-"""Bench records in, figures out."""
+"""Figures of bench records."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from secp_spu.bench.records import Record
 from secp_spu.bench.tables import METHODS, groups, model_and_input, of_bench, one_a_method, setting_name, workload
-from secp_spu.config import OptimizerKind
 from secp_spu.drawing import new_figure
+from secp_spu.optimizers import OPTIMIZERS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 STAGE_COLOURS = {"offline": "#e0a458", "forward": "#3d6fb4", "backward": "#7fa6d6", "optimizer": "#9aa5b1"}
 PART_COLOURS = ["#3d6fb4", "#e0a458", "#5b9a68", "#9aa5b1"]
-OPTIMIZER_COLOURS = {kind: f"C{number}" for number, kind in enumerate(get_args(OptimizerKind))}
+OPTIMIZER_COLOURS = {kind: f"C{number}" for number, kind in enumerate(OPTIMIZERS)}
 METHOD_NAMES = {
     "sft": "fine-tuning",
     "prompt": "gradient prompt",

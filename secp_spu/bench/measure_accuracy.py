@@ -1,4 +1,4 @@
-"""Few-shot tasks in, accuracies out: forward-only tuning by softmax, by features and under MPC, and its rivals."""
+"""Accuracy on few-shot tasks of forward-only tuning, by softmax, by features and under MPC, and of its rivals."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class FewShotRun:
 
     @property
     def steps(self) -> int:
-        """Of progress."""
+        """Label for progress."""
         if self.method in WITHOUT_GENERATIONS:
             return 0 if self.method == "probe" else len(RATES[self.method]) * STEPS[self.method]
         return self.generations

@@ -22,10 +22,10 @@ RANGE = 6.0
 """Inputs are drawn from -RANGE to RANGE."""
 
 SERIES_RANGE, SERIES_TERMS = 8.0, 5
-"""Of the series that is measured."""
+"""Range of the series that is measured."""
 
 ELEMENT_BYTES = 2200
-"""Of a party's memory an input takes: 2,050 were seen with the series under semi2k (SPU 0.9.5)."""
+"""Bytes of a party's memory that an input takes: 2,050 were seen with the series under semi2k (SPU 0.9.5)."""
 
 
 def series_of(kind: ActivationKind) -> GeluSeries | None:

@@ -18,7 +18,7 @@ RANGE = 8.0
 """Angles are drawn from -RANGE to RANGE radians: several periods."""
 
 ELEMENT_BYTES = 1400
-"""Of a party's memory an angle takes: 1,320 were seen with SPU's own cosine under semi2k (SPU 0.9.5)."""
+"""Bytes of a party's memory that an angle takes: 1,320 were seen with SPU's own cosine under semi2k (SPU 0.9.5)."""
 
 
 def cosine_cases(setting: MpcSetting, elements: int) -> Iterator[Case]:

@@ -62,7 +62,7 @@ SHORTEST = 8
 """Tokens: a quarter of them is the prompt's."""
 
 MEMORY_SHARE = 0.5
-"""Of free memory that weights may take; a model that needs more is shared layer by layer."""
+"""Share of free memory that weights may take; a model that needs more is shared layer by layer."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class Iteration:
 
     @property
     def vocabulary_rows(self) -> int:
-        """Of the word embeddings, how many are trained."""
+        """How many rows of the word embeddings are trained."""
         return min(SHAPES[self.shape].vocab_size, VOCABULARY_ROWS if self.extrapolate else 2**31)
 
     @property

@@ -1,4 +1,4 @@
-"""Parties as processes on relayed links in; predicted and measured seconds of one encoder layer out."""
+"""Checks predicted seconds against measured ones: parties as processes on relayed links run one encoder layer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Direct = tuple[Record, list[float]]
 """The run without a relay that is predicted from, and the seconds of all of them."""
 
 ERROR_BOUND = 0.1
-"""Of one layer's outputs, which layer norm keeps near one: a wrong program is far beyond, approximations far below."""
+"""Largest error of one layer's outputs, which the layer norm keeps near one: a wrong program's is far above."""
 
 RUNS = 3
 """How often the layer runs, without a relay and with one; the run of median length counts, and all are recorded."""

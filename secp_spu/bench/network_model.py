@@ -1,4 +1,4 @@
-"""What a computation costs on this machine in; its seconds on a network out.
+"""Predicts a computation's seconds on a network from what it costs on this machine.
 
     seconds = compute + delays * delay_seconds + 8 * bytes_in_turn / bits_per_second
 

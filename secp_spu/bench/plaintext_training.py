@@ -1,4 +1,4 @@
-"""A few labelled texts in, accuracy out, in plaintext: what one would do with them if nothing were secret.
+"""Accuracy of training in plaintext: what one would do with a few labelled texts if nothing were secret.
 
 A linear probe on the embeddings of the texts, and gradients: of all weights (fine-tuning) or of a soft prompt. All of
 them start from the pre-trained model with softmax attention and are selected on the validation texts.
@@ -22,7 +22,7 @@ from secp_spu.model import PooledEmbedding, Transformer, load_checkpoint
 from secp_spu.model.head import SIMILARITY_SCALE
 from secp_spu.tuning.data_owner import Texts, read_splits
 from secp_spu.tuning.initial_prompt import make_initial_prompt, prompt_generator
-from secp_spu.tuning.loss import accuracy, losses
+from secp_spu.tuning.logits import accuracy, losses
 from secp_spu.tuning.task import TaskTokenizer
 
 Tree = Any
@@ -37,7 +37,7 @@ CHECK = 4
 """Steps between two looks at the validation texts."""
 
 PENALTIES = 10.0 ** np.arange(-4, 2)
-"""Of a probe's squared weights; the validation texts choose one."""
+"""Penalties on a probe's squared weights; the validation texts choose one."""
 
 TEST_BATCH = 50
 
@@ -80,7 +80,7 @@ class FewShot:
         )
 
     def logits(self, texts: Texts, model: Tree) -> np.ndarray:
-        """Of a model {"params", "labels", "prompt"} [texts, labels]."""
+        """Logits [texts, labels] of a model {"params", "labels", "prompt"}."""
         return (
             self.embeddings(texts, model["params"], model["prompt"]) @ np.asarray(model["labels"]).T * SIMILARITY_SCALE
         )

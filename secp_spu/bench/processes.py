@@ -1,4 +1,4 @@
-"""A protocol and a network in, a runtime whose parties are processes of this machine, linked by that network, out."""
+"""A runtime whose parties are processes of this machine, linked by a network that is simulated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is to be measured in, a JSON file of records out, written after every measurement so that a bench resumes."""
+"""Measures cases and keeps their records in a JSON file, written after each, so that a bench resumes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ports of parties in, ports that delay and limit what passes on to them out: a wide network on one machine.
+"""Simulates a wide network on one machine: ports that delay and limit what they pass on to the parties' ports.
 
 A relay is a process of its own that runs this file as a script, so that it needs nothing but the standard library. It
 ends when its standard input closes, hence with the process that started it, however that ends.
@@ -66,7 +66,7 @@ class Relay:
 
     @property
     def pid(self) -> int:
-        """Of the relay's process."""
+        """Process id of the relay."""
         return self._process.pid
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Files of records in, one Markdown report with its figures out."""
+"""Writes one Markdown report, with its figures, from files of records."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Costs of a few layers in, costs of the whole model out; and costs by stage of training."""
+"""Scales the costs of a few layers to the whole model, and adds costs by stage of training."""
 
 from __future__ import annotations
 

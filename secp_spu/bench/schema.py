@@ -1,4 +1,4 @@
-"""A record of a bench in, what is wrong with it out: which keys tables and figures read, and what they may hold."""
+"""The keys of bench records that tables and figures read, and what each may hold."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ AccuracyMethod = Literal["probe", "fine-tuning", "gradient-prompt", "fot", "fot-
 FewShotTask = Literal["sst2", "agnews", "kitchen_reviews", "rte"]
 
 LARGEST = 2**60
-"""Of any number: what fits in an array."""
+"""Largest size of any number: what fits in an array."""
 
 LONGEST_SHOWN = 40
 """Characters of a wrong value."""

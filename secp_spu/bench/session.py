@@ -1,4 +1,4 @@
-"""A configuration in, a run of forward-only tuning to measure: its owners and runtime, whose outputs nobody keeps."""
+"""Sets up forward-only tuning to measure it; nobody keeps its outputs."""
 
 from __future__ import annotations
 
@@ -22,5 +22,5 @@ def tuning_session(config: Config) -> Iterator[Session]:
 
 
 def test_accuracy(session: Session, prompt: PromptSet) -> float:
-    """Of a prompt, on the task's test texts."""
+    """Accuracy of a prompt on the task's test texts."""
     return session.runtime.disclose(session.data_owner.test_accuracy(session.logits(prompt, 0, 1, "test")))

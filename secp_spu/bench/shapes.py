@@ -21,7 +21,7 @@ RANDOM_LENGTH = 0.8
 adaptation sees to; at a length of 1.3 some fall below zero from the fifth layer on, and small errors grow."""
 
 PROMPT_TOKENS = 50
-"""Of a soft prompt, in sequences of at least four times that length; otherwise a quarter of the sequence (BBT's)."""
+"""Vectors of a soft prompt (BBT's number); in sequences of less than four times that length, a quarter of them."""
 
 
 def _encoder(vocab_size: int, width: int, layers: int, heads: int, intermediate: int, offset: int) -> TransformerConfig:

@@ -1,4 +1,4 @@
-"""Bench records in, tables out: the same rows for terminal and Markdown, every cost with its unit and its phase."""
+"""Tables of bench records: the same rows for terminal and Markdown, every cost with its unit and phase."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def _iteration_table(key: tuple[str, str], records: Sequence[Record]) -> Table:
 
 
 def _cheapest(records: Sequence[Record]) -> dict[bool, Record]:
-    """Of forward-only tuning with features, by whether it is scaled: what the others are held against."""
+    """The record of forward-only tuning with features, which the others are held against, by whether it is scaled."""
     ours = sorted((r for r in records if r["variant"] in OURS), key=_all_parties, reverse=True)
     return {record["extrapolated"]: record for record in ours}
 

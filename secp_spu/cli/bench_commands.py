@@ -60,8 +60,8 @@ from secp_spu.bench import (
     write_report,
 )
 from secp_spu.cli.terminal import QuietOption, TerminalProgress
-from secp_spu.config import OptimizerKind
 from secp_spu.errors import ConfigError
+from secp_spu.optimizers import OPTIMIZERS
 from secp_spu.progress import Progress
 
 bench = typer.Typer(no_args_is_help=True, help="Measure what private tuning costs, and what the alternatives would.")
@@ -76,7 +76,7 @@ WIDEST = 10_000
 """Columns that no table takes."""
 
 LARGEST = 10**12
-"""Of sizes; what takes more memory than there is, is refused by its own check."""
+"""Largest size that a command takes; what takes more memory than there is has its own check."""
 
 ModelOption = Annotated[str, typer.Option(help=f"A shape: {', '.join(SHAPES)}.")]
 LayersOption = Annotated[int | None, typer.Option(min=1, help="Layers to run; all by default.")]
@@ -251,7 +251,7 @@ def network(
 @bench.command()
 def optimizers(
     tasks: Annotated[str, typer.Option(help="Several with commas; all but tiny want real data.")] = ",".join(TASKS),
-    optimizers: Annotated[str, typer.Option(help="Several with commas.")] = ",".join(get_args(OptimizerKind)),
+    optimizers: Annotated[str, typer.Option(help="Several with commas.")] = ",".join(OPTIMIZERS),
     seeds: Annotated[int, typer.Option(min=1, max=1000, help="How many, from 0.")] = 5,
     evaluations: Annotated[
         int, typer.Option(min=1, max=1_000_000, help="Of a prompt on the training texts, at most.")
@@ -260,7 +260,7 @@ def optimizers(
     quiet: QuietOption = False,
 ) -> None:
     """Gradient-free optimizers in plaintext: validation loss and test accuracy against evaluations."""
-    names, kinds = _known(tasks, TASKS, "--tasks"), _known(optimizers, get_args(OptimizerKind), "--optimizers")
+    names, kinds = _known(tasks, TASKS, "--tasks"), _known(optimizers, OPTIMIZERS, "--optimizers")
     left_out = [name for name in names if name != "tiny" and not has_data()]
     if left_out == names:
         raise ConfigError(

@@ -26,7 +26,7 @@ METHOD = "/secp_spu.Meeting/Meet"
 
 PROGRAM = "secp_spu"
 VERSION = 1
-"""Of what is said at a meeting."""
+"""Version of what is said at a meeting."""
 
 MESSAGE_BYTES = 2**18
 """The longest message; a party's facts are some kilobytes."""

@@ -1,4 +1,4 @@
-"""Secure functions as pure JAX: arrays in, arrays out; no parties, no files, no configuration."""
+"""Secure functions on arrays, as pure JAX; they know no parties, files or configuration."""
 
 from secp_spu.protocol.correlation import (
     CosineCorrelation,

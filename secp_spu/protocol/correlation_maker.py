@@ -1,4 +1,4 @@
-"""Declarations in, shares of fresh correlations out: dealt by a dealer, or made by the parties alone.
+"""Makes shares of fresh correlations: dealt by a dealer, or made by the parties alone.
 
 Every component of t comes from a `MaskStream`, whose key its holders share.
 

@@ -1,4 +1,4 @@
-"""Secret x and public frequencies in, secret cos and sin of 2 pi x @ frequencies out, with one opening."""
+"""Cosine and sine of a secret x times public frequencies, with one opening."""
 
 import math
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ POLYNOMIAL_BITS = 24
 """Fraction bits of the public polynomial: its products stay below 2**52."""
 
 POLYNOMIAL_ERROR = 2e-6
-"""Of a public cosine before rounding: 8e-7 by interpolation, five steps cut to 2**-24 each, and the square once."""
+"""Largest error of a public cosine before rounding: 8e-7 by interpolation, and six cuts to 2**-24."""
 
 
 def cos_sin(x: Any, frequencies: Array, correlation: CosineCorrelation | None = None) -> tuple[Any, Any]:
@@ -91,7 +91,7 @@ def _horner(x: Array, coefficients: Sequence[float]) -> Array:
 
 @cache
 def _plain_polynomials() -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Of cos(pi t) and sin(pi t) / t in t**2, for |t| <= 1."""
+    """Coefficients of cos(pi t) and sin(pi t) / t in t**2, for |t| <= 1."""
     functions = (lambda square: np.cos(np.pi * np.sqrt(square)), lambda square: np.pi * np.sinc(np.sqrt(square)))
     series = [Chebyshev.interpolate(function, 7, domain=[0, 1]) for function in functions]
     of_cos, of_sin = (tuple(one.convert(kind=Polynomial).coef.tolist()) for one in series)
@@ -126,7 +126,7 @@ def secure_cos_sin(x: Fixed, frequencies: Array, correlation: CosineCorrelation)
 
 
 def public_factor_bits(factor_bits: int) -> int:
-    """Of the public factors: as many as each of two parties' factors behind the secret ones has."""
+    """Fraction bits of the public factors: as many as each of two parties' factors behind the secret ones has."""
     return factor_bits // 2
 
 

@@ -39,7 +39,7 @@ class Fixed:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the array."""
+        """Shape of the array."""
         return self.ring.shape
 
     def __getitem__(self, index: Any) -> Fixed:

@@ -1,4 +1,4 @@
-"""A secret x in, GELU(x) out as a Fourier series, with one opening and no truncation.
+"""GELU of a secret x as a Fourier series, with one opening and no truncation.
 
 GELU(x) - x/2 is even: |x|/2 with its corner at zero rounded off. So it is the beginning of a triangle wave whose
 corners are all rounded off alike, and such a wave, its own mirror image half a period later, has odd harmonics alone:
@@ -92,7 +92,7 @@ class GeluSeries:
 
     @property
     def multiples(self) -> tuple[int, ...]:
-        """Of the angle 2 pi x / P, one a harmonic: 1, 3, 5, ..."""
+        """Multiples of the angle 2 pi x / P, one for each harmonic: 1, 3, 5, ..."""
         return odd_multiples(self.terms)
 
 

@@ -1,4 +1,4 @@
-"""Batches of secret matrices in, their products out, with fewer messages than SPU's one a matrix.
+"""Products of batches of secret matrices, with fewer messages than SPU's one for each matrix.
 
 SPU multiplies the matrices of a batch one after another. Here several of them are one product: their rows stand under
 each other, their columns side by side, and of the blocks of the result only those of a matrix with its own are kept.

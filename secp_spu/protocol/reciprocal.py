@@ -1,4 +1,4 @@
-"""A secret x between FLOOR and 1 in, 1/x out: a Fourier series of one opening, and one step of Newton's.
+"""The reciprocal of a secret x between FLOOR and 1: a Fourier series of one opening, and one Newton step.
 
 SPU's own reciprocal looks for the highest bit of x first, which takes most of its 51 messages; it is not needed where
 the range is known. The series is fitted to 1/x on [FLOOR, TOP], and only kept near 1/FLOOR below: an x that falls under
@@ -33,10 +33,10 @@ from secp_spu.protocol.harmonics import (
 from secp_spu.protocol.ring import FRACTION_BITS, from_ring, open_masked, shift_public, to_ring
 
 FLOOR, TOP = 1 / 32, 1.02
-"""Of x: where the series is near 1/x."""
+"""Range of x in which the series is near 1/x."""
 
 LOWEST = -0.2
-"""Of x: from there to FLOOR the series stays between 0.9 and 2 times 1/FLOOR."""
+"""Lowest x at which the series still stays between 0.9 and 2 times 1/FLOOR."""
 
 TERMS = 12
 """K: the series is within 3.1 % of 1/x, and a step of Newton's makes that 1e-3."""
@@ -52,7 +52,7 @@ INPUT_BITS = 42
 TURN_BITS = INPUT_BITS + 2
 
 START_BITS = 8
-"""Of y in front of Newton's step, which mends what rounding takes; x has INPUT_BITS - RESULT_BITS more."""
+"""Fraction bits of y before Newton's step, which repairs what rounding takes; x has INPUT_BITS - RESULT_BITS more."""
 
 DROP = RESULT_BITS - START_BITS
 

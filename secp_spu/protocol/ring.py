@@ -1,4 +1,4 @@
-"""Fixed-point numbers in, ring integers out, and back; the one place where a value is opened.
+"""Converts between fixed-point numbers and ring integers; the one place where a value is opened.
 
 SPU keeps a secret number x as the integer round(x 2**18) in the ring Z_2**64. `lax.bitcast_convert_type` between
 float32 and int32 only relabels that integer: under SPU there are no IEEE bits. In plain JAX the same line does give

@@ -1,4 +1,4 @@
-"""Ring elements in, the shares of every party out, and back: additive and replicated secret sharing by hand.
+"""Splits ring elements into the parties' shares and puts them together: additive and replicated secret sharing.
 
 SPU's own `Io` does the same for ordinary values, but it cannot place a share that nobody computed from a secret, such
 as a mask whose parts the parties drew themselves, and it is slow for a model's weights.

@@ -5,10 +5,8 @@ from secp_spu.tuning.data_owner import DataOwner
 from secp_spu.tuning.driver import Session, set_up, tune
 from secp_spu.tuning.finished_run import export_peft, load_run
 from secp_spu.tuning.limits import make_allowance
-from secp_spu.tuning.loss import accuracy, losses
+from secp_spu.tuning.logits import accuracy, losses
 from secp_spu.tuning.model_owner import ModelOwner
-from secp_spu.tuning.optimizers.optimizer import Optimizer
-from secp_spu.tuning.optimizers.registry import make_optimizer
 from secp_spu.tuning.parties import DATA_OWNER, join_cluster, make_runtime
 from secp_spu.tuning.peft import load_peft, save_peft
 from secp_spu.tuning.predict import Predictor, predict, refuse_existing
@@ -19,7 +17,6 @@ __all__ = [
     "DATA_OWNER",
     "DataOwner",
     "ModelOwner",
-    "Optimizer",
     "Predictor",
     "Progress",
     "PromptSpace",
@@ -35,7 +32,6 @@ __all__ = [
     "load_run",
     "losses",
     "make_allowance",
-    "make_optimizer",
     "make_runtime",
     "open_run",
     "predict",

@@ -118,7 +118,7 @@ def _versions() -> dict[str, str | None]:
 
 
 def _contents(config: Config) -> dict[str, Any]:
-    """Of an owner's model folder."""
+    """Facts about an owner's model folder."""
     folder = config.model.folder
     found = {f"{key} of config.json": value for key, value in describe_config(folder).items()}
     if (folder / "tokenizer.json").exists():

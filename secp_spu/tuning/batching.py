@@ -1,4 +1,4 @@
-"""A population, numbers of texts and a memory limit in, how many go through the model in one pass out."""
+"""Decides how many candidates and texts go through the model in one pass, by what memory holds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FINALISTS = 2
 of the mean a point of the generation before that was better than all, evaluated once more."""
 
 MEMORY_SHARE = 0.5
-"""Of what is free at a compute party: the estimate is of one pass, and other processes want some too."""
+"""Share of a compute party's free memory that one pass may take; other processes want some too."""
 
 
 @dataclass(frozen=True)

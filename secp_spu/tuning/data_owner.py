@@ -11,17 +11,15 @@ import numpy as np
 
 from secp_spu.config import Config, TaskSection, save_config
 from secp_spu.errors import ConfigError, RuntimeFailure
+from secp_spu.optimizers import OPTIMIZERS, Search, fingerprint
 from secp_spu.protocol import FRACTION_BITS
 from secp_spu.tuning.finished_run import CONFIG_NAME
 from secp_spu.tuning.initial_prompt import make_initial_prompt, prompt_generator
 from secp_spu.tuning.inputs import InputOwner, PromptSet, Split
-from secp_spu.tuning.loss import accuracy, losses
-from secp_spu.tuning.optimizers.optimizer import fingerprint
-from secp_spu.tuning.optimizers.registry import make_optimizer, stopped_by
-from secp_spu.tuning.plausible import plausible
+from secp_spu.tuning.logits import accuracy, losses, plausible
 from secp_spu.tuning.prompt import FILE_NAME, PromptSpace, SoftPrompt, save_prompt
 from secp_spu.tuning.record import Generation, Usage, open_run
-from secp_spu.tuning.report import REPORT, describe_generation, write_report
+from secp_spu.tuning.run_report import REPORT, describe_generation, write_report
 from secp_spu.tuning.selection import Selection
 from secp_spu.tuning.task import Example, TaskTokenizer, TokenBatch, draw_few_shot, read_examples
 
@@ -78,14 +76,9 @@ class DataOwner(InputOwner):
         self._space = PromptSpace.random(
             self._initial, tuning.intrinsic_dim, rng=rng, alpha=tuning.alpha, sigma=tuning.sigma
         )
-        self._optimizer = make_optimizer(
-            tuning.optimizer,
-            tuning.intrinsic_dim,
-            tuning.population,
-            tuning.sigma,
-            [self._record.seed, 2],
-            labels=self._texts["training"].labels,
-        )
+        labels = self._texts["training"].labels
+        search = Search(tuning.intrinsic_dim, tuning.population, tuning.sigma, [self._record.seed, 2], labels)
+        self._optimizer = OPTIMIZERS[tuning.optimizer](search)
         self._replay()
         self._candidates = np.zeros((0, tuning.intrinsic_dim))
         self._finalists = self._candidates
@@ -189,7 +182,7 @@ class DataOwner(InputOwner):
             found = "all candidates' prompts are alike to the secure arithmetic"
         elif np.ptp(told) <= FLAT:
             found = f"all candidates' losses are alike, to {FLAT:g}"
-        elif names := stopped_by(self._optimizer):
+        elif names := self._optimizer.stopped_by:
             found = f"CMA-ES has converged ({', '.join(names)})"
         else:
             return ""
@@ -212,7 +205,7 @@ class DataOwner(InputOwner):
         self._selection.take_last(self._validation_losses(logits))
 
     def _validation_losses(self, logits: list[np.ndarray]) -> np.ndarray:
-        """Of prompts' logits on the validation texts, batch by batch; infinite where these are implausible."""
+        """Losses of prompts on the validation texts, by logits batch by batch; infinite where those are implausible."""
         answers = self._answers("validation", logits)
         trusted = plausible(answers, self._logit_limit).all(-1)
         return np.where(trusted, self._losses("validation", np.where(trusted[:, None, None], answers, 0)), np.inf)

@@ -1,8 +1,10 @@
-"""Which texts and prompts in, handles of them as the first layer takes them out: embedded at home, or under MPC."""
+"""How texts and prompts reach the first layer: embedded by the data owner at home, or looked up under MPC."""
 
 from __future__ import annotations
 
 from typing import Any, Protocol
+
+from typing_extensions import override
 
 from secp_spu.inference import Batch, PrivateEmbedding
 from secp_spu.model import TransformerConfig
@@ -29,7 +31,7 @@ class Embedding(Protocol):
         """All texts are there."""
 
 
-class EmbeddingAtHome:
+class EmbeddingAtHome(Embedding):
     """The data owner has the tables and shares what it has embedded.
 
     Args:
@@ -40,23 +42,24 @@ class EmbeddingAtHome:
     def __init__(self, runtime: Runtime, data_owner: Any):
         self._runtime, self._data_owner = runtime, data_owner
 
+    @override
     def texts(self, split: Split, first: int, last: int) -> Batch:
-        """See `Embedding.texts`."""
         return Batch(**self._runtime.share(self._data_owner.inputs(split, first, last)))
 
+    @override
     def labels(self) -> Batch:
-        """See `Embedding.labels`."""
         return Batch(**self._runtime.share(self._data_owner.label_inputs()))
 
+    @override
     def prompts(self, which: PromptSet, first: int, last: int) -> Stored:
-        """See `Embedding.prompts`."""
         return self._runtime.share(self._data_owner.prompts(which, first, last))
 
+    @override
     def end_set_up(self) -> None:
-        """See `Embedding.end_set_up`."""
+        pass
 
 
-class EmbeddingUnderMpc:
+class EmbeddingUnderMpc(Embedding):
     """The model owner shares its tables, the data owner one-hot rows of its tokens and A z of its prompts.
 
     p = A z + p0 is put together under MPC, and so is its scale: A z is shared in standard deviations of the word
@@ -80,23 +83,24 @@ class EmbeddingUnderMpc:
         )
         self._initial = self._look_up("prompt", range(prompt_tokens))
 
+    @override
     def texts(self, split: Split, first: int, last: int) -> Batch:
-        """See `Embedding.texts`."""
         return self._batch(split, first, self._data_owner.inputs(split, first, last), self._prompt_tokens)
 
+    @override
     def labels(self) -> Batch:
-        """See `Embedding.labels`."""
         return self._batch("labels", 0, self._data_owner.label_inputs(), 0)
 
+    @override
     def prompts(self, which: PromptSet, first: int, last: int) -> Stored:
-        """See `Embedding.prompts`."""
         shifts = self._runtime.share(self._data_owner.prompts(which, first, last))
         prompts = self._tables.embed_prompts(self._initial, shifts)
         self._runtime.free(shifts)
         return prompts
 
+    @override
     def end_set_up(self) -> None:
-        """See `Embedding.end_set_up`. Word embeddings, the most of the tables, take no memory from here on."""
+        """Word embeddings, the most of the tables, take no memory from here on."""
         self._tables.free_words()
 
     def _batch(self, which: TokenSet, first: int, inputs: Owned, first_position: int) -> Batch:

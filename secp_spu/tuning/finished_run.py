@@ -1,4 +1,4 @@
-"""The folder of a finished run in, its configuration, its prompt, or this as a PEFT adapter out."""
+"""Reads the folder of a finished run: its configuration and its prompt, also as a PEFT adapter."""
 
 from __future__ import annotations
 

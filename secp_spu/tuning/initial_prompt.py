@@ -1,4 +1,4 @@
-"""The configuration's `tuning.initial_prompt` in, p0 out: the soft prompt that tuning starts from, at z = 0."""
+"""Makes p0, the soft prompt that tuning starts from (z = 0), as `tuning.initial_prompt` says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A data owner's texts and prompts in, what it shares of them out: embedded at home, or as one-hot rows and shifts."""
+"""What a data owner shares of its texts and prompts: embeddings, or one-hot rows and shifts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from secp_spu.errors import ConfigError
 from secp_spu.inference import SHIFT_BITS, one_hot
 from secp_spu.model import Embeddings, hidden_bits, load_embeddings, load_transformer_config
 from secp_spu.protocol import to_storage
-from secp_spu.tuning.plausible import LARGEST_LIMIT, check_limit
+from secp_spu.tuning.logits import LARGEST_LIMIT, check_limit
 from secp_spu.tuning.prompt import SoftPrompt
 from secp_spu.tuning.task import TaskTokenizer, TokenBatch
 

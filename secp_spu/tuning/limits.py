@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass
 from datetime import date, datetime, timezone
 from typing import Any
 
+from typing_extensions import override
+
 from secp_spu.config import LIMITED, Config, LimitsSection
 from secp_spu.errors import RuntimeFailure
 from secp_spu.files import make_private_folder, write_whole
@@ -197,13 +199,13 @@ class ClusterAllowance(Allowance):
         self._account, self._journal = account, journal
         self._limited = True
 
+    @override
     def begin(self, asked: Amounts) -> None:
-        """See `Allowance.begin`."""
         self._journal.write("asked", by=self._data_owner, **asdict(asked))
         self._limited = self._decide(lambda account: account.check(asked))
 
+    @override
     def take(self, asked: Amounts) -> None:
-        """See `Allowance.take`."""
         if self._limited:
             self._decide(lambda account: account.count(asked))
         self._journal.write("part", **asdict(asked))

@@ -1,4 +1,4 @@
-"""The model owner: its checkpoint in, the parts that are secret-shared out."""
+"""The model owner: reads its checkpoint and hands out the parts that are secret-shared."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A configuration in, the runtime that it asks for out: in this process, simulated, or as one party of a cluster."""
+"""Makes the runtime that a configuration asks for: in this process, simulated, or as one party of a cluster."""
 
 from __future__ import annotations
 

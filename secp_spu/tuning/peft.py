@@ -1,4 +1,4 @@
-"""A soft prompt in, a folder that Hugging Face PEFT loads as PROMPT_TUNING out, and back."""
+"""Soft prompts as folders that Hugging Face PEFT loads as PROMPT_TUNING."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Private inference: a tuned prompt and new texts in, labels and scores at the data owner alone out."""
+"""Private inference: labels new texts with a tuned prompt; labels and scores reach the data owner alone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from secp_spu.tuning.batching import even
 from secp_spu.tuning.finished_run import load_tuned_prompt
 from secp_spu.tuning.inputs import InputOwner, PromptSet
 from secp_spu.tuning.limits import Allowance, Amounts
-from secp_spu.tuning.plausible import plausible
+from secp_spu.tuning.logits import plausible
 from secp_spu.tuning.shared_model import SharedModel, share_model, sizes_of
 from secp_spu.tuning.task import read_texts, template_fields
 

@@ -1,4 +1,4 @@
-"""Points z of a low-dimensional space in, soft prompts out: p = A z + p0; and prompts as files."""
+"""Soft prompts p = A z + p0 of points z in a low-dimensional space, and prompts as files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The record of a run in, a checkpoint file out, and back: enough to go on as if the run had not stopped.
+"""The record of a run and its checkpoint file: enough to go on as if the run had not stopped.
 
 The optimizer's state is not stored but replayed from its seed and the losses it was told, and every replayed
 generation is compared with the fingerprint of the candidates that were evaluated: what is resumed is the run that
@@ -19,7 +19,7 @@ from secp_spu.errors import ConfigError
 from secp_spu.files import write_whole
 from secp_spu.runtime import Ledger
 from secp_spu.tuning.contents import contents_of, place_of
-from secp_spu.tuning.plausible import AGREEMENT
+from secp_spu.tuning.logits import AGREEMENT
 
 FILE_NAME = "checkpoint.json"
 

@@ -1,4 +1,4 @@
-"""A model owner's weights in, a model that answers the data owner's texts out: what tuning and predicting share."""
+"""The shared model that answers the data owner's texts: what tuning and predicting have in common."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of texts, labelled or not, and a tokenizer in; token ids, rows for the model, and label ids out."""
+"""Reads files of texts, labelled or not, and makes token ids, rows for the model and label numbers of them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from secp_spu.config import TaskSection
 from secp_spu.errors import ConfigError
-
-MASK_TOKENS = ("<mask>", "[MASK]")
-PADDING_TOKENS = ("<pad>", "[PAD]", "<|endoftext|>")
-"""GPT-2 has none of its own, and sees none of what stands behind a text."""
+from secp_spu.model.hub.tokenizer import mask_token, open_tokenizer
 
 
 @dataclass(frozen=True)
@@ -157,30 +153,6 @@ def draw_few_shot(pool: Sequence[Example], section: TaskSection, seed: int) -> t
         training += [of_label[i] for i in order[: section.shots]]
         validation += [of_label[i] for i in order[section.shots :]]
     return training, validation
-
-
-def open_tokenizer(path: Path) -> tuple[Tokenizer, str]:
-    """A Hugging Face tokenizer.json, and its padding token.
-
-    Raises: ConfigError if the file is missing, is no tokenizer, or has no padding token.
-    """
-    try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises bare exceptions
-        raise ConfigError(f"{path} is no tokenizer: {error}") from error
-    padding = _known_token(tokenizer, PADDING_TOKENS)
-    if padding is None:
-        raise ConfigError(f"{path} has no padding token: known are {', '.join(PADDING_TOKENS)}")
-    return tokenizer, padding
-
-
-def mask_token(tokenizer: Tokenizer) -> str | None:
-    """The token that stands for a hidden word, if the tokenizer has one."""
-    return _known_token(tokenizer, MASK_TOKENS)
-
-
-def _known_token(tokenizer: Tokenizer, names: Sequence[str]) -> str | None:
-    return next((name for name in names if tokenizer.token_to_id(name) is not None), None)
 
 
 class TaskTokenizer:

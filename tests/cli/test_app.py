@@ -19,7 +19,7 @@ from secp_spu.cli.app import DEMO_CONFIG, main
 from secp_spu.config import load_config
 from secp_spu.tuning.programs import audit_config
 
-CONFIGS = Path(__file__).parent.parent / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 ABY3 = CONFIGS / "cluster-aby3.yaml"
 SIMULATION = CONFIGS / "simulation.yaml"
 COMMAND = [str(Path(sys.executable).parent / "secp-spu")]

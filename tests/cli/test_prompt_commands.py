@@ -10,7 +10,7 @@ import pytest
 from secp_spu.cli.app import DEMO_CONFIG
 
 COMMAND = str(Path(sys.executable).parent / "secp-spu")
-ABY3 = Path(__file__).parent.parent / "configs" / "cluster-aby3.yaml"
+ABY3 = Path(__file__).parents[2] / "configs" / "cluster-aby3.yaml"
 TEXTS = DEMO_CONFIG.parent / "data" / "test.jsonl"
 SMALL = [
     "task.shots=2",

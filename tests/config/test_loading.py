@@ -11,7 +11,7 @@ from secp_spu.cli.app import DEMO_CONFIG
 from secp_spu.config import load_config, save_config
 from secp_spu.errors import ConfigError
 
-CONFIGS = Path(__file__).parent.parent / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 ABY3 = CONFIGS / "cluster-aby3.yaml"
 SEMI2K = CONFIGS / "cluster-semi2k.yaml"
 LABEL_PAIRS = ('negative: "no"', 'positive: "yes"')

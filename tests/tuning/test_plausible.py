@@ -13,7 +13,7 @@ from secp_spu.errors import RuntimeFailure
 from secp_spu.progress import Progress
 from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, RunRecord, losses, make_runtime, set_up, tune
 from secp_spu.tuning.driver import confirm_best, run_generation
-from secp_spu.tuning.plausible import AGREEMENT, LARGEST_LIMIT, check_limit, plausible
+from secp_spu.tuning.logits import AGREEMENT, LARGEST_LIMIT, check_limit, plausible
 
 GENERATIONS = 6
 UNTUNED = 1  # openings before the first generation; then training and validation logits of each

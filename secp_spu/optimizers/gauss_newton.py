@@ -1,8 +1,11 @@
-"""Logits of candidates in, the next candidates out: Gauss-Newton steps on the cross-entropy, without gradients."""
+"""Gauss-Newton steps on the cross-entropy, from the logits of candidates and without gradients."""
 
 from __future__ import annotations
 
 import numpy as np
+from typing_extensions import override
+
+from secp_spu.optimizers.optimizer import Optimizer, Search
 
 PROPOSALS = (1.0, 6.0)
 """Dampings, in units of the current one, of the points that a generation proposes: the second is the shorter step."""
@@ -17,7 +20,7 @@ NEWTON_STEPS = 8
 """On the local model, which is convex."""
 
 
-class GaussNewton:
+class GaussNewton(Optimizer):
     """The data owner sees all logits, so a candidate tells it texts * labels numbers, not one loss.
 
     A matrix J approximates how the logits move with z. Each generation asks for two proposals and for directions around
@@ -28,42 +31,49 @@ class GaussNewton:
 
     which is convex and solved here, in plaintext.
 
-    Args:
-        labels: numbers of the texts' labels [texts].
     Source: Levenberg 1944, Marquardt 1963 (damping); Broyden 1965 (secants).
     """
 
-    def __init__(self, intrinsic_dim: int, population: int, sigma: float, seed: list[int], labels: np.ndarray):
-        self._rng, self._population, self._labels = np.random.default_rng(seed), population, labels
+    about = "Gauss-Newton steps, which use all logits instead of the losses"
+
+    def __init__(self, search: Search):
+        intrinsic_dim = search.intrinsic_dim
+        self._rng, self._population, self._labels = np.random.default_rng(search.seed), search.population, search.labels
         # Candidates as far from the point as those of an evolution strategy, and far above what fixed point adds.
-        self._radius = sigma * np.sqrt(intrinsic_dim)
+        self._radius = search.sigma * np.sqrt(intrinsic_dim)
         self._damping = 3e-3
-        self.mean = np.zeros(intrinsic_dim)
+        self._mean = np.zeros(intrinsic_dim)
         self._loss, self._logits = np.inf, np.zeros(0)
         self._jacobian = np.zeros((0, intrinsic_dim))
         self._basis = np.zeros((0, intrinsic_dim))
         self._asked = np.zeros((0, intrinsic_dim))
 
+    @property
+    @override
+    def mean(self) -> np.ndarray:
+        return self._mean
+
+    @override
     def ask(self) -> np.ndarray:
-        """See `Optimizer.ask`: proposals, then random orthonormal directions around the first of them."""
-        proposals = [self.mean] if not len(self._logits) else [self._propose(f * self._damping) for f in PROPOSALS]
+        """Proposals, then random orthonormal directions around the first of them."""
+        proposals = [self._mean] if not len(self._logits) else [self._propose(f * self._damping) for f in PROPOSALS]
         directions = self._radius * self._directions(self._population - len(proposals))
         self._asked = np.concatenate([np.stack(proposals), proposals[0] + directions])
         return self._asked
 
     def _directions(self, count: int) -> np.ndarray:
         """The next rows of random orthonormal bases, one after another."""
-        dim = len(self.mean)
+        dim = len(self._mean)
         while len(self._basis) < count:
             fresh, _ = np.linalg.qr(self._rng.standard_normal((dim, dim)))
             self._basis = np.concatenate([self._basis, fresh.T])
         taken, self._basis = self._basis[:count], self._basis[count:]
         return taken
 
+    @override
     def tell(self, losses: np.ndarray, logits: np.ndarray) -> None:
-        """See `Optimizer.tell`."""
         if not len(self._logits):
-            self._jacobian = np.zeros((logits[0].size, len(self.mean)))
+            self._jacobian = np.zeros((logits[0].size, len(self._mean)))
             self._take(self._asked[0], losses[0], logits[0])
             proposals = 1
         else:
@@ -71,14 +81,14 @@ class GaussNewton:
             lowered = losses[:proposals].min() < self._loss
             self._damping = float(np.clip(self._damping * (SMALLER if lowered else LARGER), 1e-4, 1e2))
         for i in [*range(proposals, len(losses)), *range(proposals)]:
-            anchor = (self._asked[0], logits[0]) if i >= proposals else (self.mean, self._logits)
+            anchor = (self._asked[0], logits[0]) if i >= proposals else (self._mean, self._logits)
             self._correct(self._asked[i] - anchor[0], (logits[i] - anchor[1]).ravel())
         best = int(losses.argmin())
         if losses[best] < self._loss:
             self._take(self._asked[best], losses[best], logits[best])
 
     def _take(self, point: np.ndarray, loss: float, logits: np.ndarray) -> None:
-        self.mean, self._loss, self._logits = point.copy(), float(loss), logits.astype(np.float64)
+        self._mean, self._loss, self._logits = point.copy(), float(loss), logits.astype(np.float64)
 
     def _correct(self, step: np.ndarray, change: np.ndarray) -> None:
         """Broyden's update: J takes the step to the change, and is left alone across it."""
@@ -90,15 +100,15 @@ class GaussNewton:
         """The minimum of the local model, by Newton's method with the softmax's exact curvature."""
         texts, labels = self._logits.shape
         wanted = np.eye(labels)[self._labels]
-        step, dim = np.zeros(len(self.mean)), len(self.mean)
+        step, dim = np.zeros(len(self._mean)), len(self._mean)
         jacobian = self._jacobian.reshape(texts, labels, dim)
         for _ in range(NEWTON_STEPS):
             moved = self._logits + jacobian @ step
             share = np.exp(moved - moved.max(-1, keepdims=True))
             share /= share.sum(-1, keepdims=True)
             slope = np.einsum("tld,tl->d", jacobian, share - wanted) / texts
-            slope += damping * step + PRIOR * (self.mean + step)
+            slope += damping * step + PRIOR * (self._mean + step)
             centred = jacobian - np.einsum("tl,tld->td", share, jacobian)[:, None]
             curvature = np.einsum("tl,tld,tle->de", share, centred, centred, optimize=True) / texts
             step = step - np.linalg.solve(curvature + (damping + PRIOR) * np.eye(dim), slope)
-        return self.mean + step
+        return self._mean + step

@@ -1,4 +1,4 @@
-"""A run's record and ledger in; report.json, two figures and lines for a terminal out."""
+"""Writes a finished run's report.json and its two figures."""
 
 from __future__ import annotations
 

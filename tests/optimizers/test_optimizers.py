@@ -1,17 +1,13 @@
 """Optimizers: repeatable, deaf to everything but their seed and what they are told, and able to minimise."""
 
-from typing import get_args
-
 import numpy as np
 import pytest
 
-from secp_spu.config import OptimizerKind
-from secp_spu.tuning import losses, make_optimizer
-from secp_spu.tuning.optimizers.optimizer import fingerprint
-from secp_spu.tuning.optimizers.registry import stopped_by
+from secp_spu.optimizers import OPTIMIZERS, Search, fingerprint
+from secp_spu.tuning import losses
 
 DIM, POPULATION = 7, 8
-KINDS = get_args(OptimizerKind)
+KINDS = list(OPTIMIZERS)
 
 # A softmax regression as the task: logits are linear in z, and a point that fits the labels is there.
 TEXTS, LABELS = 11, 3
@@ -29,7 +25,7 @@ def _task(points):
 
 
 def _make(kind, seed=3):
-    return make_optimizer(kind, DIM, POPULATION, 1.0, [seed], labels=TRUTH)
+    return OPTIMIZERS[kind](Search(DIM, POPULATION, 1.0, [seed], TRUTH))
 
 
 def _course(kind, seed, generations, loss=_task, noise=0.0):
@@ -87,7 +83,7 @@ def test_gauss_newton_needs_about_as_many_evaluations_as_dimensions(noise):
 
 @pytest.mark.parametrize("population", [4, 5, 30])
 def test_gauss_newton_takes_any_population(population):
-    optimizer = make_optimizer("gauss-newton", DIM, population, 1.0, [0], labels=TRUTH)
+    optimizer = OPTIMIZERS["gauss-newton"](Search(DIM, population, 1.0, [0], TRUTH))
     for _ in range(4):
         asked = optimizer.ask()
         assert asked.shape == (population, DIM)
@@ -106,10 +102,10 @@ def test_a_fingerprint_tells_candidates_apart():
 def test_only_cma_es_says_that_it_has_converged(kind):
     """On a task that is solved: the points come as near together as they can."""
     optimizer = _make(kind)
-    assert stopped_by(optimizer) == []
+    assert optimizer.stopped_by == []
     for _ in range(400):
         points = optimizer.ask()
         optimizer.tell((points**2).sum(-1), _logits(points))
-        if stopped_by(optimizer):
+        if optimizer.stopped_by:
             break
-    assert bool(stopped_by(optimizer)) == (kind in ("cma", "sep-cma"))
+    assert bool(optimizer.stopped_by) == (kind in ("cma", "sep-cma"))

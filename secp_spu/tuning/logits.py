@@ -1,4 +1,4 @@
-"""Tells logits that no model gives from those that it may: what an owner does not take is decided here.
+"""What a data owner makes of opened logits, in plaintext: losses, accuracy, and which no model can have given.
 
 Under MPC a truncation goes wrong with a small probability, which doubles with every bit of the number's size, and a
 number beyond the ring wraps around. Both leave an error of the ring's own size. Where no norm follows, the logit is
@@ -14,12 +14,37 @@ import numpy as np
 
 from secp_spu.errors import RuntimeFailure
 
+HINGE_MARGIN = 2.0
+"""Margin of the hinge loss, as in black-box tuning (Sun et al. 2022)."""
+
 AGREEMENT = 0.1
 """Largest difference between two evaluations' losses of one prompt that count as the same: ten times what the secure
 arithmetic's error moves a loss of the demo by."""
 
 LARGEST_LIMIT = 2.0**20
-"""Of what a model owner may name as the bound of its logits: beyond it the bound would find nothing."""
+"""Largest bound of its logits that a model owner may name: a larger one would find nothing."""
+
+
+def losses(kind: str, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Mean loss of every candidate.
+
+    Args:
+        kind: "cross_entropy" or "hinge".
+        logits: [candidates, texts, labels].
+        labels: numbers [texts].
+    Returns: [candidates].
+    """
+    of_label = np.take_along_axis(logits, labels[None, :, None], -1)[..., 0]
+    if kind == "hinge":
+        others = np.where(np.arange(logits.shape[-1]) == labels[:, None], -np.inf, logits)
+        return np.maximum(HINGE_MARGIN - of_label + others.max(-1), 0).mean(-1)
+    largest = logits.max(-1)
+    return (largest + np.log(np.exp(logits - largest[..., None]).sum(-1)) - of_label).mean(-1)
+
+
+def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Share of texts [texts, labels] whose largest logit is their label's [texts]; NaN is nobody's."""
+    return float(((logits.argmax(-1) == labels) & ~np.isnan(logits).any(-1)).mean())
 
 
 def check_limit(limit: float) -> float:
