@@ -19,8 +19,8 @@ import numpy as np
 import optax
 from jax import Array
 
-from secp_spu.model.activation.registry import ACTIVATIONS, is_gelu
-from secp_spu.model.attention.registry import attention_class
+from secp_spu.model.activation import ACTIVATIONS, is_gelu
+from secp_spu.model.attention import attention_class
 from secp_spu.model.folding import expected_squares
 from secp_spu.model.head import LabelWordHead, PooledEmbedding
 from secp_spu.model.hub.checkpoint import DEFAULT_TERMS, Checkpoint, CheckpointError

@@ -1,17 +1,16 @@
 """Transformers, encoders and decoders: the same code in plaintext and under MPC."""
 
-from secp_spu.model.activation.activation import Activation
-from secp_spu.model.activation.registry import (
+from secp_spu.model.activation import (
     ACTIVATIONS,
+    Activation,
     activation_class,
     activation_function,
     is_function,
     is_gelu,
 )
-from secp_spu.model.attention.attention import Attention
+from secp_spu.model.attention import ATTENTIONS, Attention, attention_class
 from secp_spu.model.attention.fourier import FourierAttention, token_shares
 from secp_spu.model.attention.random_features import RandomFeatureAttention, orthogonal_frequencies
-from secp_spu.model.attention.registry import ATTENTIONS, attention_class
 from secp_spu.model.attention.softmax import SoftmaxAttention
 from secp_spu.model.folding import fold_head, fold_layer
 from secp_spu.model.head import (
@@ -31,7 +30,7 @@ from secp_spu.model.hub.checkpoint import (
     save_embeddings,
 )
 from secp_spu.model.hub.config_json import CheckpointError
-from secp_spu.model.hub.families.registry import FAMILIES
+from secp_spu.model.hub.families import FAMILIES
 from secp_spu.model.hub.fingerprint import describe_config, fingerprint_json, fingerprint_tables, fingerprint_weights
 from secp_spu.model.layers import Dense, Norm
 from secp_spu.model.precision import HIDDEN_BITS, SUM_BITS

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from secp_spu.model.activation.registry import activation_class
+from secp_spu.model.activation import activation_class
+from secp_spu.model.attention import attention_class
 from secp_spu.model.attention.attention import Tree
 from secp_spu.model.attention.random_features import squared_lengths
-from secp_spu.model.attention.registry import attention_class
 from secp_spu.model.precision import OUTPUT_WEIGHT_BITS, WEIGHT_BITS
 from secp_spu.model.transformer_config import TransformerConfig
 from secp_spu.protocol import to_storage

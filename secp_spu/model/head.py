@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from secp_spu.model.activation.registry import activation_function
+from secp_spu.model.activation import activation_function
 from secp_spu.model.layers import Norm
 from secp_spu.model.setting import PLAIN, Setting
 from secp_spu.model.transformer_config import TransformerConfig

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from secp_spu.model.activation.registry import activation_class
-from secp_spu.model.attention.registry import attention_class
+from secp_spu.model.activation import activation_class
+from secp_spu.model.attention import attention_class
 from secp_spu.model.layers import Dense, Norm, Residual
 from secp_spu.model.precision import HIDDEN_BITS, OUTPUT_WEIGHT_BITS, STREAM_BITS, SUM_BITS
 from secp_spu.model.setting import PLAIN, Setting

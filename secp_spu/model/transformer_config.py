@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from secp_spu.protocol import GeluSeries
 
 AttentionKind = str
-"""Name of a kind of attention in `attention.registry.ATTENTIONS`."""
+"""Name of a kind of attention in `attention.ATTENTIONS`."""
 
 ActivationKind = str
-"""Name of an activation in `activation.registry.ACTIVATIONS`."""
+"""Name of an activation in `activation.ACTIVATIONS`."""
 
 
 @dataclass(frozen=True)

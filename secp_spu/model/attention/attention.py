@@ -17,7 +17,7 @@ Tree = dict[str, Any]
 class Attention(nn.Module):
     """One kind of attention, from queries, keys and values to the heads' output.
 
-    A new kind is a subclass in a file of its own and one line in registry.py. The subclass has a `__call__`; what the
+    A new kind is a subclass in a file of its own and one line in `ATTENTIONS`. The subclass has a `__call__`; what the
     class attributes and class methods say is all that the rest of the project asks of a kind. The weights of a query's
     keys add up to one: `fold_layer` relies on it and adds the values' bias after attention.
 

@@ -21,10 +21,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from secp_spu.files import unwritable
-from secp_spu.model.activation.registry import ACTIVATIONS, is_gelu
-from secp_spu.model.attention.registry import ATTENTIONS, attention_class
+from secp_spu.model.activation import ACTIVATIONS, is_gelu
+from secp_spu.model.attention import ATTENTIONS, attention_class
 from secp_spu.model.hub.config_json import CheckpointError, Tree, read_config, write_config
-from secp_spu.model.hub.families.registry import FAMILIES
+from secp_spu.model.hub.families import FAMILIES
 from secp_spu.model.hub.names import module_leaves, transformer_leaves
 from secp_spu.model.hub.tensors import Tensors, scatter
 from secp_spu.model.transformer_config import ActivationKind, AttentionKind, TransformerConfig

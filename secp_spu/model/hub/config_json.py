@@ -6,10 +6,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from secp_spu.model.activation.registry import ACTIVATIONS, activation_class, is_function
-from secp_spu.model.attention.registry import ATTENTIONS, attention_class
+from secp_spu.model.activation import ACTIVATIONS, activation_class, is_function
+from secp_spu.model.attention import ATTENTIONS, attention_class
+from secp_spu.model.hub.families import FAMILIES
 from secp_spu.model.hub.families.family import Family
-from secp_spu.model.hub.families.registry import FAMILIES
 from secp_spu.model.transformer_config import ActivationKind, TransformerConfig
 from secp_spu.protocol import GeluSeries, fit_gelu
 from secp_spu.protocol.gelu import LIMITS, TERMS

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from secp_spu.model.activation.registry import activation_class
-from secp_spu.model.attention.registry import attention_class
+from secp_spu.model.activation import activation_class
+from secp_spu.model.attention import attention_class
 from secp_spu.model.hub.families.family import Family, Module
 from secp_spu.model.transformer_config import TransformerConfig
 

@@ -10,7 +10,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, safe_open
 
 from secp_spu.model.hub.config_json import CheckpointError, Tree, read_json
-from secp_spu.model.hub.families.registry import FAMILIES
+from secp_spu.model.hub.families import FAMILIES
 from secp_spu.model.hub.names import Leaf, Leaves
 
 

@@ -36,7 +36,7 @@ TABLE = {"embedding": "weight"}
 class Family(NamedTuple):
     """What checkpoints of one model type name or do differently.
 
-    A new family is a `Family` in a file of its own and one line in registry.py.
+    A new family is a `Family` in a file of its own and one line in `FAMILIES`.
 
     Attributes:
         classes: prefix of transformers' class names.
