@@ -1,4 +1,4 @@
-"""A softmax model in, the same with attention by features out: what its student is, and how far off it is.
+"""Makes a student of a softmax model, with attention by features, and says how far off it is.
 
 Features dropped into a pre-trained model destroy it. Distillation by the model owner, in plaintext and on texts that
 anybody may see, brings it back: every layer of the student is to give the hidden states of its teacher's, and its
@@ -19,35 +19,38 @@ import numpy as np
 import optax
 from jax import Array
 
-from secp_spu.model.activation import QUADRATIC, gelu_quadratic
-from secp_spu.model.attention.random_features import INITIAL_LENGTH
+from secp_spu.model.activation import ACTIVATIONS, is_gelu
+from secp_spu.model.attention import attention_class
 from secp_spu.model.folding import expected_squares
 from secp_spu.model.head import LabelWordHead, PooledEmbedding
 from secp_spu.model.hub.checkpoint import DEFAULT_TERMS, Checkpoint, CheckpointError
 from secp_spu.model.layers import Norm
 from secp_spu.model.transformer import EncoderLayer, Transformer
-from secp_spu.model.transformer_config import TransformerConfig
+from secp_spu.model.transformer_config import AttentionKind, TransformerConfig
 from secp_spu.protocol import fit_gelu
 from secp_spu.protocol.gelu import LIMITS
 
 Tree = dict[str, Any]
 
+STUDENT_ATTENTION: AttentionKind = "fourier"
+"""The kind of attention that adaptation gives a student: the cheapest under MPC."""
+
 LEAST_KERNEL = 0.05
 """Mean kernels below it are penalised: under MPC their reciprocal is for 1/32 and more."""
 
 KERNEL_WEIGHT = 10.0
-"""Of their penalty: few kernels are small, so that their mean hardly counts."""
+"""Weight of the penalty for small kernels. Few kernels are small, so the mean penalty hardly counts without it."""
 
 RANGE_SHARE = 0.9997
-"""Of the activations' inputs, the share that the range of a series is to hold before adaptation."""
+"""Share of the activation's inputs that the range of a series holds before adaptation."""
 
 NEW_RATE = 5.0
-"""Learning rate of what the teacher has not, frequencies and the like, in terms of the others'."""
+"""Learning rate of parameters that the teacher does not have, such as frequencies, relative to the other rate."""
 
 CLIP_NORM = 1.0
 
 FINAL_RATE = 0.02
-"""Of the peak, at the last step; the warm-up is a tenth of the steps, 100 at most."""
+"""Learning rate of the last step, relative to the peak. The warm-up is a tenth of the steps, 100 at most."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,8 @@ def run(config: TransformerConfig, variables: Tree, texts: Texts) -> Pass:
         variables, texts.ids, texts.mask, capture_intermediates=watched, mutable=["intermediates"]
     )
     layers = [seen["intermediates"][f"layers_{i}"] for i in range(config.layers)]
-    kernels = [layer["attention"]["mean_kernel"][0] for layer in layers] if config.attention == "fourier" else []
+    watched_layers = layers if attention_class(config).watches_kernel else []
+    kernels = [layer["attention"]["mean_kernel"][0] for layer in watched_layers]
     inner = [layer["intermediate"]["__call__"][0] for layer in layers]
     return Pass([layer["__call__"][0] for layer in layers], inner, kernels)
 
@@ -124,7 +128,7 @@ def make_student(
     seed: int = 0,
     activation: Literal["series", "quadratic"] | None = None,
 ) -> Student:
-    """The teacher's weights with attention "fourier" and, if asked, another activation.
+    """The teacher's weights with attention by features and, if asked, another activation.
 
     Args:
         teacher: with softmax attention.
@@ -136,16 +140,16 @@ def make_student(
         one whose inputs are not finite.
     """
     own = teacher.config
-    if own.attention != "softmax":
+    if attention_class(own).adapted:
         raise CheckpointError(f"{teacher.folder} has {own.attention} attention: adapt the checkpoint that it came from")
-    if activation and own.activation not in ("gelu", "gelu_tanh"):
+    if activation and not is_gelu(own.activation):
         raise CheckpointError(f"{teacher.folder} has activation {own.activation}: {activation} stands for GELU alone")
     inner = _inputs_of_activation(teacher, batches) if activation else []
     limit = _range(inner) if activation else None
-    series = fit_gelu(limit, DEFAULT_TERMS) if activation == "series" and limit else None
+    series = fit_gelu(limit, DEFAULT_TERMS) if limit and activation and ACTIVATIONS[activation].uses_series else None
     config = replace(
         own,
-        attention="fourier",
+        attention=STUDENT_ATTENTION,
         features=features,
         feature_seed=seed,
         activation=activation or own.activation,
@@ -158,10 +162,11 @@ def make_student(
         name = f"layers_{number}"
         norm = _norm_before(params, number, own)
         layer = {**params[name], "attention": fresh["params"][name]["attention"]}
-        layer["query_key_value"] = _shortened(layer["query_key_value"], norm, config)
-        if activation == "quadratic":
-            deviation = math.sqrt(np.square(inner[number]).mean())
-            values = dict(zip(QUADRATIC, gelu_quadratic(deviation), strict=True))
+        projections = layer["query_key_value"]
+        squares = expected_squares(projections, norm, config)
+        layer["query_key_value"] = attention_class(config).initial_projections(projections, squares, config)
+        if activation and ACTIVATIONS[activation].parameters:
+            values = ACTIVATIONS[activation].initial(math.sqrt(np.square(inner[number]).mean()))
             layer["activation"] = {key: np.full(own.intermediate, value, np.float32) for key, value in values.items()}
         params[name] = layer
     return Student(config, {"params": params}, limit)
@@ -191,14 +196,6 @@ def _range(inner: Sequence[np.ndarray]) -> float:
     """What holds RANGE_SHARE of all inputs, rounded up to a half."""
     sizes = np.abs(np.concatenate([x.ravel() for x in inner]))
     return float(np.clip(np.ceil(2 * np.quantile(sizes, RANGE_SHARE)) / 2, *LIMITS))
-
-
-def _shortened(dense: Tree, norm: Tree, config: TransformerConfig) -> Tree:
-    """Projections whose queries and keys have the expected length INITIAL_LENGTH, head by head."""
-    squares = expected_squares(dense, norm, config)
-    scale = np.repeat(INITIAL_LENGTH / np.sqrt(squares[:2]), config.head_dim, axis=-1)
-    factors = np.concatenate([*scale, np.ones(config.width)]).astype(np.float32)
-    return {name: np.asarray(array) * factors for name, array in dense.items()}
 
 
 def _mean(rows: Array, mask: Array) -> Array:

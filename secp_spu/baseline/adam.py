@@ -1,4 +1,4 @@
-"""Secret weights and gradients in, secret weights after a step of Adam out."""
+"""Adam on secret weights and gradients."""
 
 from __future__ import annotations
 

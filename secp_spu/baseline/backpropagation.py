@@ -1,4 +1,4 @@
-"""Secret weights and texts in, a secret loss and secret gradients out: layer by layer, forward and back."""
+"""Computes a secret loss and secret gradients of secret weights and texts: layer by layer, forward and back."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from secp_spu.baseline.adam import LOSS_SCALE
-from secp_spu.model import EncoderLayer, LabelWordHead, TransformerConfig
+from secp_spu.model import ATTENTIONS, EncoderLayer, LabelWordHead, TransformerConfig, attention_class
 from secp_spu.runtime import Runtime, Stored
 
 Tree = Any
@@ -88,8 +88,9 @@ class Backpropagation:
     """
 
     def __init__(self, runtime: Runtime, config: TransformerConfig, labels: int, *, weights: bool, on_layer: OnLayer):
-        if config.attention != "softmax":
-            raise ValueError(f"attention is {config.attention!r}, but the baselines train with softmax")
+        if not attention_class(config).has_gradients:
+            allowed = ", ".join(name for name, kind in ATTENTIONS.items() if kind.has_gradients)
+            raise ValueError(f"attention is {config.attention!r}, but the baselines train with {allowed}")
         if config.causal:
             raise ValueError("config is a decoder's, but the baselines train encoders: take one of BERT's or RoBERTa's")
         self._runtime, self._weights, self._on_layer = runtime, weights, on_layer

@@ -10,15 +10,15 @@ from jax import Array
 
 from secp_spu.baseline.adam import Adam, Moments
 from secp_spu.baseline.backpropagation import Backpropagation, OnLayer, Segment, TrainingTexts, silent
-from secp_spu.inference import look_up, one_hot, parts
-from secp_spu.model import Norm, TransformerConfig
-from secp_spu.protocol import FRACTION_BITS, Fixed, lift, lower
+from secp_spu.inference import look_up, one_hot, parts, setting_of
+from secp_spu.model import PLAIN, Norm, Setting, TransformerConfig
+from secp_spu.protocol import FRACTION_BITS, Fixed, from_storage, to_storage
 from secp_spu.runtime import Owned, Runtime, Stored
 
 Tree = Any
 
 VOCABULARY_ROWS = 8192
-"""Of the word embeddings, in one program: their one-hot texts and Adam's arrays have to fit beside each other."""
+"""Rows of word embeddings in one program: their one-hot texts and Adam's arrays have to fit beside each other."""
 
 
 class FineTuning:
@@ -55,8 +55,8 @@ class FineTuning:
         labels = texts.value.labels.shape[-1]
         self._passes = Backpropagation(runtime, config, labels, weights=True, on_layer=on_layer)
         self._embed = Segment(runtime, "embeddings", partial(_embed, config))
-        self._look_up = partial(look_up, secure=runtime.secure)
-        self._scatter = partial(_scatter, secure=runtime.secure)
+        setting = setting_of(runtime)
+        self._look_up, self._scatter = partial(look_up, setting=setting), partial(_scatter, setting=setting)
         rows = config.vocab_size if vocabulary_rows is None else vocabulary_rows
         with runtime.ledger.phase("setup"):
             tokens = texts.value.padding_mask.shape[1]
@@ -137,8 +137,8 @@ def _embed(config: TransformerConfig, active: tuple[Array, Tree]) -> Any:
     return Norm(config.layer_norm_epsilon).apply({"params": table["norm"]}, words + table["position"] + table["type"])
 
 
-def _scatter(one_hot: Array, cotangent: Array, *, secure: bool) -> Array:
+def _scatter(one_hot: Array, cotangent: Array, *, setting: Setting = PLAIN) -> Array:
     """What `look_up` is to the table: each word's gradient is the sum of its tokens'. Exact, as `look_up` is."""
     columns = one_hot.reshape(-1, one_hot.shape[-1]).T
-    rows = lift(cotangent.reshape(columns.shape[1], -1), FRACTION_BITS, secure=secure)
-    return lower((Fixed(columns, 0) if secure else columns) @ rows, FRACTION_BITS)
+    rows = from_storage(cotangent.reshape(columns.shape[1], -1), FRACTION_BITS, secure=setting.secure)
+    return to_storage((Fixed(columns, 0) if setting.secure else columns) @ rows, FRACTION_BITS)

@@ -9,13 +9,13 @@ from secp_spu.bench.measure_cosine import cosine_cases
 from secp_spu.bench.measure_embedding import embedding_cases, embedding_tables
 from secp_spu.bench.measure_iteration import ATTENTION, Iteration, iteration_cases
 from secp_spu.bench.measure_optimizers import DATA_SETTING, TASKS, Comparison, has_data, optimizer_cases
+from secp_spu.bench.mpc_setting import MpcSetting, make_setting
 from secp_spu.bench.network_check import check_cases, check_tables
 from secp_spu.bench.network_model import network_cases, network_tables
 from secp_spu.bench.records import Case, Record, RecordFile, measure_all, read_records
 from secp_spu.bench.report import write_report
 from secp_spu.bench.run_cost import run_cost_cases, run_cost_tables
 from secp_spu.bench.schema import AccuracyMethod
-from secp_spu.bench.setting import Setting, make_setting
 from secp_spu.bench.shapes import SHAPES
 from secp_spu.bench.tables import (
     Table,
@@ -40,9 +40,9 @@ __all__ = [
     "Comparison",
     "FewShotRun",
     "Iteration",
+    "MpcSetting",
     "Record",
     "RecordFile",
-    "Setting",
     "Table",
     "accuracy_cases",
     "accuracy_tables",

@@ -1,8 +1,9 @@
-"""The fewest bytes that a party can send for a part of a layer: what no arrangement of SPU's products avoids.
+"""Counts the fewest bytes that a party sends for a part of a layer, however SPU's products are arranged.
 
-Counted is one ring element for each result of a secret product that is reshared (ABY3), or for each operand that is
-opened (SEMI2K, two parties; weights are opened once a run), and for each masked value that is opened. A sum of products
-is one product. Truncations, inverse roots and reciprocals are left out: they are what the difference is made of.
+The count has one ring element for each masked value that is opened, and for each secret product: its result, which is
+reshared (ABY3), or its operands, which are opened (SEMI2K, two parties; weights are opened once a run). A sum of
+products is one product. Truncations, inverse roots and reciprocals are not counted: they make the difference to what is
+measured.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ def least_bytes(name: str, config: TransformerConfig, batch: int, tokens: int, p
 
     Args:
         name: of the part.
-        config: of the encoder.
+        config: of the transformer.
         batch, tokens: how many sequences, and how long.
         protocol: "aby3", or "semi2k" with two parties.
     """

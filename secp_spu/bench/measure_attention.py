@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import get_args
 
+from secp_spu.bench.mpc_setting import MpcSetting
 from secp_spu.bench.parts import Part, attention_part
 from secp_spu.bench.records import Case
-from secp_spu.bench.setting import Setting
 from secp_spu.inference import sequence_bytes
-from secp_spu.model import AttentionKind, TransformerConfig
+from secp_spu.model import ATTENTIONS, AttentionKind, TransformerConfig
 
 
 def attention_cases(
-    setting: Setting,
+    setting: MpcSetting,
     config: TransformerConfig,
     lengths: Sequence[int],
     features: Sequence[int],
     *,
-    variants: Sequence[AttentionKind] = get_args(AttentionKind),
+    variants: Sequence[AttentionKind] = tuple(ATTENTIONS),
 ) -> Iterator[Case]:
     """One layer's attention on one sequence, from queries, keys and values to the heads' output.
 
@@ -41,11 +40,11 @@ def attention_cases(
                 yield _case({**key, "variant": kind, "features": count}, setting, of_count)
 
 
-def _case(key: dict, setting: Setting, config: TransformerConfig) -> Case:
+def _case(key: dict, setting: MpcSetting, config: TransformerConfig) -> Case:
     length = key["seq_len"]
     memory = setting.parties * sequence_bytes(replace(config, intermediate=0), length)  # attention alone
     return Case(key, lambda: _part(setting, config, length).measure(setting), memory_bytes=memory)
 
 
-def _part(setting: Setting, config: TransformerConfig, length: int) -> Part:
+def _part(setting: MpcSetting, config: TransformerConfig, length: int) -> Part:
     return attention_part(config, 1, length, protocol=setting.protocol, folded=True)

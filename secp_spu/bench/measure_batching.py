@@ -13,9 +13,9 @@ import numpy as np
 import psutil
 
 from secp_spu.bench.measure_iteration import Iteration
+from secp_spu.bench.mpc_setting import OWNER
 from secp_spu.bench.records import Case, Record
 from secp_spu.bench.scaling import FIGURES
-from secp_spu.bench.setting import OWNER
 from secp_spu.bench.tables import Table, cost_cells, groups, of_bench, setting_name, workload
 from secp_spu.inference import pass_bytes
 from secp_spu.progress import Progress

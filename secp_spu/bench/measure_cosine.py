@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from secp_spu.bench.mpc_setting import MpcSetting, measure_function
 from secp_spu.bench.records import Case, Record
-from secp_spu.bench.setting import Setting, measure_function
 from secp_spu.protocol import cos_sin, declare_correlation
 
 RANGE = 8.0
@@ -21,7 +21,7 @@ ELEMENT_BYTES = 1400
 """Bytes of a party's memory that an angle takes: 1,320 were seen with SPU's own cosine under semi2k (SPU 0.9.5)."""
 
 
-def cosine_cases(setting: Setting, elements: int) -> Iterator[Case]:
+def cosine_cases(setting: MpcSetting, elements: int) -> Iterator[Case]:
     """SPU's cosine alone, its cosine and sine, and the pair by one opening."""
     key = {"bench": "cosine", **setting.key, "elements": elements}
     variants = {"spu-cos": _own_cosine, "spu-cos-sin": _own_pair, "one-opening": _one_opening}
@@ -34,15 +34,15 @@ def _angles(elements: int) -> np.ndarray:
     return np.random.default_rng(0).uniform(-RANGE, RANGE, size=(elements, 1)).astype(np.float32)
 
 
-def _own_cosine(setting: Setting, elements: int) -> Record:
+def _own_cosine(setting: MpcSetting, elements: int) -> Record:
     return measure_function(setting, "cos", _spu_cos, _angles(elements))
 
 
-def _own_pair(setting: Setting, elements: int) -> Record:
+def _own_pair(setting: MpcSetting, elements: int) -> Record:
     return measure_function(setting, "cos_sin", _spu_cos_sin, _angles(elements))
 
 
-def _one_opening(setting: Setting, elements: int) -> Record:
+def _one_opening(setting: MpcSetting, elements: int) -> Record:
     x = _angles(elements)
     frequencies = np.array([[1 / (2 * np.pi)]], np.float32)
     declared = declare_correlation(x.shape)

@@ -9,15 +9,15 @@ from typing import Any, Literal
 import numpy as np
 
 from secp_spu.bench.measure_iteration import Iteration
+from secp_spu.bench.mpc_setting import OWNER
 from secp_spu.bench.records import Case, Record
 from secp_spu.bench.scaling import add
-from secp_spu.bench.setting import OWNER
 from secp_spu.bench.shapes import RandomModel, RandomTexts
 from secp_spu.bench.tables import Table, cost_cells, groups, of_bench, setting_name, workload
 from secp_spu.inference import SHIFT_BITS, PrivateEmbedding, encoded_words, one_hot, other_tables
 from secp_spu.model import HIDDEN_BITS
 from secp_spu.progress import Progress
-from secp_spu.protocol import FRACTION_BITS, lower
+from secp_spu.protocol import FRACTION_BITS, to_storage
 from secp_spu.runtime import Owned, PlaintextRuntime, Runtime, Stored
 
 What = Literal["texts", "prompt"]
@@ -54,7 +54,7 @@ def _measure(iteration: Iteration, embed: Callable[[Iteration, What, Runtime], S
 def _at_home(iteration: Iteration, what: What, runtime: Runtime) -> Stored:
     texts = RandomTexts(iteration.config, iteration.batch, iteration.seq_len)
     hidden = texts.prompts() if what == "prompt" else texts.embedded(iteration.seq_len - texts.prompt_tokens)
-    return _share(runtime, lower(hidden, HIDDEN_BITS))
+    return _share(runtime, to_storage(hidden, HIDDEN_BITS))
 
 
 def _under_mpc(iteration: Iteration, what: What, runtime: Runtime) -> Stored:
@@ -79,7 +79,7 @@ def _under_mpc(iteration: Iteration, what: What, runtime: Runtime) -> Stored:
         return tables.embed(words, keep, texts.prompt_tokens)
     with runtime.ledger.phase("setup"):
         initial = tables.look_up(range(texts.prompt_tokens), share_one_hot)
-    return tables.embed_prompts(initial, _share(runtime, lower(texts.prompts(), SHIFT_BITS)))
+    return tables.embed_prompts(initial, _share(runtime, to_storage(texts.prompts(), SHIFT_BITS)))
 
 
 def _share(runtime: Runtime, values: Any) -> Any:

@@ -16,18 +16,27 @@ import psutil
 from secp_spu.baseline import FineTuning, GradientPromptTuning, TrainingTexts
 from secp_spu.baseline.fine_tuning import VOCABULARY_ROWS
 from secp_spu.bench.least_bytes import least_bytes
-from secp_spu.bench.measure_activation import ACTIVATIONS, series_of
+from secp_spu.bench.measure_activation import series_of
+from secp_spu.bench.mpc_setting import OWNER, MpcSetting
 from secp_spu.bench.parts import Gradients, Part, layer_parts
 from secp_spu.bench.records import Case, Record
 from secp_spu.bench.scaling import extrapolate, stages
 from secp_spu.bench.schema import Method
-from secp_spu.bench.setting import OWNER, Setting
 from secp_spu.bench.shapes import LABELS, SHAPES, RandomModel, RandomTexts
 from secp_spu.errors import ConfigError
 from secp_spu.inference import Batch, SecureModel, StreamedLayers, pass_bytes
-from secp_spu.model import HIDDEN_BITS, ActivationKind, AttentionKind, EncoderLayer, TransformerConfig, is_function
+from secp_spu.model import (
+    ACTIVATIONS,
+    HIDDEN_BITS,
+    ActivationKind,
+    AttentionKind,
+    EncoderLayer,
+    Setting,
+    TransformerConfig,
+    is_function,
+)
 from secp_spu.progress import Progress
-from secp_spu.protocol import Scheme, lower
+from secp_spu.protocol import Scheme, to_storage
 from secp_spu.runtime import Owned, PlaintextRuntime, Runtime, Stored
 
 ATTENTION: dict[Method, AttentionKind] = {
@@ -72,7 +81,7 @@ class Iteration:
         features: frequencies a head of "fot-rfa" and "fot-fourier".
     """
 
-    setting: Setting
+    setting: MpcSetting
     method: Method
     shape: str
     seq_len: int
@@ -175,13 +184,13 @@ class Iteration:
             streamed = StreamedLayers(runtime, config.layers, share)
             layers = streamed if self._exceeds_memory() else [share(number) for number in range(config.layers)]
             head = runtime.share(Owned(OWNER, model.folded_head()))
-            hidden = lower(texts.embedded(self.seq_len - texts.prompt_tokens), HIDDEN_BITS)
+            hidden = to_storage(texts.embedded(self.seq_len - texts.prompt_tokens), HIDDEN_BITS)
             batch = Batch(**runtime.share(Owned(OWNER, _batch(hidden, texts))))
             secure = SecureModel(runtime, config, layers, head, LABELS, on_layer=on_layer)
             if secure.keeps_openings:  # the weights' are part of the set-up: every later pass finds them
-                first = runtime.share(Owned(OWNER, lower(texts.prompts(1), HIDDEN_BITS)))
+                first = runtime.share(Owned(OWNER, to_storage(texts.prompts(1), HIDDEN_BITS)))
                 runtime.free([secure.logits(first, batch, offline="setup"), first])
-        return secure, runtime.share(Owned(OWNER, lower(texts.prompts(candidates), HIDDEN_BITS))), batch
+        return secure, runtime.share(Owned(OWNER, to_storage(texts.prompts(candidates), HIDDEN_BITS))), batch
 
     def _fine_tune(self, runtime: Runtime, on_layer: Callable[[], None]) -> Any:
         texts, rows = self._texts, self.vocabulary_rows
@@ -237,7 +246,7 @@ class Iteration:
     def _layer_sizes(self) -> list[int]:
         """Elements of every array of a layer's weights, as the method shares them."""
         inputs = jnp.zeros((1, 1, self.config.width)), jnp.ones((1, 1))
-        layer = EncoderLayer(self.config, folded=GRADIENTS[self.method] is None)
+        layer = EncoderLayer(self.config, setting=Setting(folded=GRADIENTS[self.method] is None))
         shapes = jax.eval_shape(layer.init, jax.random.key(0), *inputs)["params"]
         return [math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)]
 

@@ -11,13 +11,13 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from secp_spu.bench.mpc_setting import MpcSetting, measure_function
 from secp_spu.bench.network_model import NETWORKS, PREDICTED_PHASES, Network, predict
 from secp_spu.bench.processes import ProcessRuntime
 from secp_spu.bench.records import Case, Record
-from secp_spu.bench.setting import Setting, measure_function
 from secp_spu.bench.tables import Table, setting_name
-from secp_spu.model import HIDDEN_BITS, EncoderLayer, TransformerConfig, fold_layer
-from secp_spu.protocol import FRACTION_BITS, lift, lower
+from secp_spu.model import FOLDED, HIDDEN_BITS, EncoderLayer, TransformerConfig, fold_layer
+from secp_spu.protocol import FRACTION_BITS, from_storage, to_storage
 
 Direct = tuple[Record, list[float]]
 """The run without a relay that is predicted from, and the seconds of all of them."""
@@ -33,7 +33,7 @@ LONG_SECONDS = 10
 
 
 @dataclass(frozen=True)
-class LinkedSetting(Setting):
+class LinkedSetting(MpcSetting):
     """A setting whose parties are processes.
 
     Attributes:
@@ -43,7 +43,7 @@ class LinkedSetting(Setting):
     network: Network | None = None
 
     def runtime(self) -> ProcessRuntime:
-        """See `Setting.runtime`."""
+        """See `MpcSetting.runtime`."""
         return ProcessRuntime(self.protocol, self.parties, self.network)
 
 
@@ -64,7 +64,7 @@ def layer_config(attention: Literal["rfa", "softmax"], width: int = 64) -> Trans
 
 
 def check_cases(
-    settings: Sequence[Setting], networks: Sequence[Network] = NETWORKS, *, width: int = 64, tokens: int = 32
+    settings: Sequence[MpcSetting], networks: Sequence[Network] = NETWORKS, *, width: int = 64, tokens: int = 32
 ) -> list[Case]:
     """One layer by protocol, attention and network.
 
@@ -91,7 +91,7 @@ class _Layer:
 
     def __init__(self, config: TransformerConfig, tokens: int):
         rng = np.random.default_rng(0)
-        self.config, self.module = config, EncoderLayer(config, folded=True)
+        self.config, self.module = config, EncoderLayer(config, setting=FOLDED)
         self.hidden = rng.normal(size=(1, tokens, config.width)).astype(np.float32)
         self.padding_mask = (np.arange(tokens) < tokens - tokens // 4).astype(np.float32)[None]
         self.hidden *= self.padding_mask[..., None]
@@ -100,12 +100,12 @@ class _Layer:
         shapes = jax.eval_shape(self.module.init, jax.random.key(0), self.hidden, self.padding_mask)
         self.declared = shapes.get("correlations", ())
 
-    def measure(self, setting: Setting) -> Record:
+    def measure(self, setting: MpcSetting) -> Record:
         """Its costs and error.
 
         Raises: RuntimeError if the result is not that of plaintext.
         """
-        given = self.params, lower(self.hidden, HIDDEN_BITS), self.padding_mask
+        given = self.params, to_storage(self.hidden, HIDDEN_BITS), self.padding_mask
         function = partial(_apply, self.module)
         found = measure_function(setting, "layer", function, given, public=self.public, declared=self.declared)
         if not found["max_abs_error"] <= ERROR_BOUND:
@@ -116,7 +116,7 @@ class _Layer:
 def _apply(module: nn.Module, given: tuple, public: Any, correlations: Any, *, secure: bool) -> Any:
     params, hidden, padding_mask = given
     spent = {"correlations": correlations} if correlations else {}
-    inputs = lift(hidden, HIDDEN_BITS, secure=secure), lift(padding_mask, FRACTION_BITS, secure=secure)
+    inputs = from_storage(hidden, HIDDEN_BITS, secure=secure), from_storage(padding_mask, FRACTION_BITS, secure=secure)
     return module.apply({"params": params, "public": public, **spent}, *inputs)
 
 
@@ -134,7 +134,7 @@ def seconds_of(record: Record) -> float:
     return sum(record[phase]["seconds"] for phase in PREDICTED_PHASES)
 
 
-def _compare(setting: Setting, network: Network, layer: _Layer, direct: Callable[[], Direct]) -> Record:
+def _compare(setting: MpcSetting, network: Network, layer: _Layer, direct: Callable[[], Direct]) -> Record:
     base, direct_runs = direct()
     parts = [predict(base[phase], network, setting.protocol, setting.parties) for phase in PREDICTED_PHASES]
     found, runs = _measure(LinkedSetting(setting.protocol, setting.parties, network=network), layer)

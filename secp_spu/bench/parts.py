@@ -10,31 +10,24 @@ from typing import Any, Literal
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from secp_spu.baseline.backpropagation import Segment
+from secp_spu.bench.mpc_setting import OWNER, MpcSetting, measure_function
 from secp_spu.bench.records import Record
 from secp_spu.bench.scaling import stages
-from secp_spu.bench.setting import OWNER, Setting, measure_function
-from secp_spu.model import KINDS, Dense, Norm, TransformerConfig, projected_columns, token_shares
-from secp_spu.model.activation import Activation
-from secp_spu.model.attention.fourier import ANGLE_SCALE
+from secp_spu.model import Dense, Norm, Setting, TransformerConfig, activation_class, attention_class
+from secp_spu.model.attention.fourier import ANGLE_SCALE, FourierAttention
 from secp_spu.model.attention.random_features import INITIAL_LENGTH, PROJECTION_BITS
 from secp_spu.model.layers import Residual
 from secp_spu.model.precision import (
-    DIVISOR_BITS,
-    FACTOR_BITS,
     HIDDEN_BITS,
     OUTPUT_WEIGHT_BITS,
     SUM_BITS,
-    SUMMARY_BITS,
-    TOKEN_SHARE_BITS,
     WEIGHT_BITS,
 )
-from secp_spu.protocol import FRACTION_BITS, Number, lift, lower, rounded
-from secp_spu.protocol.cosine import public_factor_bits
-from secp_spu.protocol.fixed import DROP_BITS
-from secp_spu.protocol.harmonics import RESULT_BITS
+from secp_spu.protocol import FRACTION_BITS, Number, from_storage, rounded, to_storage
 from secp_spu.protocol.reciprocal import FLOOR
 from secp_spu.runtime import Owned, PlaintextRuntime, Runtime
 
@@ -71,19 +64,19 @@ class Part:
     public: Tree
     declared: Tree
 
-    def measure(self, setting: Setting, gradients: Gradients = None) -> Record:
+    def measure(self, setting: MpcSetting, gradients: Gradients = None) -> Record:
         """Its costs and error; with gradients those of the backward pass too, under the program's name."""
         if gradients:
             return self._measure_gradients(setting, weights=gradients == "weights")
-        lowered = tuple(lower(a, b) for a, b in zip((*self.inputs, *self.fixed), self.bits, strict=True))
+        stored = tuple(to_storage(a, b) for a, b in zip((*self.inputs, *self.fixed), self.bits, strict=True))
         count = len(self.inputs)
-        given, function = (self.params, lowered[:count], lowered[count:]), partial(_apply, self.module, self.bits)
+        given, function = (self.params, stored[:count], stored[count:]), partial(_apply, self.module, self.bits)
         static = setting.protocol == "semi2k"
         return measure_function(
             setting, self.name, function, given, public=self.public, declared=self.declared, static=static
         )
 
-    def _measure_gradients(self, setting: Setting, *, weights: bool) -> Record:
+    def _measure_gradients(self, setting: MpcSetting, *, weights: bool) -> Record:
         if self.declared:
             raise ValueError(f"{self.name} spends correlations: it is for forward passes")
         with PlaintextRuntime() as runtime:
@@ -110,18 +103,19 @@ class _Linear(nn.Module):
     """The four dense layers, each on an input of its own, and the ways around them."""
 
     config: TransformerConfig
-    folded: bool
+    setting: Setting
 
     @nn.compact
     def __call__(self, hidden: Number, attended: Number, inner: Number) -> tuple[Any, ...]:
-        config, folded = self.config, self.folded
+        config, setting = self.config, self.setting
+        columns = attention_class(config).projected_columns(config, setting)
         return (
-            Dense(sum(projected_columns(config, folded=folded)), folded)(hidden),
-            Dense(config.width, folded)(attended),
-            Dense(config.intermediate, folded)(hidden),
-            Dense(config.width, folded, OUTPUT_WEIGHT_BITS)(inner),
-            Residual(folded)(hidden),
-            Residual(folded)(hidden),
+            Dense(sum(columns), setting)(hidden),
+            Dense(config.width, setting)(attended),
+            Dense(config.intermediate, setting)(hidden),
+            Dense(config.width, setting, OUTPUT_WEIGHT_BITS)(inner),
+            Residual(setting)(hidden),
+            Residual(setting)(hidden),
         )
 
 
@@ -129,20 +123,21 @@ class _Norms(nn.Module):
     """The two layer norms, with what brings the sums in front of them to their bits."""
 
     config: TransformerConfig
-    folded: bool
+    setting: Setting
 
     @nn.compact
     def __call__(self, attended: Number, inner: Number, padding_mask: Number) -> tuple[Any, Any]:
-        epsilon, folded = self.config.layer_norm_epsilon, self.folded
-        keep = padding_mask if folded else None
-        return Norm(epsilon, folded)(rounded(attended, SUM_BITS)), Norm(epsilon, folded)(rounded(inner, SUM_BITS), keep)
+        epsilon, setting = self.config.layer_norm_epsilon, self.setting
+        keep = padding_mask if setting.folded else None
+        first = Norm(epsilon, setting)(rounded(attended, SUM_BITS))
+        return first, Norm(epsilon, setting)(rounded(inner, SUM_BITS), keep)
 
 
 def layer_parts(config: TransformerConfig, batch: int, tokens: int, *, protocol: str, folded: bool) -> list[Part]:
     """Attention, activation, layer norms and dense layers of one encoder layer.
 
     Args:
-        config: of the encoder.
+        config: of the transformer.
         batch, tokens: how many sequences, and how long.
         protocol: under which they run.
         folded: as forward passes have them; else raw, as backpropagation does.
@@ -151,23 +146,23 @@ def layer_parts(config: TransformerConfig, batch: int, tokens: int, *, protocol:
     hidden, attended = (_normal(rng, batch, tokens, config.width) for _ in range(2))
     inner = _normal(rng, batch, tokens, config.intermediate)
     mask = np.ones((batch, tokens), np.float32)
-    of_activation = Activation(config, folded)
-    bits = activation_bits(config)
+    setting, kind = _setting(protocol, folded=folded), activation_class(config)
+    bits, attended_bits = kind.result_bits(PROJECTION_BITS), attention_class(config).result_bits(config)
     return [
         attention_part(config, batch, tokens, protocol=protocol, folded=folded),
-        _part(config.activation, of_activation, (inner, PROJECTION_BITS)),
+        _part(config.activation, kind(config, setting), (inner, PROJECTION_BITS)),
         _part(
             "layer norm",
-            _Norms(config, folded),
-            (attended, attended_bits(config) + WEIGHT_BITS),
+            _Norms(config, setting),
+            (attended, attended_bits + WEIGHT_BITS),
             (hidden, bits + OUTPUT_WEIGHT_BITS),
             fixed=((mask, FRACTION_BITS),),
         ),
         _part(
             "linear",
-            _Linear(config, folded),
+            _Linear(config, setting),
             (hidden, HIDDEN_BITS),
-            (attended, attended_bits(config)),
+            (attended, attended_bits),
             (inner, bits),
         ),
     ]
@@ -176,23 +171,25 @@ def layer_parts(config: TransformerConfig, batch: int, tokens: int, *, protocol:
 def attention_part(config: TransformerConfig, batch: int, tokens: int, *, protocol: str, folded: bool) -> Part:
     """From queries, keys and values to the heads' output."""
     rng = np.random.default_rng(1)
-    columns = projected_columns(config, folded=folded)
+    kind, setting = attention_class(config), _setting(protocol, folded=folded)
+    columns = kind.projected_columns(config, setting)
     sizes = [(batch, config.heads, tokens, count // config.heads) for count in columns]
     heads = [(_normal(rng, *size), PROJECTION_BITS) for size in sizes]
-    module = KINDS[config.attention](config, 0, folded, protocol == "semi2k")
-    mask = np.ones((batch, tokens), np.float32)
-    if config.attention != "fourier":
-        return _part(config.attention, module, *heads, fixed=((mask, FRACTION_BITS),))
-    shares = np.asarray(token_shares(mask, config.features))
-    if folded:  # as angles
+    module = kind(config, 0, setting)
+    weights = np.asarray(kind.token_weights(jnp.ones((batch, tokens)), config))
+    if folded and issubclass(kind, FourierAttention):  # as angles
         heads[:2] = [(array * np.float32(ANGLE_SCALE / (2 * math.pi)), bits) for array, bits in heads[:2]]
-        length = _admissible_length(module, *(array for array, _ in heads), shares)
+        length = _admissible_length(module, *(array for array, _ in heads), weights)
         heads[:2] = [(array * np.float32(length), bits) for array, bits in heads[:2]]
-    return _part(config.attention, module, *heads, fixed=((shares, TOKEN_SHARE_BITS),))
+    return _part(config.attention, module, *heads, fixed=((weights, kind.weight_bits or FRACTION_BITS),))
+
+
+def _setting(protocol: str, *, folded: bool) -> Setting:
+    return Setting(folded=folded, opens_operands=protocol == "semi2k")
 
 
 def _admissible_length(module: nn.Module, query: np.ndarray, key: np.ndarray, *rest: np.ndarray) -> float:
-    """Of queries and keys: what adaptation starts with, or less until no mean kernel is below the reciprocal's floor.
+    """Length of queries and keys: adaptation's first one, or shorter until no mean kernel is below the floor.
 
     Adaptation sees to that; of random inputs with few features some fall below, where small errors grow.
     """
@@ -202,20 +199,6 @@ def _admissible_length(module: nn.Module, query: np.ndarray, key: np.ndarray, *r
         if found["intermediates"]["mean_kernel"][0].min() >= FLOOR:
             return length
         length *= SHORTER
-
-
-def attended_bits(config: TransformerConfig) -> int:
-    """Fraction bits of what attention hands on."""
-    if config.attention == "softmax":
-        return FRACTION_BITS
-    features = FACTOR_BITS + public_factor_bits(FACTOR_BITS)
-    return features + SUMMARY_BITS + math.ceil(math.log2(config.features)) + DIVISOR_BITS - FRACTION_BITS
-
-
-def activation_bits(config: TransformerConfig) -> int:
-    """Fraction bits of what the activation hands on."""
-    kinds = {"relu": PROJECTION_BITS, "series": RESULT_BITS, "quadratic": 2 * PROJECTION_BITS - DROP_BITS}
-    return kinds.get(config.activation, FRACTION_BITS)
 
 
 def _normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
@@ -245,8 +228,8 @@ def _apply(
 ) -> Any:
     params, inputs, fixed = given
     spent = {"correlations": correlations} if correlations else {}
-    lifted = (lift(array, b, secure=secure) for array, b in zip((*inputs, *fixed), bits, strict=True))
-    return module.apply({"params": params, "public": public, **spent}, *lifted)
+    numbers = (from_storage(array, b, secure=secure) for array, b in zip((*inputs, *fixed), bits, strict=True))
+    return module.apply({"params": params, "public": public, **spent}, *numbers)
 
 
 def _apply_to(module: nn.Module, active: Tree, *rest: Tree, weights: bool) -> Any:

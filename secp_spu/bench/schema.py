@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from secp_spu.config import OptimizerKind
-from secp_spu.model import AttentionKind
 
 Method = Literal["sft", "prompt", "fot", "fot-rfa", "fot-fourier"]
 AccuracyMethod = Literal["probe", "fine-tuning", "gradient-prompt", "fot", "fot-transfer", "fot-adapted", "fot-secure"]
@@ -100,7 +99,7 @@ class _Elements(_Measured):
 
 
 class _Attention(_Measured):
-    variant: AttentionKind
+    variant: Literal["softmax", "rfa", "fourier"]
     seq_len: Count
     heads: Count
     head_dim: Count

@@ -26,9 +26,9 @@ from secp_spu.bench import (
     Comparison,
     FewShotRun,
     Iteration,
+    MpcSetting,
     Record,
     RecordFile,
-    Setting,
     Table,
     accuracy_cases,
     accuracy_tables,
@@ -210,7 +210,7 @@ def embedding(
 
 
 def _forward_pass(
-    setting: Setting,
+    setting: MpcSetting,
     model: str,
     length: int,
     batch: int,

@@ -11,7 +11,7 @@ from rich.console import Console
 from secp_spu.cli.terminal import Interrupted, QuietOption, SetOption, TerminalProgress, costs_table, start_runtime
 from secp_spu.config import Config, load_config
 from secp_spu.errors import ConfigError
-from secp_spu.model import is_function
+from secp_spu.model import attention_class, is_function
 from secp_spu.progress import Progress
 from secp_spu.tuning import export_peft, load_run, refuse_existing
 from secp_spu.tuning.whole_run import run_prediction
@@ -107,14 +107,14 @@ def export(
 ) -> None:
     """Write a tuned prompt for use elsewhere: as an adapter that Hugging Face PEFT loads."""
     del format  # there is one
-    encoder = export_peft(run, out)
+    transformer = export_peft(run, out)
     console = Console()
     console.print(
         f"{out}: adapter_config.json and adapter_model.safetensors, for peft.PeftModel.from_pretrained", soft_wrap=True
     )
-    unknown = [f"attention {encoder.attention}"] if encoder.attention != "softmax" else []
-    if not is_function(encoder.activation):
-        unknown.append(f"activation {encoder.activation}")
+    unknown = [f"attention {transformer.attention}"] if attention_class(transformer).adapted else []
+    if not is_function(transformer.activation):
+        unknown.append(f"activation {transformer.activation}")
     if unknown:
         console.print(
             f"note: the prompt was tuned with {' and '.join(unknown)}, which transformers does not know: it computes "

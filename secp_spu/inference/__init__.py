@@ -10,7 +10,14 @@ from secp_spu.inference.private_embedding import (
     other_tables,
     parts,
 )
-from secp_spu.inference.secure_model import Batch, SecureModel, StreamedLayers, keep_openings, static_kernels
+from secp_spu.inference.secure_model import (
+    Batch,
+    SecureModel,
+    StreamedLayers,
+    keep_openings,
+    setting_of,
+    static_kernels,
+)
 
 __all__ = [
     "SHIFT_BITS",
@@ -27,5 +34,6 @@ __all__ = [
     "pass_bytes",
     "sequence_bytes",
     "sequences_within",
+    "setting_of",
     "static_kernels",
 ]

@@ -1,40 +1,37 @@
-"""How much memory a forward pass takes of a compute party.
+"""Estimates the memory that a forward pass takes of a compute party.
 
-The numbers are what a party's resident memory grew by at its peak (SPU 0.9.5, ABY3 and SEMI2K with two parties, the
-larger of the two), divided by the elements that it is proportional to. `secp-spu bench batching` measures again, and
-shows the estimate beside it.
+The constants here, and those that activations say (`Activation.element_bytes`), were measured: the growth of a party's
+resident memory at its peak, divided by the number of elements (SPU 0.9.5; the larger of ABY3 and SEMI2K with two
+parties). `secp-spu bench batching` measures again, and shows the estimate beside it.
 """
 
 from __future__ import annotations
 
-from secp_spu.model import ActivationKind, TransformerConfig
-from secp_spu.model.attention.causal_means import causal_blocks
+from secp_spu.model import TransformerConfig, activation_class, attention_class
 
 WIDTH_BYTES = 120
-"""An element of a hidden state."""
-
-INNER_BYTES: dict[ActivationKind, int] = {"quadratic": 170, "relu": 250, "gelu_tanh": 430, "gelu": 750}
-"""An element of the feed-forward layer, while its activation is computed; a series' has pairs instead."""
+"""Bytes of an element of a hidden state."""
 
 SCORE_BYTES = 140
-"""A score of softmax attention."""
+"""Bytes of a score of softmax attention."""
 
 PAIR_BYTES, KEPT_PAIR_BYTES = 440, 40
-"""A (cos, sin) pair of random feature attention or of a series, while its correlation is made and while that waits."""
+"""Bytes of a (cos, sin) pair of attention by features or of a series: while its correlation is made, and while the
+correlation waits."""
 
 BLOCK_BYTES = 140
-"""A kernel of a pair within a block of causal attention, or an element of a block's summary: 16 to 130 were seen with 8
-frequencies, where they weigh most."""
+"""Bytes of a kernel within a block of causal attention, or of an element of a block's summary. 16 to 130 were seen with
+8 frequencies, where they weigh most."""
 
 KERNEL_BYTES = 48
-"""An element of a layer's largest weight matrix: a product copies it."""
+"""Bytes of an element of a layer's largest weight matrix, which a product copies."""
 
 BASE_BYTES = 2**24
-"""Whatever the shapes."""
+"""Bytes that every pass takes, whatever the shapes."""
 
 
 def pass_bytes(config: TransformerConfig, sequences: int, tokens: int) -> int:
-    """What a pass takes of each compute party at its peak, besides the weights and inputs that the party keeps.
+    """Bytes that a pass takes of each compute party at its peak, besides the weights and inputs that the party keeps.
 
     base + 48 largest kernel + sequences tokens (40 kept + max(feed-forward, attention)), where
         feed-forward = 120 width + i intermediate,    i by activation, for a series 440 terms
@@ -44,7 +41,7 @@ def pass_bytes(config: TransformerConfig, sequences: int, tokens: int) -> int:
         summary = 2 features (head_dim + 1), one a block: see `causal_blocks`.
 
     Args:
-        config: of the encoder.
+        config: of the transformer.
         sequences: candidates times texts.
         tokens: of prompt and text together.
     """
@@ -53,24 +50,18 @@ def pass_bytes(config: TransformerConfig, sequences: int, tokens: int) -> int:
 
 
 def sequence_bytes(config: TransformerConfig, tokens: int) -> int:
-    """What of `pass_bytes` is a sequence's."""
+    """The part of `pass_bytes` that each sequence adds."""
+    attention_kind, activation_kind = attention_class(config), activation_class(config)
     width = WIDTH_BYTES * config.width
-    harmonics = config.series.terms if config.series else 0
-    inner = PAIR_BYTES * harmonics if config.series else INNER_BYTES[config.activation]
-    pairs = 2 * config.heads * config.features if config.attention != "softmax" else 0
-    attention = PAIR_BYTES * pairs if pairs else width + SCORE_BYTES * config.heads * tokens
+    harmonics = activation_kind.pairs(config)
+    inner = activation_kind.element_bytes + PAIR_BYTES * harmonics
+    pairs = attention_kind.pairs(config)
+    attention = PAIR_BYTES * pairs if pairs else width + SCORE_BYTES * attention_kind.scores(config, tokens)
     kept = KEPT_PAIR_BYTES * (pairs + harmonics * config.intermediate)
     total = tokens * (kept + max(width + inner * config.intermediate, attention))
-    if pairs and config.causal:
-        total = max(total, tokens * (kept + width) + BLOCK_BYTES * config.heads * _block_elements(config, tokens))
+    if blocks := attention_kind.block_elements(config, tokens):
+        total = max(total, tokens * (kept + width) + BLOCK_BYTES * blocks)
     return total
-
-
-def _block_elements(config: TransformerConfig, tokens: int) -> int:
-    """Kernels of pairs within the blocks of one sequence and head, and elements of the blocks' summaries."""
-    features, columns = 2 * config.features, config.head_dim + 1
-    blocks, size = causal_blocks(tokens, features, columns)
-    return blocks * (size * size + features * columns)
 
 
 def sequences_within(limit_bytes: int, config: TransformerConfig, tokens: int) -> int:

@@ -1,4 +1,4 @@
-"""Secret tokens as one-hot rows and a model owner's secret tables in, hidden states for the first layer out."""
+"""Embeds secret tokens with a model owner's secret tables: one-hot rows choose the rows of the first layer's input."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from secp_spu.model import SUM_BITS, Norm, TransformerConfig, hidden_bits
-from secp_spu.protocol import FRACTION_BITS, Fixed, lift, lower, rounded
+from secp_spu.inference.secure_model import setting_of
+from secp_spu.model import FOLDED, PLAIN, SUM_BITS, Norm, Setting, TransformerConfig, hidden_bits
+from secp_spu.protocol import FRACTION_BITS, Fixed, from_storage, rounded, to_storage
 from secp_spu.runtime.base import Runtime, Stored
 from secp_spu.runtime.program import Tree
 
 SHIFT_BITS = 15
-"""Of A z as it is shared: times a deviation of 18 bits it is 16 above SUM_BITS, one cheap truncation."""
+"""Fraction bits of A z as it is shared. Its product with a deviation of 18 bits has 16 more than SUM_BITS: one cheap
+truncation."""
 
 TABLE_ELEMENTS = 2**26
-"""Of word embeddings in one product: 65,536 rows of width 1024, which are 1 GiB a party under ABY3."""
+"""Most elements of word embeddings in one product: 65,536 rows of width 1024, which are 1 GiB a party under ABY3."""
 
 ONE_HOT_ELEMENTS = 2**24
-"""Of one-hot rows in one product: 333 tokens of a vocabulary of 50,265, 256 MiB a party under ABY3."""
+"""Most elements of one-hot rows in one product: 333 tokens of a vocabulary of 50,265, 256 MiB a party under ABY3."""
 
 ShareOneHot = Callable[[range, range], Stored]
 """Shares a data owner's one-hot rows of tokens, by number, among rows of the vocabulary: int32 [tokens, rows]."""
@@ -38,20 +40,21 @@ def one_hot(token_ids: np.ndarray, rows: range) -> np.ndarray:
     return (token_ids[..., None] == np.arange(rows.start, rows.stop)).astype(np.int32)
 
 
-def look_up(one_hot: Array, table: Array, *total: Array, secure: bool) -> Array:
+def look_up(one_hot: Array, table: Array, *total: Array, setting: Setting = PLAIN) -> Array:
     """The rows of a table that one-hot rows choose, added to what other parts of the table gave.
 
     Args:
         one_hot: secret integers [..., rows].
         table: secret fixed point [rows, width].
         total: what other rows gave [..., width], if any.
-        secure: this is a program for SPU.
+        setting: where it runs.
     Returns: secret fixed point [..., width]. Exact: ones are integers, so that nothing is truncated. Reveals nothing.
     Cost (a party): ABY3 8 bytes an element of the result and 1 send, whatever the rows; SEMI2K with two parties 8 bytes
         an element of both inputs and 1 send.
     """
-    chosen = (Fixed(one_hot, 0) if secure else one_hot) @ lift(table, FRACTION_BITS, secure=secure)
-    return sum(total, start=lower(chosen, FRACTION_BITS))
+    choices = Fixed(one_hot, 0) if setting.secure else one_hot
+    chosen = choices @ from_storage(table, FRACTION_BITS, secure=setting.secure)
+    return sum(total, start=to_storage(chosen, FRACTION_BITS))
 
 
 def encoded_words(params: Tree, rows: range) -> np.ndarray:
@@ -59,7 +62,7 @@ def encoded_words(params: Tree, rows: range) -> np.ndarray:
 
     Returns: those of some rows of the vocabulary [rows, width].
     """
-    return lower(params["word"]["embedding"][rows.start : rows.stop], SUM_BITS)
+    return to_storage(params["word"]["embedding"][rows.start : rows.stop], SUM_BITS)
 
 
 def other_tables(params: Tree) -> dict[str, np.ndarray]:
@@ -70,7 +73,7 @@ def other_tables(params: Tree) -> dict[str, np.ndarray]:
     """
     places = params["position"]["embedding"] + (params["type"]["embedding"][0] if "type" in params else 0)
     return {
-        "places": lower(places, SUM_BITS),
+        "places": to_storage(places, SUM_BITS),
         "deviation": np.array([params["word"]["embedding"].std()], np.float32),
     }
 
@@ -84,17 +87,17 @@ class PrivateEmbedding:
 
     Args:
         runtime: where it runs.
-        config: of the encoder.
+        config: of the transformer.
         share_words: gives `encoded_words` of rows of the vocabulary, as a handle [rows, width].
         rest: handles of what `other_tables` gives.
     """
 
     def __init__(self, runtime: Runtime, config: TransformerConfig, share_words: Callable[[range], Stored], rest: Tree):
         self._runtime, self._rest = runtime, rest
-        secure = runtime.secure
-        self._look_up = partial(look_up, secure=secure)
-        self._embed = cache(lambda first_position: partial(_embed, config, first_position, secure=secure))
-        self._embed_prompts = partial(_embed_prompts, config, secure=secure)
+        setting = setting_of(runtime)
+        self._look_up = partial(look_up, setting=setting)
+        self._embed = cache(lambda first_position: partial(_embed, config, setting, first_position))
+        self._embed_prompts = partial(_embed_prompts, config, setting)
         rows = max(1, TABLE_ELEMENTS // config.width)
         self._words = [(part, share_words(part)) for part in parts(config.vocab_size, rows)]
 
@@ -141,32 +144,32 @@ class PrivateEmbedding:
 
 
 def _embed(
-    config: TransformerConfig, first_position: int, words: Sequence[Array], keep: Array, rest: Tree, *, secure: bool
+    config: TransformerConfig, setting: Setting, first_position: int, words: Sequence[Array], keep: Array, rest: Tree
 ) -> Array:
-    vectors = lift(jnp.concatenate(words).reshape(*keep.shape, config.width), SUM_BITS, secure=secure)
-    placed = vectors + _places(config, first_position, keep.shape[1], rest, secure=secure)
-    return _for_layers(config, placed, Fixed(keep, 0) if secure else keep)
+    vectors = from_storage(jnp.concatenate(words).reshape(*keep.shape, config.width), SUM_BITS, secure=setting.secure)
+    placed = vectors + _places(config, setting, first_position, keep.shape[1], rest)
+    return _for_layers(config, placed, Fixed(keep, 0) if setting.secure else keep)
 
 
 def _embed_prompts(
-    config: TransformerConfig, initial: Sequence[Array], shifts: Array, rest: Tree, *, secure: bool
+    config: TransformerConfig, setting: Setting, initial: Sequence[Array], shifts: Array, rest: Tree
 ) -> Any:
-    deviation = lift(rest["deviation"], FRACTION_BITS, secure=secure)
-    moved = lift(shifts, SHIFT_BITS, secure=secure) * deviation
-    vectors = lift(jnp.concatenate(initial), SUM_BITS, secure=secure)
-    placed = vectors + _places(config, 0, shifts.shape[1], rest, secure=secure)
-    return _for_layers(config, moved + placed, None)
+    deviation = from_storage(rest["deviation"], FRACTION_BITS, secure=setting.secure)
+    shifted = from_storage(shifts, SHIFT_BITS, secure=setting.secure) * deviation
+    vectors = from_storage(jnp.concatenate(initial), SUM_BITS, secure=setting.secure)
+    placed = vectors + _places(config, setting, 0, shifts.shape[1], rest)
+    return _for_layers(config, shifted + placed, None)
 
 
-def _places(config: TransformerConfig, first_position: int, tokens: int, rest: Tree, *, secure: bool) -> Any:
+def _places(config: TransformerConfig, setting: Setting, first_position: int, tokens: int, rest: Tree) -> Any:
     first = first_position + config.position_offset
-    return lift(rest["places"][first : first + tokens], SUM_BITS, secure=secure)
+    return from_storage(rest["places"][first : first + tokens], SUM_BITS, secure=setting.secure)
 
 
 def _for_layers(config: TransformerConfig, placed: Any, keep: Any) -> Any:
     """As the first layer takes it; rows of padding become zero, but for a decoder's."""
     bits = hidden_bits(config)
     if config.causal:
-        return lower(rounded(placed, bits), bits)
-    norm = Norm(config.layer_norm_epsilon, folded=True)
-    return lower(norm.apply({}, rounded(placed, SUM_BITS), keep), bits)
+        return to_storage(rounded(placed, bits), bits)
+    norm = Norm(config.layer_norm_epsilon, FOLDED)
+    return to_storage(norm.apply({}, rounded(placed, SUM_BITS), keep), bits)

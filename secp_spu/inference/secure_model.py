@@ -1,4 +1,4 @@
-"""A model's parts and shared inputs in, secret logits out: the layers as programs, one after another.
+"""Runs a model on a runtime, from shared inputs to secret logits: the layers are programs, one after another.
 
 Every layer is the same compiled program, run with that layer's weights, so compile time and the masks' memory stay
 those of one layer. Weights are shared once. A whole population goes through in one pass.
@@ -22,16 +22,21 @@ from secp_spu.model import (
     LabelEmbeddingHead,
     LabelWordHead,
     PooledEmbedding,
+    Setting,
     TransformerConfig,
+    attention_class,
     hidden_bits,
     layer_class,
-    token_shares,
 )
-from secp_spu.model.precision import TOKEN_SHARE_BITS
-from secp_spu.protocol import FRACTION_BITS, lift, lower, to_ring
+from secp_spu.protocol import FRACTION_BITS, from_storage, to_ring, to_storage
 from secp_spu.runtime.base import Runtime, Stored
 from secp_spu.runtime.ledger import Phase
 from secp_spu.runtime.program import Tree
+
+
+def setting_of(runtime: Runtime) -> Setting:
+    """The setting of modules in a runtime's programs, with folded parameters."""
+    return Setting(secure=runtime.secure, folded=True, opens_operands=runtime.protocol == "semi2k")
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class Batch:
 
     Attributes:
         hidden: the texts' embeddings, ready for the first layer, zero on padding, encoded with `hidden_bits` fraction
-            bits (`protocol.lower`) [texts, text_tokens, width].
+            bits (`protocol.to_storage`) [texts, text_tokens, width].
         padding_mask: of prompt and text [texts, tokens].
         readout: what the head reads, of prompt and text [texts, tokens].
     """
@@ -83,7 +88,7 @@ class SecureModel:
 
     Args:
         runtime: where it runs.
-        config: of the encoder.
+        config: of the transformer.
         layers: each layer's variables ("params", folded; "public"), as pytrees of handles; or `StreamedLayers`.
         head: parameters as handles: of the label-word head, folded (`fold_head`); or "scale" and "bias" of the last
             norm, for the label-embedding head.
@@ -106,19 +111,20 @@ class SecureModel:
     ):
         self._runtime, self._layers, self._head, self._on_layer = runtime, layers, head, on_layer
         self._labels: tuple[Stored, ...] = ()
-        self._layer_module = layer_class(config)(config, folded=True, opens_operands=runtime.protocol == "semi2k")
-        secure = runtime.secure
-        self.keeps_openings = secure and runtime.protocol == "semi2k" and not isinstance(layers, StreamedLayers)
+        setting = setting_of(runtime)
+        self._layer_module = layer_class(config)(config, setting=setting)
+        opens_kernels = setting.secure and setting.opens_operands
+        self.keeps_openings = opens_kernels and not isinstance(layers, StreamedLayers)
         if self.keeps_openings:
             self._layers = [{**v, "params": static_kernels(runtime, v["params"])} for v in layers]
-        self._run_layer = partial(_run_layer, self._layer_module, secure, self.keeps_openings)
-        shares = config.attention == "fourier" and not config.causal
-        self._share_tokens = partial(_share_tokens, config.features) if shares else None
+        self._run_layer = partial(_run_layer, self._layer_module, self.keeps_openings)
+        weighs = attention_class(config).weight_bits is not None and not config.causal
+        self._weigh_tokens = partial(_weigh_tokens, config) if weighs else None
         bits = hidden_bits(config)
-        self._pool = partial(_run_head, PooledEmbedding(folded=True), bits, secure)
+        self._pool = partial(_run_head, PooledEmbedding(setting), bits, setting)
         by_words = "decoder" in head
-        module = LabelWordHead(config, labels) if by_words else LabelEmbeddingHead(folded=True)
-        self._run_head = partial(_run_head, module, bits, secure)
+        module = LabelWordHead(config, labels) if by_words else LabelEmbeddingHead(setting)
+        self._run_head = partial(_run_head, module, bits, setting)
 
     @property
     def layers(self) -> int:
@@ -152,8 +158,8 @@ class SecureModel:
     def _encode(self, hidden: Stored, padding_mask: Stored, offline: Phase = "offline") -> Stored:
         """All layers, each with fresh correlations; what comes in is left to the caller unless a layer made it."""
         masks = [padding_mask]
-        if self._share_tokens is not None:
-            masks.append(self._runtime.run("token_shares", self._share_tokens, padding_mask))
+        if self._weigh_tokens is not None:
+            masks.append(self._runtime.run("token_shares", self._weigh_tokens, padding_mask))
         declared = self._declare(hidden, *masks)
         first = hidden
         for variables in self._layers:
@@ -196,26 +202,28 @@ def keep_openings(params: Tree) -> Tree:
     return jax.tree_util.tree_map_with_path(keep, params)
 
 
-def _run_layer(
-    module: EncoderLayer, secure: bool, cached: bool, variables: Tree, correlations: Tree, *inputs: Array
-) -> Any:
+def _run_layer(module: EncoderLayer, cached: bool, variables: Tree, correlations: Tree, *inputs: Array) -> Any:
     if cached:
         variables = {**variables, "params": keep_openings(variables["params"])}
     hidden = hidden_bits(module.config)
-    bits = hidden, FRACTION_BITS, TOKEN_SHARE_BITS
-    lifted = (lift(array, b, secure=secure) for array, b in zip(inputs, bits, strict=False))
-    return lower(module.apply({**variables, "correlations": correlations}, *lifted), hidden)
+    bits = hidden, FRACTION_BITS, attention_class(module.config).weight_bits or FRACTION_BITS
+    numbers = (from_storage(array, b, secure=module.setting.secure) for array, b in zip(inputs, bits, strict=False))
+    return to_storage(module.apply({**variables, "correlations": correlations}, *numbers), hidden)
 
 
-def _share_tokens(features: int, padding_mask: Array) -> Any:
-    """`token_shares` for a layer."""
-    return lower(token_shares(padding_mask, features), TOKEN_SHARE_BITS)
+def _weigh_tokens(config: TransformerConfig, padding_mask: Array) -> Any:
+    """What all layers' attention reads instead of the padding mask."""
+    kind = attention_class(config)
+    return to_storage(kind.token_weights(padding_mask, config), kind.weight_bits or FRACTION_BITS)
 
 
 def _run_head(
-    module: nn.Module, bits: int, secure: bool, params: Tree, hidden: Array, readout: Array, *labels: Array
+    module: nn.Module, bits: int, setting: Setting, params: Tree, hidden: Array, readout: Array, *labels: Array
 ) -> Any:
-    inputs = lift(hidden, bits, secure=secure), lift(readout, FRACTION_BITS, secure=secure)
+    inputs = (
+        from_storage(hidden, bits, secure=setting.secure),
+        from_storage(readout, FRACTION_BITS, secure=setting.secure),
+    )
     return module.apply({"params": params}, *inputs, *labels)
 
 

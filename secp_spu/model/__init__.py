@@ -1,7 +1,15 @@
 """Transformers, encoders and decoders: the same code in plaintext and under MPC."""
 
-from secp_spu.model.activation import Activation, activation, fold_quadratic
-from secp_spu.model.attention.fourier import FourierAttention, projected_columns, token_shares
+from secp_spu.model.activation import (
+    ACTIVATIONS,
+    Activation,
+    activation_class,
+    activation_function,
+    is_function,
+    is_gelu,
+)
+from secp_spu.model.attention import ATTENTIONS, Attention, attention_class
+from secp_spu.model.attention.fourier import FourierAttention, token_shares
 from secp_spu.model.attention.random_features import RandomFeatureAttention, orthogonal_frequencies
 from secp_spu.model.attention.softmax import SoftmaxAttention
 from secp_spu.model.folding import fold_head, fold_layer
@@ -22,11 +30,12 @@ from secp_spu.model.hub.checkpoint import (
     save_embeddings,
 )
 from secp_spu.model.hub.config_json import CheckpointError
+from secp_spu.model.hub.families import FAMILIES
 from secp_spu.model.hub.fingerprint import describe_config, fingerprint_json, fingerprint_tables, fingerprint_weights
 from secp_spu.model.layers import Dense, Norm
 from secp_spu.model.precision import HIDDEN_BITS, SUM_BITS
+from secp_spu.model.setting import FOLDED, PLAIN, Setting
 from secp_spu.model.transformer import (
-    KINDS,
     DecoderLayer,
     Embeddings,
     EncoderLayer,
@@ -34,20 +43,19 @@ from secp_spu.model.transformer import (
     hidden_bits,
     layer_class,
 )
-from secp_spu.model.transformer_config import (
-    ActivationKind,
-    AttentionKind,
-    FunctionKind,
-    TransformerConfig,
-    is_function,
-)
+from secp_spu.model.transformer_config import ActivationKind, AttentionKind, TransformerConfig
 
 __all__ = [
+    "ACTIVATIONS",
+    "ATTENTIONS",
+    "FAMILIES",
+    "FOLDED",
     "HIDDEN_BITS",
-    "KINDS",
+    "PLAIN",
     "SUM_BITS",
     "Activation",
     "ActivationKind",
+    "Attention",
     "AttentionKind",
     "Checkpoint",
     "CheckpointError",
@@ -56,25 +64,27 @@ __all__ = [
     "Embeddings",
     "EncoderLayer",
     "FourierAttention",
-    "FunctionKind",
     "LabelEmbeddingHead",
     "LabelWordHead",
     "Norm",
     "PooledEmbedding",
     "RandomFeatureAttention",
+    "Setting",
     "SoftmaxAttention",
     "Transformer",
     "TransformerConfig",
-    "activation",
+    "activation_class",
+    "activation_function",
+    "attention_class",
     "describe_config",
     "fingerprint_json",
     "fingerprint_tables",
     "fingerprint_weights",
     "fold_head",
     "fold_layer",
-    "fold_quadratic",
     "hidden_bits",
     "is_function",
+    "is_gelu",
     "label_embedding_limit",
     "label_word_limit",
     "layer_class",
@@ -82,7 +92,6 @@ __all__ = [
     "load_embeddings",
     "load_transformer_config",
     "orthogonal_frequencies",
-    "projected_columns",
     "read_out",
     "save_checkpoint",
     "save_embeddings",

@@ -1,42 +1,36 @@
-"""A layer's weights as checkpoints have them in; the same function with fewer products out: the model owner's step.
+"""Folds a layer's weights into the same function with fewer products, in plaintext at the model owner.
 
-A norm's gain g and shift b come back as factors of everything that reads its rows z (g z + b): the next weights take
-them in, the residual keeps the gain alone. The values' bias passes through attention unchanged, since attention's
-weights add up to one, and so joins the output's. What is left of a norm are rows that are zero where they are made
-zero, which takes the padding out of the values for free.
+A norm has rows z, gain g and shift b, and the layers after it read g z + b. Folding puts g and b into the weights of
+these layers, so that they read z; the residual keeps the gain. Attention's weights add up to one, so the values' bias
+passes through attention unchanged, and folding adds it to the bias of attention's output. A folded norm gives zero rows
+where it is told to: padding then has zero values at no cost.
 
     (g z + b) K + c  =  z (diag(g) K)  +  (b K + c)
 
-Kernels and gains are returned as `protocol.lower` stores them, with the fraction bits that the layer reads.
+Kernels and gains are returned as `protocol.to_storage` stores them, with the fraction bits that the layer reads.
 """
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
 import numpy as np
 
-from secp_spu.model.activation import fold_quadratic
-from secp_spu.model.attention.fourier import ANGLE_SCALE
+from secp_spu.model.activation import activation_class
+from secp_spu.model.attention import attention_class
+from secp_spu.model.attention.attention import Tree
+from secp_spu.model.attention.random_features import squared_lengths
 from secp_spu.model.precision import OUTPUT_WEIGHT_BITS, WEIGHT_BITS
 from secp_spu.model.transformer_config import TransformerConfig
-from secp_spu.protocol import lower
-
-Tree = dict[str, Any]
-
-LONGEST = 32.0
-"""Largest expected |q|^2 and |k|^2 of a head, for rows of variance one; see precision.py for what the ring holds."""
+from secp_spu.protocol import to_storage
 
 
 def fold_layer(params: Tree, before: Tree | None, config: TransformerConfig) -> Tree:
-    """Parameters for a layer with `folded=True`.
+    """Parameters for a layer whose setting is folded.
 
     Args:
         params: a layer's, raw.
         before: "scale" and "bias" of the norm whose rows come in, `output_norm` of the layer before; None for the
             first layer, which reads the embeddings with gain and shift, and for a decoder, whose layers begin with one.
-        config: of the encoder.
+        config: of the transformer.
     Returns: numpy arrays; the exact sums may differ from the raw layer's in their last bits.
     """
     if config.causal:
@@ -46,9 +40,9 @@ def fold_layer(params: Tree, before: Tree | None, config: TransformerConfig) -> 
     middle_gain, middle_shift = _gain_shift(params["attention_norm"])
     return {
         **_fold_attention(params, gain, shift, config, residual_shift=shift),
-        "attention_residual": {"gain": lower(gain, WEIGHT_BITS)},
+        "attention_residual": {"gain": to_storage(gain, WEIGHT_BITS)},
         **_fold_feed_forward(params, middle_gain, middle_shift, config, residual_shift=middle_shift),
-        "output_residual": {"gain": lower(middle_gain, WEIGHT_BITS)},
+        "output_residual": {"gain": to_storage(middle_gain, WEIGHT_BITS)},
     }
 
 
@@ -78,18 +72,14 @@ def _fold_attention(
     kernel, bias = _absorb(params["query_key_value"], gain, shift)
     value_bias = bias[2 * width :]
     bias = np.concatenate([bias[: 2 * width], np.zeros(width, np.float32)])
-    if config.attention == "fourier":
-        kernel, bias = (_into_angles(array, params["attention"]["frequencies"]) for array in (kernel, bias))
-    else:
-        scale = _projection_scale(kernel, bias, config)
-        kernel, bias = kernel * scale, bias * scale
+    kernel, bias, own = attention_class(config).fold(kernel, bias, params.get("attention", {}), config)
     output = params["attention_output"]
     output_bias = output["bias"] + value_bias @ output["kernel"] + residual_shift
     folded = {
         "query_key_value": _dense(kernel, bias, WEIGHT_BITS),
         "attention_output": _dense(np.asarray(output["kernel"]), output_bias, WEIGHT_BITS),
     }
-    return folded | ({"attention": params["attention"]} if config.attention == "rfa" else {})
+    return folded | ({"attention": own} if own else {})
 
 
 def _fold_feed_forward(
@@ -103,45 +93,12 @@ def _fold_feed_forward(
     """The two dense layers around the activation; arguments as in `_fold_attention`."""
     kernel, bias = _absorb(params["intermediate"], gain, shift)
     output_kernel, output_bias = (np.asarray(params["output"][name]) for name in ("kernel", "bias"))
-    if config.activation == "quadratic":
-        kernel, bias, output_bias = fold_quadratic(params["activation"], kernel, bias, output_kernel, output_bias)
+    fold = activation_class(config).fold
+    kernel, bias, output_bias = fold(params.get("activation", {}), kernel, bias, output_kernel, output_bias)
     return {
         "intermediate": _dense(kernel, bias, WEIGHT_BITS),
         "output": _dense(output_kernel, output_bias + residual_shift, OUTPUT_WEIGHT_BITS),
     }
-
-
-def _into_angles(projection: np.ndarray, frequencies: np.ndarray) -> np.ndarray:
-    """Columns of queries and keys as those of their angles, ANGLE_SCALE times the turns.
-
-    Args:
-        projection: of queries, keys and values [..., 3 width].
-        frequencies: [heads, head_dim, features].
-    Returns: [..., 2 heads * features + width].
-    """
-    queries, keys, values = np.split(projection, 3, axis=-1)
-    heads, head_dim, features = frequencies.shape
-    angles = (
-        np.einsum("...hd,hdf->...hf", part.reshape(*part.shape[:-1], heads, head_dim), frequencies * ANGLE_SCALE)
-        for part in (queries, keys)
-    )
-    return np.concatenate([*(a.reshape(*a.shape[:-2], heads * features) for a in angles), values], axis=-1)
-
-
-def _projection_scale(kernel: np.ndarray, bias: np.ndarray, config: TransformerConfig) -> np.ndarray:
-    """Factors of the columns of queries, keys and values that attention does not see, or waits for [3 width].
-
-    Softmax: queries come divided by sqrt(head_dim). Random features: queries and keys are scaled to a length anyway, so
-    heads of long ones are shortened to an expected square of LONGEST, which leaves room for outliers in the ring.
-    """
-    queries, keys, values = np.ones((3, config.width), np.float32)
-    if config.attention == "softmax":
-        queries /= math.sqrt(config.head_dim)
-    else:
-        squares = _squares(kernel, bias, config)
-        scale = np.minimum(1, np.sqrt(LONGEST / np.maximum(squares, 1e-12)))
-        queries, keys = np.repeat(scale[:2], config.head_dim, axis=-1)
-    return np.concatenate([queries, keys, values]).astype(np.float32)
 
 
 def expected_squares(projection: Tree, before: Tree, config: TransformerConfig) -> np.ndarray:
@@ -150,13 +107,9 @@ def expected_squares(projection: Tree, before: Tree, config: TransformerConfig) 
     Args:
         projection: "kernel" and "bias" of queries, keys and values.
         before: "scale" and "bias" of the norm whose rows come in.
-        config: of the encoder.
+        config: of the transformer.
     """
-    return _squares(*_absorb(projection, *_gain_shift(before)), config)
-
-
-def _squares(kernel: np.ndarray, bias: np.ndarray, config: TransformerConfig) -> np.ndarray:
-    return (np.square(kernel).sum(0) + np.square(bias)).reshape(3, config.heads, config.head_dim).sum(-1)
+    return squared_lengths(*_absorb(projection, *_gain_shift(before)), config)
 
 
 def fold_head(params: Tree, before: Tree | None) -> Tree:
@@ -182,4 +135,4 @@ def _absorb(dense: Tree, gain: np.ndarray, shift: np.ndarray) -> tuple[np.ndarra
 
 
 def _dense(kernel: np.ndarray, bias: np.ndarray, bits: int) -> Tree:
-    return {"kernel": lower(np.float32(kernel), bits), "bias": np.float32(bias)}
+    return {"kernel": to_storage(np.float32(kernel), bits), "bias": np.float32(bias)}

@@ -1,4 +1,4 @@
-"""Hidden states in, logits of the labels out: by label words at the mask, or by similarity to label descriptions.
+"""Makes logits of the labels from hidden states: by label words at the mask, or by similarity to label descriptions.
 
 Both heads read one vector a sequence, hidden states weighted by the data owner's secret `readout` row: a one at the
 mask position, or 1/length over the tokens.
@@ -20,8 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from secp_spu.model.activation import activation
+from secp_spu.model.activation import activation_function
 from secp_spu.model.layers import Norm
+from secp_spu.model.setting import PLAIN, Setting
 from secp_spu.model.transformer_config import TransformerConfig
 from secp_spu.protocol import Number, to_float
 
@@ -58,7 +59,8 @@ class LabelWordHead(nn.Module):
             normed = Norm(self.config.layer_norm_epsilon, name="norm")(at_mask)
             return nn.Dense(self.labels, use_bias=False, name="decoder")(normed)
         dense = nn.Dense(self.config.width, name="dense")(at_mask)
-        normed = Norm(self.config.layer_norm_epsilon, name="norm")(activation(self.config.head_activation)(dense))
+        active = activation_function(self.config.head_activation)(dense)
+        normed = Norm(self.config.layer_norm_epsilon, name="norm")(active)
         return nn.Dense(self.labels, name="decoder")(normed)
 
 
@@ -66,16 +68,17 @@ class PooledEmbedding(nn.Module):
     """The sentence embedding: the mean hidden state, of length one.
 
     Attributes:
-        folded: the hidden states come without the last norm's gain and shift, which are parameters here.
+        setting: where it runs; folded, the hidden states come without the last norm's gain and shift, which are
+            parameters here.
     """
 
-    folded: bool = False
+    setting: Setting = PLAIN
 
     @nn.compact
     def __call__(self, hidden: Number, readout: Number) -> Array:
         """Embeddings [batch, width] of hidden [batch, tokens, width]; readout holds 1/length on tokens."""
         mean = read_out(hidden, readout)
-        if self.folded:
+        if self.setting.folded:
             mean = mean * self.param("scale", nn.initializers.ones, mean.shape[-1:])
             mean = mean + self.param("bias", nn.initializers.zeros, mean.shape[-1:])
         return mean * jax.lax.rsqrt(jnp.sum(mean * mean, -1, keepdims=True))
@@ -85,15 +88,15 @@ class LabelEmbeddingHead(nn.Module):
     """Similarity of the sentence embedding to each label's, for encoders without a masked-LM head.
 
     Attributes:
-        folded: as in `PooledEmbedding`.
+        setting: as in `PooledEmbedding`.
     """
 
-    folded: bool = False
+    setting: Setting = PLAIN
 
     @nn.compact
     def __call__(self, hidden: Number, readout: Number, labels: Array) -> Array:
         """Logits [batch, labels] of hidden [batch, tokens, width]; labels: the label embeddings [labels, width]."""
-        return PooledEmbedding(self.folded, name="pooled")(hidden, readout) @ labels.T * SIMILARITY_SCALE
+        return PooledEmbedding(self.setting, name="pooled")(hidden, readout) @ labels.T * SIMILARITY_SCALE
 
 
 def label_word_limit(head: Any) -> float:

@@ -1,7 +1,7 @@
 """The parts that a layer is built of, each for plain arrays and for secrets: dense layer, layer norm, residual.
 
-Parameters come raw, as checkpoints have them, or folded (folding.py): what is folded is computed with fewer secure
-products, to the same result.
+Parameters are raw, as checkpoints have them, or folded (folding.py). A layer with folded parameters takes fewer secure
+products and gives the same result.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from secp_spu.model.precision import (
     VARIANCE_BITS,
     WEIGHT_BITS,
 )
+from secp_spu.model.setting import PLAIN, Setting
 from secp_spu.protocol import (
     CosineCorrelation,
     Fixed,
     Number,
     constant,
+    from_storage,
     inverse_sqrt,
-    lift,
     mean_of,
     multiply,
     rounded,
@@ -37,11 +38,11 @@ from secp_spu.protocol import (
 )
 
 SHARE_BITS, ROOT_BITS = 20, 14
-"""Of the public factors that a norm takes from the width: 1/width, and a root between 0.7 and 1."""
+"""Fraction bits of the public factors that a norm makes of the width: 1/width, and a root between 0.7 and 1."""
 
 SUMS = SUM_BITS, VARIANCE_BITS, SCALE_BITS
 STREAM = STREAM_BITS, STREAM_VARIANCE_BITS, STREAM_SCALE_BITS
-"""Of what a norm takes, of its variance and of 1/deviation: for encoders, and for a decoder's residual stream."""
+"""Fraction bits of a norm's input, its variance and 1/deviation: in encoders, and for a decoder's residual stream."""
 
 
 def spent_correlation(
@@ -67,12 +68,12 @@ class Dense(nn.Module):
 
     Attributes:
         features: columns of the kernel.
-        folded: the parameters are folded, and the kernel encoded with `bits`.
+        setting: where it runs; folded, the kernel is encoded with `bits`.
         bits: fraction bits of a folded kernel.
     """
 
     features: int
-    folded: bool = False
+    setting: Setting = PLAIN
     bits: int = WEIGHT_BITS
 
     @nn.compact
@@ -87,7 +88,7 @@ class Dense(nn.Module):
         return (x.reshape(-1, x.shape[-1]) @ weight + bias).reshape(*x.shape[:-1], self.features)
 
     def _weight(self, kernel: Array, x: Number) -> Any:
-        return lift(kernel, self.bits, secure=isinstance(x, Fixed)) if self.folded else kernel
+        return from_storage(kernel, self.bits, secure=isinstance(x, Fixed)) if self.setting.folded else kernel
 
 
 class Norm(nn.Module):
@@ -98,12 +99,12 @@ class Norm(nn.Module):
 
     Attributes:
         epsilon: added to the variance.
-        folded: gain and shift are in what reads the result.
+        setting: where it runs; folded, gain and shift are in what reads the result.
         stream: x is a decoder's residual stream, of any size, and of STREAM_BITS under SPU.
     """
 
     epsilon: float
-    folded: bool = False
+    setting: Setting = PLAIN
     stream: bool = False
 
     @nn.compact
@@ -126,7 +127,7 @@ class Norm(nn.Module):
         if keep is not None:
             scale = scale * keep[..., None]
         normed = multiply(centred, rounded(scale, scale_bits, small=keep is None))
-        if self.folded:
+        if self.setting.folded:
             return normed
         gain = self.param("scale", nn.initializers.ones, (width,))
         return normed * gain + self.param("bias", nn.initializers.zeros, (width,))
@@ -135,12 +136,12 @@ class Norm(nn.Module):
 class Residual(nn.Module):
     """The way around a sublayer: x itself, or with folded parameters x times the gain of the norm before."""
 
-    folded: bool = False
+    setting: Setting = PLAIN
 
     @nn.compact
     def __call__(self, x: Number) -> Any:
         """[..., width] to the same; the norm's shift is in the sublayer's bias."""
-        if not self.folded:
+        if not self.setting.folded:
             return x
         gain = self.param("gain", nn.initializers.ones, (x.shape[-1],))
-        return x * lift(gain, WEIGHT_BITS, secure=isinstance(x, Fixed))
+        return x * from_storage(gain, WEIGHT_BITS, secure=isinstance(x, Fixed))

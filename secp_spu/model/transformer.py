@@ -1,4 +1,4 @@
-"""Token ids or embeddings in, hidden states out: encoder or decoder, in plaintext and under MPC alike.
+"""Computes hidden states of token ids or embeddings: encoder or decoder, in plaintext and under MPC alike.
 
 The same modules serve three uses, with plain arrays and with `Fixed`. `init` (or `jax.eval_shape` of it) declares
 three collections: "params", secret under MPC; "public", what everybody may know; "correlations", what one call spends.
@@ -13,20 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from secp_spu.model.activation import Activation
-from secp_spu.model.attention.fourier import FourierAttention, projected_columns, token_shares
-from secp_spu.model.attention.random_features import RandomFeatureAttention
-from secp_spu.model.attention.softmax import SoftmaxAttention
+from secp_spu.model.activation import activation_class
+from secp_spu.model.attention import attention_class
 from secp_spu.model.layers import Dense, Norm, Residual
 from secp_spu.model.precision import HIDDEN_BITS, OUTPUT_WEIGHT_BITS, STREAM_BITS, SUM_BITS
-from secp_spu.model.transformer_config import AttentionKind, TransformerConfig
-from secp_spu.protocol import Number, moved, rounded, to_float
-
-KINDS: dict[AttentionKind, type[nn.Module]] = {
-    "softmax": SoftmaxAttention,
-    "rfa": RandomFeatureAttention,
-    "fourier": FourierAttention,
-}
+from secp_spu.model.setting import PLAIN, Setting
+from secp_spu.model.transformer_config import TransformerConfig
+from secp_spu.protocol import Number, rearranged, rounded
 
 
 class Embeddings(nn.Module):
@@ -67,63 +60,60 @@ class EncoderLayer(nn.Module):
     """Attention and feed-forward, each with its residual and a layer norm after it.
 
     Attributes:
-        config: of the encoder.
+        config: of the transformer.
         layer: its number, from which random frequencies are drawn.
-        folded: the parameters are folded (folding.py): what comes in and goes out are a norm's rows without its gain
-            and shift, zero where a token is padding.
-        opens_operands: what a secret product costs, see `protocol.batched_product`.
+        setting: where it runs; folded (folding.py), what comes in and goes out are a norm's rows without its gain and
+            shift, zero where a token is padding.
     """
 
     config: TransformerConfig
     layer: int = 0
-    folded: bool = False
-    opens_operands: bool = False
+    setting: Setting = PLAIN
 
     @nn.compact
-    def __call__(self, hidden: Number, padding_mask: Number, shares: Number | None = None) -> Any:
+    def __call__(self, hidden: Number, padding_mask: Number, weights: Number | None = None) -> Any:
         """One layer.
 
         Args:
             hidden: [batch, tokens, width], of HIDDEN_BITS fraction bits under SPU.
             padding_mask: 1 for tokens, 0 for padding [batch, tokens].
-            shares: for attention "fourier" under SPU, `token_shares` of the padding mask; made of it elsewhere.
+            weights: the attention's `token_weights` of the padding mask, where one program makes them for all layers
+                (`Attention.weight_bits`); made here if None.
         Returns: [batch, tokens, width], likewise.
         """
-        config, folded = self.config, self.folded
-        if config.attention == "fourier":
-            weights: Any = token_shares(to_float(padding_mask), config.features) if shares is None else shares
-        else:
-            weights = padding_mask
-        attended = self._attend(hidden, weights) + Residual(folded, name="attention_residual")(hidden)
-        hidden = Norm(config.layer_norm_epsilon, folded, name="attention_norm")(rounded(attended, SUM_BITS))
+        config, setting = self.config, self.setting
+        if weights is None:
+            weights = attention_class(config).token_weights(padding_mask, config)
+        attended = self._attend(hidden, weights) + Residual(setting, name="attention_residual")(hidden)
+        hidden = Norm(config.layer_norm_epsilon, setting, name="attention_norm")(rounded(attended, SUM_BITS))
 
-        inner = self._feed_forward(hidden) + Residual(folded, name="output_residual")(hidden)
-        keep = padding_mask if folded else None
-        return Norm(config.layer_norm_epsilon, folded, name="output_norm")(rounded(inner, SUM_BITS), keep)
+        inner = self._feed_forward(hidden) + Residual(setting, name="output_residual")(hidden)
+        keep = padding_mask if setting.folded else None
+        return Norm(config.layer_norm_epsilon, setting, name="output_norm")(rounded(inner, SUM_BITS), keep)
 
     def _attend(self, rows: Number, weights: Any) -> Any:
         """Attention and its output [batch, tokens, width] of a norm's rows; weights: as its kind wants them."""
-        config, folded = self.config, self.folded
+        config, setting = self.config, self.setting
         query, key, value = self._project(rows)
-        attention = KINDS[config.attention](config, self.layer, folded, self.opens_operands, name="attention")
-        attended = moved(_join_heads, attention(query, key, value, weights))
-        return Dense(config.width, folded, name="attention_output")(attended)
+        attention = attention_class(config)(config, self.layer, setting, name="attention")
+        attended = rearranged(_join_heads, attention(query, key, value, weights))
+        return Dense(config.width, setting, name="attention_output")(attended)
 
     def _feed_forward(self, rows: Number) -> Any:
         """[batch, tokens, width] of a norm's rows."""
-        config, folded = self.config, self.folded
-        inner = Dense(config.intermediate, folded, name="intermediate")(rows)
-        inner = Activation(config, folded, name="activation")(inner)
-        return Dense(config.width, folded, OUTPUT_WEIGHT_BITS, name="output")(inner)
+        config, setting = self.config, self.setting
+        inner = Dense(config.intermediate, setting, name="intermediate")(rows)
+        inner = activation_class(config)(config, setting, name="activation")(inner)
+        return Dense(config.width, setting, OUTPUT_WEIGHT_BITS, name="output")(inner)
 
     def _project(self, hidden: Number) -> list[Any]:
-        """Queries, keys and values [batch, heads, tokens, head_dim]; folded for "fourier": angles, angles, values."""
-        config = self.config
-        columns = projected_columns(config, folded=self.folded)
-        projected = Dense(sum(columns), self.folded, name="query_key_value")(hidden)
+        """Queries, keys and values [batch, heads, tokens, columns], with the columns that the attention says."""
+        config, setting = self.config, self.setting
+        columns = attention_class(config).projected_columns(config, setting)
+        projected = Dense(sum(columns), setting, name="query_key_value")(hidden)
         ends = np.cumsum(columns)
         split = partial(_split_heads, heads=config.heads)
-        return [moved(split, projected[..., end - size : end]) for end, size in zip(ends, columns, strict=True)]
+        return [rearranged(split, projected[..., end - size : end]) for end, size in zip(ends, columns, strict=True)]
 
 
 def _split_heads(projected: Array, heads: int) -> Array:
@@ -143,21 +133,20 @@ class DecoderLayer(EncoderLayer):
 
     Tokens before padding never see it, and what becomes of padding nobody reads, so that no mask is needed.
 
-    Attributes:
-        folded: gains and shifts of the norms are in the dense layers that read them (folding.py).
+    Folded, gains and shifts of the norms are in the dense layers that read them (folding.py).
     """
 
     @nn.compact
-    def __call__(self, hidden: Number, padding_mask: Number | None = None, shares: Number | None = None) -> Any:
+    def __call__(self, hidden: Number, padding_mask: Number | None = None, weights: Number | None = None) -> Any:
         """One layer.
 
         Args:
             hidden: the residual stream [batch, tokens, width], of STREAM_BITS fraction bits under SPU.
-            padding_mask, shares: as encoder layers have them; not used.
+            padding_mask, weights: as encoder layers have them; not used.
         Returns: [batch, tokens, width], likewise.
         """
-        del padding_mask, shares
-        norm = partial(Norm, self.config.layer_norm_epsilon, self.folded, stream=True)
+        del padding_mask, weights
+        norm = partial(Norm, self.config.layer_norm_epsilon, self.setting, stream=True)
         hidden = rounded(hidden + self._attend(norm(name="attention_norm")(hidden), None), STREAM_BITS)
         return rounded(hidden + self._feed_forward(norm(name="intermediate_norm")(hidden)), STREAM_BITS)
 

@@ -1,21 +1,16 @@
-"""The shape of an encoder or a decoder and the choices that a checkpoint was made for."""
+"""Describes a model: the sizes of an encoder or a decoder, and the attention and activation of its checkpoint."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeGuard, get_args
 
 from secp_spu.protocol import GeluSeries
 
-AttentionKind = Literal["softmax", "rfa", "fourier"]
-FunctionKind = Literal["gelu", "gelu_tanh", "relu"]
-FUNCTIONS: tuple[FunctionKind, ...] = get_args(FunctionKind)
-ActivationKind = Literal["gelu", "gelu_tanh", "relu", "series", "quadratic"]
+AttentionKind = str
+"""Name of a kind of attention in `attention.ATTENTIONS`."""
 
-
-def is_function(kind: ActivationKind) -> TypeGuard[FunctionKind]:
-    """Is it one of SPU's own functions, of which heads have one too?"""
-    return kind in FUNCTIONS
+ActivationKind = str
+"""Name of an activation in `activation.ACTIVATIONS`."""
 
 
 @dataclass(frozen=True)
@@ -26,13 +21,13 @@ class TransformerConfig:
         width: of the hidden states.
         intermediate: width of the feed-forward layer.
         position_offset: position id of the first token (RoBERTa counts from padding_id + 1, BERT from 0).
-        attention: "softmax"; "rfa": random feature attention; or "fourier": the same with learned frequencies and
-            without normalisation, the cheapest.
-        activation: of the feed-forward layers: "gelu" (by erf), "gelu_tanh" (its tanh form, off by 5e-4 at most and
-            five times cheaper under MPC), "relu", "series" (GELU within a range, by one opening) or "quadratic" (a
-            learned a x^2 + b x + c for each neuron).
-        head_activation: of the masked-LM head.
-        series: with "series": which.
+        attention: a registered kind: "softmax"; "rfa", random feature attention; or "fourier", the same with learned
+            frequencies and without normalisation, the cheapest.
+        activation: of the feed-forward layers, a registered one: "gelu" (by erf), "gelu_tanh" (its tanh form, off by
+            5e-4 at most and five times cheaper under MPC), "relu", "series" (GELU within a range, by one opening) or
+            "quadratic" (a learned a x^2 + b x + c for each neuron).
+        head_activation: of the masked-LM head, one of SPU's own functions.
+        series: the coefficients of activation "series"; None for other activations.
         features: frequencies r of a head with "rfa" and "fourier"; cos and sin of each make 2 r features.
         feature_seed: of the public frequencies of "rfa", and of the initial ones of "fourier".
         causal: this is a decoder: a token attends to itself and to those before it, and layer norms stand in front of
@@ -49,7 +44,7 @@ class TransformerConfig:
     type_vocab_size: int
     layer_norm_epsilon: float
     activation: ActivationKind = "gelu"
-    head_activation: FunctionKind = "gelu"
+    head_activation: ActivationKind = "gelu"
     series: GeluSeries | None = None
     attention: AttentionKind = "softmax"
     features: int = 64

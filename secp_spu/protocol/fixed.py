@@ -4,8 +4,8 @@ SPU drops 18 bits after every product of fixed-point numbers, which costs more t
 keeps all its bits, sums align them, and the caller says when to round. Everything fits as long as a number's fraction
 bits and the bits of its size stay below 62 together.
 
-Model code is written once, for `Fixed` under SPU and for plain arrays elsewhere: `lift`, `lower`, `rounded` and
-`to_float` say where the two differ, and do nothing to plain arrays.
+Model code is written once, for `Fixed` under SPU and for plain arrays elsewhere: `from_storage`, `to_storage`,
+`rounded` and `to_float` say where the two differ, and do nothing to plain arrays.
 """
 
 from __future__ import annotations
@@ -111,15 +111,27 @@ def constant(value: float, bits: int, like: Number) -> Any:
     return Fixed(jnp.int32(round(value * 2**bits)), bits) if isinstance(like, Fixed) else value
 
 
-def lift(x: Array, bits: int, *, secure: bool) -> Number:
-    """What `lower` has put away, or its ring integers: `Fixed` under SPU, the plain numbers elsewhere."""
+def from_storage(x: Array, bits: int, *, secure: bool) -> Number:
+    """Numbers to compute with, of an array that `to_storage` gave or of its ring integers.
+
+    Args:
+        x: an array as owners share it and programs pass it on, or int32 ring integers.
+        bits: fraction bits of its encoding.
+        secure: the program is for SPU.
+    Returns: `Fixed` under SPU, the plain numbers elsewhere.
+    """
     if secure:
         return Fixed(x if x.dtype == jnp.int32 else to_ring(x), bits)
     return x * 2.0 ** (FRACTION_BITS - bits)
 
 
-def lower(x: Any, bits: int) -> Any:
-    """An array whose encoding for SPU has `bits` fraction bits instead of 18: at an owner, or of a program's result."""
+def to_storage(x: Any, bits: int) -> Any:
+    """An array that owners share or a program returns, whose encoding for SPU has `bits` fraction bits instead of 18.
+
+    Args:
+        x: plain numbers, or `Fixed` in a program.
+        bits: fraction bits of the encoding; `from_storage` needs the same.
+    """
     if isinstance(x, Fixed):
         return from_ring(x.to(bits).ring)
     return x * 2.0 ** (bits - FRACTION_BITS)
@@ -177,8 +189,8 @@ def mean_of(total: Any, count: int) -> Any:
     return Fixed(total.ring, total.bits + halvings) if isinstance(total, Fixed) else total * 2.0**-halvings
 
 
-def moved(move: Callable[..., Array], *xs: Any) -> Any:
-    """Apply a function that only moves elements, such as a reshape or a concatenation, to numbers of the same bits.
+def rearranged(move: Callable[..., Array], *xs: Any) -> Any:
+    """Rearrange numbers of the same bits by a function that only moves elements, such as a reshape.
 
     Raises: ValueError for different bits.
     """

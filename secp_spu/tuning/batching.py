@@ -60,12 +60,12 @@ def even(count: int, most: int) -> int:
     return math.ceil(count / math.ceil(count / most))
 
 
-def sequences_that_fit(runtime: Runtime, encoder: TransformerConfig, tokens: int) -> int:
+def sequences_that_fit(runtime: Runtime, transformer: TransformerConfig, tokens: int) -> int:
     """How many sequences one pass may have at these parties; all of a cluster come to the same number.
 
     Args:
         runtime: that has the weights already.
-        encoder: config of the encoder.
+        transformer: config of the transformer.
         tokens: of prompt and text together.
     """
-    return sequences_within(int(MEMORY_SHARE * runtime.free_memory_bytes()), encoder, tokens)
+    return sequences_within(int(MEMORY_SHARE * runtime.free_memory_bytes()), transformer, tokens)

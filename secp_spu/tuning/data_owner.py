@@ -71,7 +71,7 @@ class DataOwner(InputOwner):
         self._texts = read_splits(config.task, self._tokenizer, self._record.seed)
         self._tokens = {split: texts.tokens for split, texts in self._texts.items()}
         tuning, rng = config.tuning, prompt_generator(self._record.seed)
-        self._initial = make_initial_prompt(config, self._encoder, self._tokenizer, rng=rng)
+        self._initial = make_initial_prompt(config, self._transformer, self._tokenizer, rng=rng)
         self._refuse_another_initial_prompt()
         self._space = PromptSpace.random(
             self._initial, tuning.intrinsic_dim, rng=rng, alpha=tuning.alpha, sigma=tuning.sigma

@@ -67,18 +67,20 @@ class EmbeddingUnderMpc(Embedding):
 
     Args:
         runtime: where it is computed.
-        encoder: config of the encoder.
+        transformer: config of the transformer.
         data_owner: actor of a DataOwner.
         model_owner: actor of a ModelOwner.
         prompt_tokens: vectors of a prompt.
     """
 
     def __init__(
-        self, runtime: Runtime, encoder: TransformerConfig, data_owner: Any, model_owner: Any, *, prompt_tokens: int
+        self, runtime: Runtime, transformer: TransformerConfig, data_owner: Any, model_owner: Any, *, prompt_tokens: int
     ):
         self._runtime, self._data_owner, self._prompt_tokens = runtime, data_owner, prompt_tokens
         rest = runtime.share(model_owner.other_tables())
-        self._tables = PrivateEmbedding(runtime, encoder, lambda rows: runtime.share(model_owner.word_rows(rows)), rest)
+        self._tables = PrivateEmbedding(
+            runtime, transformer, lambda rows: runtime.share(model_owner.word_rows(rows)), rest
+        )
         self._initial = self._look_up("prompt", range(prompt_tokens))
 
     @override
@@ -118,17 +120,17 @@ class EmbeddingUnderMpc(Embedding):
 
 
 def make_embedding(
-    runtime: Runtime, kind: str, encoder: TransformerConfig, owners: tuple[Any, Any], *, prompt_tokens: int
+    runtime: Runtime, kind: str, transformer: TransformerConfig, owners: tuple[Any, Any], *, prompt_tokens: int
 ) -> Embedding:
     """What `model.embedding` calls `kind`.
 
     Args:
         runtime: where it is shared or computed.
         kind: "data_owner" or "private".
-        encoder: config of the encoder.
+        transformer: config of the transformer.
         owners: actors of the DataOwner and the ModelOwner.
         prompt_tokens: vectors of a prompt.
     """
     if kind == "private":
-        return EmbeddingUnderMpc(runtime, encoder, *owners, prompt_tokens=prompt_tokens)
+        return EmbeddingUnderMpc(runtime, transformer, *owners, prompt_tokens=prompt_tokens)
     return EmbeddingAtHome(runtime, owners[0])

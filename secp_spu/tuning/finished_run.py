@@ -40,37 +40,37 @@ def _refuse_unfinished(folder: Path) -> None:
         raise ConfigError(f"{folder} holds no tuned prompt: give the folder that secp-spu tune wrote")
 
 
-def load_tuned_prompt(folder: Path, config: Config, encoder: TransformerConfig) -> SoftPrompt:
+def load_tuned_prompt(folder: Path, config: Config, transformer: TransformerConfig) -> SoftPrompt:
     """The prompt of a run.
 
     Args:
         folder: of the run.
         config: of what is to be done with it.
-        encoder: config of the encoder that it is to be for.
+        transformer: config of the transformer that it is to be for.
     Raises: ConfigError for a folder without a tuned prompt, or for a prompt that does not fit.
     """
     _refuse_unfinished(folder)
-    return fitting(load_prompt(folder / FILE_NAME), config, encoder, folder)
+    return fitting(load_prompt(folder / FILE_NAME), config, transformer, folder)
 
 
-def fitting(prompt: SoftPrompt, config: Config, encoder: TransformerConfig, where: Path) -> SoftPrompt:
+def fitting(prompt: SoftPrompt, config: Config, transformer: TransformerConfig, where: Path) -> SoftPrompt:
     """The prompt itself, if it is one for this configuration and model.
 
     Args:
         prompt: as it was read.
         config: of the run.
-        encoder: config of the encoder.
+        transformer: config of the transformer.
         where: it was read, for messages.
     Raises: ConfigError.
     """
-    shape, wanted = prompt.shift.shape, (config.tuning.prompt_tokens, encoder.width)
+    shape, wanted = prompt.shift.shape, (config.tuning.prompt_tokens, transformer.width)
     if shape != wanted:
         mend = f"set tuning.prompt_tokens={shape[0]}" if shape[1:] == wanted[1:] else "take one that was made for it"
         raise ConfigError(
             f"{where} holds a prompt of shape {_times(shape)}, but tuning.prompt_tokens and the model's width make "
             f"{_times(wanted)}: {mend}"
         )
-    if prompt.of_words and not set(prompt.start.tolist()) <= set(range(encoder.vocab_size)):
+    if prompt.of_words and not set(prompt.start.tolist()) <= set(range(transformer.vocab_size)):
         raise ConfigError(f"{where} holds tokens that are none of the model's: it is for another model")
     if not np.isfinite(prompt.shift).all() or not np.isfinite(prompt.start).all():
         raise ConfigError(f"{where} holds a prompt with values that are not finite: make it anew")
@@ -87,7 +87,7 @@ def _times(shape: tuple[int, ...]) -> str:
 
 
 def export_peft(run: Path, out: Path) -> TransformerConfig:
-    """Write a run's tuned prompt as a PEFT adapter; returns the config of the encoder that it is for.
+    """Write a run's tuned prompt as a PEFT adapter; returns the config of the transformer that it is for.
 
     Args:
         run: folder of the run. The table of word embeddings must be in its model's folder.
@@ -95,7 +95,7 @@ def export_peft(run: Path, out: Path) -> TransformerConfig:
     Raises: ConfigError; CheckpointError for a model folder without the table.
     """
     config = load_run(run)
-    encoder, tables = load_embeddings(config.model.folder)
-    prompt = load_tuned_prompt(run, config, encoder)
-    save_peft(out, prompt.vectors(tables["word"]["embedding"]), encoder)
-    return encoder
+    transformer, tables = load_embeddings(config.model.folder)
+    prompt = load_tuned_prompt(run, config, transformer)
+    save_peft(out, prompt.vectors(tables["word"]["embedding"]), transformer)
+    return transformer

@@ -21,26 +21,26 @@ def prompt_generator(seed: int) -> np.random.Generator:
 
 
 def make_initial_prompt(
-    config: Config, encoder: TransformerConfig, tokenizer: TaskTokenizer, *, rng: np.random.Generator
+    config: Config, transformer: TransformerConfig, tokenizer: TaskTokenizer, *, rng: np.random.Generator
 ) -> SoftPrompt:
     """The prompt that the configuration asks for.
 
     Args:
         config: of the run.
-        encoder: config of the encoder.
+        transformer: config of the transformer.
         tokenizer: of the model.
         rng: draws words, also where they are not wanted, so that what is drawn after them stays the same.
     Raises: ConfigError for a text or a prompt that does not fit the model or `tuning.prompt_tokens`.
     """
     count, wanted = config.tuning.prompt_tokens, config.tuning.initial_prompt
-    tokens = rng.integers(encoder.vocab_size, size=count)
+    tokens = rng.integers(transformer.vocab_size, size=count)
     if wanted.words is not None:
         tokens = _repeated(tokenizer.word_ids(wanted.words), count)
     if wanted.run is not None:
-        return load_tuned_prompt(wanted.run, config, encoder)
+        return load_tuned_prompt(wanted.run, config, transformer)
     if wanted.peft is not None:
-        return fitting(load_peft(wanted.peft), config, encoder, wanted.peft)
-    return SoftPrompt.of_tokens(tokens, encoder.width)
+        return fitting(load_peft(wanted.peft), config, transformer, wanted.peft)
+    return SoftPrompt.of_tokens(tokens, transformer.width)
 
 
 def _repeated(ids: list[int], count: int) -> np.ndarray:

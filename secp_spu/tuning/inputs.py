@@ -14,7 +14,7 @@ from secp_spu.config import Config
 from secp_spu.errors import ConfigError
 from secp_spu.inference import SHIFT_BITS, one_hot
 from secp_spu.model import Embeddings, hidden_bits, load_embeddings, load_transformer_config
-from secp_spu.protocol import lower
+from secp_spu.protocol import to_storage
 from secp_spu.tuning.logits import LARGEST_LIMIT, check_limit
 from secp_spu.tuning.prompt import SoftPrompt
 from secp_spu.tuning.task import TaskTokenizer, TokenBatch
@@ -33,9 +33,9 @@ class Tables:
     """
 
     def __init__(self, folder: Path):
-        encoder, params = load_embeddings(folder)
+        transformer, params = load_embeddings(folder)
         self._embed = jax.jit(
-            partial(Embeddings(encoder).apply, {"params": params}), static_argnames=("first_position",)
+            partial(Embeddings(transformer).apply, {"params": params}), static_argnames=("first_position",)
         )
         self.words: np.ndarray = params["word"]["embedding"]
 
@@ -69,11 +69,11 @@ class InputOwner:
     def __init__(self, config: Config):
         self._config = config
         self._by_words = config.model.head == "label_words"
-        self._encoder = load_transformer_config(config.model.folder)
+        self._transformer = load_transformer_config(config.model.folder)
         self._tables = Tables(config.model.folder) if config.model.embedding == "data_owner" else None
-        self._tokenizer = TaskTokenizer(config.model.folder / "tokenizer.json", causal=self._encoder.causal)
+        self._tokenizer = TaskTokenizer(config.model.folder / "tokenizer.json", causal=self._transformer.causal)
         self._descriptions = None if self._by_words else self._tokenizer.encode_descriptions(config.task)
-        self._check_length(self._encoder.max_positions - self._encoder.position_offset)
+        self._check_length(self._transformer.max_positions - self._transformer.position_offset)
         self._word_ids = self._tokenizer.label_word_ids(config.task.labels) if self._by_words else []
 
     def _check_length(self, positions: int) -> None:
@@ -154,9 +154,9 @@ class InputOwner:
             shifts: of `_initial` [prompts, prompt_tokens, width].
         """
         if self._tables is None:
-            return lower(shifts.astype(np.float32), SHIFT_BITS)
+            return to_storage(shifts.astype(np.float32), SHIFT_BITS)
         return self._for_layers(self._tables.embed(self._initial.moved(shifts, self._tables.words)))
 
     def _for_layers(self, embedded: np.ndarray) -> np.ndarray:
         """Embeddings, encoded as the layers take hidden states."""
-        return lower(embedded, hidden_bits(self._encoder))
+        return to_storage(embedded, hidden_bits(self._transformer))

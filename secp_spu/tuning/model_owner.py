@@ -42,7 +42,7 @@ class ModelOwner:
             raise ConfigError(f"{config.model.folder} has no masked-LM head: set model.head: label_embeddings")
 
     def transformer_config(self) -> TransformerConfig:
-        """The encoder's shape and choices; everybody may know them."""
+        """The transformer's shape and choices; everybody may know them."""
         return self._checkpoint.config
 
     def layer(self, number: int) -> Any:

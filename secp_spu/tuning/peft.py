@@ -20,7 +20,7 @@ WEIGHTS_NAME = "adapter_model.safetensors"
 TENSOR = "prompt_embeddings"
 
 
-def save_peft(folder: Path, vectors: np.ndarray, encoder: TransformerConfig) -> None:
+def save_peft(folder: Path, vectors: np.ndarray, transformer: TransformerConfig) -> None:
     """Write an adapter, for its owner's eyes alone.
 
     PEFT puts the vectors before the word embeddings of a text, and the model adds positions to both, as here. The task
@@ -30,19 +30,19 @@ def save_peft(folder: Path, vectors: np.ndarray, encoder: TransformerConfig) -> 
     Args:
         folder: made if it is not there; left empty if it cannot be written.
         vectors: the prompt in the space of word embeddings, float32 [prompt_tokens, width].
-        encoder: config of the encoder.
+        transformer: config of the transformer.
     Raises: ConfigError for a folder that holds something, or that cannot be written.
     """
     config = {
         "peft_type": "PROMPT_TUNING",
-        "task_type": "CAUSAL_LM" if encoder.causal else "FEATURE_EXTRACTION",
+        "task_type": "CAUSAL_LM" if transformer.causal else "FEATURE_EXTRACTION",
         "base_model_name_or_path": None,
         "inference_mode": True,
         "num_virtual_tokens": vectors.shape[0],
         "token_dim": vectors.shape[1],
         "num_transformer_submodules": 1,
-        "num_attention_heads": encoder.heads,
-        "num_layers": encoder.layers,
+        "num_attention_heads": transformer.heads,
+        "num_layers": transformer.layers,
         "prompt_tuning_init": "RANDOM",
         "prompt_tuning_init_text": None,
         "tokenizer_name_or_path": None,

@@ -66,7 +66,7 @@ class Predictor(InputOwner):
                 f"task.template is {config.task.template!r}, but the results have a field `scores` of their own: give "
                 "the texts' field another name, there and in task.template"
             )
-        self._initial = load_tuned_prompt(run, config, self._encoder)
+        self._initial = load_tuned_prompt(run, config, self._transformer)
         self._texts = read_texts(texts, config.task) if isinstance(texts, Path) else list(texts)
         self._tokens = {"new": self._tokenizer.encode(self._texts, config.task)}
         self._out = out

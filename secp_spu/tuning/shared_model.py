@@ -98,21 +98,21 @@ def share_model(
     by_words = config.model.head == "label_words"
     word_ids = runtime.disclose(data_owner.label_word_ids())
     require_announced(len(word_ids), len(config.task.labels) if by_words else 0, "label words")
-    encoder = runtime.disclose(model_owner.transformer_config())
-    progress.stage("set-up", encoder.layers * (1 if by_words else 2) + more_steps)
+    transformer = runtime.disclose(model_owner.transformer_config())
+    progress.stage("set-up", transformer.layers * (1 if by_words else 2) + more_steps)
     with runtime.ledger.phase("setup"):
         layers = []
-        for number in range(encoder.layers):
+        for number in range(transformer.layers):
             public = runtime.publish(runtime.disclose(model_owner.layer_public(number)))
             layers.append({"params": runtime.share(model_owner.layer(number)), "public": public})
             progress.step()
         head = runtime.share(model_owner.label_word_head(word_ids) if by_words else model_owner.last_norm())
         data_owner.expect_logits(runtime.disclose(model_owner.logit_limit(word_ids)))
-        model = SecureModel(runtime, encoder, layers, head, len(config.task.labels), on_layer=progress.step)
+        model = SecureModel(runtime, transformer, layers, head, len(config.task.labels), on_layer=progress.step)
         prompt_tokens = config.tuning.prompt_tokens
-        embedding = make_embedding(runtime, config.model.embedding, encoder, owners, prompt_tokens=prompt_tokens)
+        embedding = make_embedding(runtime, config.model.embedding, transformer, owners, prompt_tokens=prompt_tokens)
         # After the tables, which may be the largest of all weights and stay as long as texts are looked up.
-        most = sequences_that_fit(runtime, encoder, prompt_tokens + config.task.max_tokens)
+        most = sequences_that_fit(runtime, transformer, prompt_tokens + config.task.max_tokens)
         if not by_words:
             descriptions = embedding.labels()
             require_announced(descriptions.hidden.spec.shape[0], len(config.task.labels), "descriptions of labels")

@@ -33,7 +33,7 @@ from secp_spu.model import (
     load_checkpoint,
     save_checkpoint,
 )
-from secp_spu.model.activation import QUADRATIC, gelu_quadratic
+from secp_spu.model.activation.quadratic import Quadratic, gelu_quadratic
 from secp_spu.progress import Progress
 from secp_spu.protocol.reciprocal import FLOOR
 
@@ -414,7 +414,7 @@ def test_a_student_starts_with_the_range_and_the_squares_of_its_teacher(recipe, 
     for i in range(CONFIG.layers):  # each by its own deviation
         wanted = gelu_quadratic(np.sqrt(np.square(inner[i]).mean()))
         found = square.variables["params"][f"layers_{i}"]["activation"]
-        for name, value in zip(QUADRATIC, wanted, strict=True):
+        for name, value in zip(Quadratic.parameters, wanted, strict=True):
             np.testing.assert_allclose(found[name], np.full(CONFIG.intermediate, value), rtol=1e-5)
 
 

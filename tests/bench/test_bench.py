@@ -12,8 +12,8 @@ from secp_spu.bench import (
     SHAPES,
     Case,
     Iteration,
+    MpcSetting,
     RecordFile,
-    Setting,
     Table,
     activation_cases,
     attention_cases,
@@ -45,7 +45,7 @@ from secp_spu.progress import Progress
 from secp_spu.protocol import Scheme, cos_error_bound, joint_error_bound
 from secp_spu.protocol.reciprocal import FLOOR
 
-ABY3, SEMI2K, DEALT = Setting("aby3", 3), Setting("semi2k", 2), Setting("semi2k", 2, "dealt")
+ABY3, SEMI2K, DEALT = MpcSetting("aby3", 3), MpcSetting("semi2k", 2), MpcSetting("semi2k", 2, "dealt")
 METHODS = ("sft", "prompt", "fot", "fot-rfa", "fot-fourier")
 ELEMENTS = 101
 

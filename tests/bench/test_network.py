@@ -8,10 +8,10 @@ import numpy as np
 import psutil
 import pytest
 
+from secp_spu.bench.mpc_setting import LEAST_PARTIES, MpcSetting, measure_function
 from secp_spu.bench.network_check import LinkedSetting
 from secp_spu.bench.network_model import LAN, NETWORKS, WAN1, WAN2, Network, network_cases, network_tables, predict
 from secp_spu.bench.processes import ProcessRuntime
-from secp_spu.bench.setting import LEAST_PARTIES, Setting, measure_function
 from secp_spu.cli.app import main
 from secp_spu.errors import ConfigError, RuntimeFailure
 
@@ -117,7 +117,7 @@ def test_bad_input_is_one_line(more, monkeypatch, capsys, tmp_path):
 def test_prediction_against_relayed_links(protocol):
     """Far more delay than this busy machine's own; that the output is right shows that the parties did compute."""
     parties, network = LEAST_PARTIES[protocol], Network("test", 200e6, 0.02)
-    base = measure_function(Setting(protocol, parties), "chain", _chain, CHAIN_INPUTS)
+    base = measure_function(MpcSetting(protocol, parties), "chain", _chain, CHAIN_INPUTS)
     found = measure_function(LinkedSetting(protocol, parties, network=network), "chain", _chain, CHAIN_INPUTS)
     assert found["max_abs_error"] < 1e-3
     assert found["online"]["bytes_total"] == base["online"]["bytes_total"]

@@ -13,7 +13,7 @@ from secp_spu.inference import SHIFT_BITS, PrivateEmbedding, encoded_words, one_
 from secp_spu.inference import private_embedding as embedding
 from secp_spu.model import HIDDEN_BITS, SUM_BITS, Embeddings, TransformerConfig
 from secp_spu.model.precision import SCALE_BITS, VARIANCE_BITS
-from secp_spu.protocol import FRACTION_BITS, lower
+from secp_spu.protocol import FRACTION_BITS, to_storage
 from secp_spu.runtime import PlaintextRuntime
 
 CONFIG = TransformerConfig(
@@ -72,7 +72,7 @@ def embed_texts(runtime):
 def embed_prompts(runtime):
     made = private_embedding(runtime)
     initial = look_up(runtime, made, IDS[0, :PROMPT_TOKENS])
-    return hidden(runtime, made.embed_prompts(initial, shared(runtime, lower(SHIFTS, SHIFT_BITS))))
+    return hidden(runtime, made.embed_prompts(initial, shared(runtime, to_storage(SHIFTS, SHIFT_BITS))))
 
 
 def hidden(runtime, handle):
@@ -209,7 +209,7 @@ def test_the_rest_of_an_embedding_costs_what_it_did(runtimes, which):
     made = private_embedding(runtime)
     words, keep = look_up(runtime, made, IDS), shared(runtime, KEEP)
     _, texts = cost_of(runtime, lambda: made.embed(words, keep, PROMPT_TOKENS))
-    initial, shifts = look_up(runtime, made, IDS[0, :PROMPT_TOKENS]), shared(runtime, lower(SHIFTS, SHIFT_BITS))
+    initial, shifts = look_up(runtime, made, IDS[0, :PROMPT_TOKENS]), shared(runtime, to_storage(SHIFTS, SHIFT_BITS))
     _, prompts = cost_of(runtime, lambda: made.embed_prompts(initial, shifts))
     assert (texts, prompts) == REST_COSTS[which]
 

@@ -10,8 +10,17 @@ from fixed_point import RECIPROCAL_UNITS, RSQRT_ERROR
 from parties import ABY3, SEMI2K_2, ULP, cost_of, opened, shared
 from test_secure_model import random_variables
 
-from secp_spu.inference import Batch, SecureModel
-from secp_spu.model import DecoderLayer, LabelWordHead, Norm, TransformerConfig, fold_head, fold_layer, hidden_bits
+from secp_spu.inference import Batch, SecureModel, setting_of
+from secp_spu.model import (
+    FOLDED,
+    DecoderLayer,
+    LabelWordHead,
+    Norm,
+    TransformerConfig,
+    fold_head,
+    fold_layer,
+    hidden_bits,
+)
 from secp_spu.model.attention.causal_means import causal_blocks, summarise_causal
 from secp_spu.model.attention.fourier import ANGLE_SCALE, FourierAttention
 from secp_spu.model.attention.random_features import PROJECTION_BITS, RandomFeatureAttention
@@ -25,7 +34,7 @@ from secp_spu.model.precision import (
     SUMMARY_BITS,
     VALUE_BITS,
 )
-from secp_spu.protocol import Scheme, joint_error_bound, lift, lower, series_reciprocal, to_float
+from secp_spu.protocol import Scheme, from_storage, joint_error_bound, series_reciprocal, to_float, to_storage
 from secp_spu.protocol.cosine import public_factor_bits
 from secp_spu.protocol.reciprocal import FLOOR, LOWEST
 from secp_spu.runtime import PlaintextRuntime
@@ -83,9 +92,9 @@ def run_model(runtime, config, layers, head, inputs):
         for layer in layers
     ]
     model = SecureModel(runtime, config, stored, shared(runtime, fold_head(head, None)), LABELS)
-    texts = lower(hidden * mask[:, PROMPT_TOKENS:, None], bits)
+    texts = to_storage(hidden * mask[:, PROMPT_TOKENS:, None], bits)
     batch = Batch(*(shared(runtime, values) for values in (texts, mask, readout)))
-    return opened(runtime, model.logits(shared(runtime, lower(prompts, bits)), batch))
+    return opened(runtime, model.logits(shared(runtime, to_storage(prompts, bits)), batch))
 
 
 def flax_logits(config, layers, head, inputs):
@@ -148,9 +157,9 @@ def test_the_norm_of_a_stream_is_good_for_rows_of_any_size(runtime):
     x = x.astype(np.float32)
 
     def norm(x):
-        return to_float(Norm(1e-5, folded=True, stream=True).apply({}, lift(x, STREAM_BITS, secure=True)))
+        return to_float(Norm(1e-5, FOLDED, stream=True).apply({}, from_storage(x, STREAM_BITS, secure=True)))
 
-    found = opened(runtime, runtime.run("norm", norm, shared(runtime, lower(x, STREAM_BITS))))
+    found = opened(runtime, runtime.run("norm", norm, shared(runtime, to_storage(x, STREAM_BITS))))
     centred = x - x.mean(-1, keepdims=True, dtype=np.float64)
     deviation = np.sqrt(np.square(centred).mean(-1, keepdims=True) + 1e-5)
     exact = centred / deviation
@@ -176,14 +185,16 @@ def test_sums_over_many_blocks_match_plaintext(runtimes):
     values = np.random.default_rng(9).normal(size=(1, 1, tokens, columns)).astype(np.float32) * 4
     blocks, _ = causal_blocks(tokens, 2 * frequencies, columns)
     assert blocks > 50
-    exact = np.asarray(summarise_causal(*phi, values, opens_operands=False))
+    exact = np.asarray(summarise_causal(*phi, values))
 
     def secure(phi, values):
-        query, key = (lift(x, PHI_BITS, secure=True) for x in phi)
-        return to_float(summarise_causal(query, key, lift(values, VALUE_BITS, secure=True), opens_operands=False))
+        query, key = (from_storage(x, PHI_BITS, secure=True) for x in phi)
+        return to_float(summarise_causal(query, key, from_storage(values, VALUE_BITS, secure=True)))
 
     runtime = runtimes(ABY3)
-    found = opened(runtime, runtime.run("sums", secure, shared(runtime, lower(phi, PHI_BITS)), shared(runtime, values)))
+    found = opened(
+        runtime, runtime.run("sums", secure, shared(runtime, to_storage(phi, PHI_BITS)), shared(runtime, values))
+    )
     allowed = 6 * np.sqrt(2 * frequencies) / frequencies * 2.0**-SUMMARY_BITS
     assert np.abs(found - exact).max() <= allowed
     assert np.abs(exact[0, 0, -100:]).mean() > 10 * allowed
@@ -224,27 +235,27 @@ def few_keys(kind):
         frequencies = np.float32([[0, 0.5, 0, 0, 0, 0, 0]] * CONFIG.features).T
         lengths = np.ones(len(kernels), np.float32)
         variables = {"params": {"length": lengths}, "public": {"frequencies": frequencies}}
-        return RandomFeatureAttention(config, folded=True), variables, both.astype(np.float32), values
+        return RandomFeatureAttention(config, setting=FOLDED), variables, both.astype(np.float32), values
     turns = np.random.default_rng(5).normal(size=(2, 1, len(kernels), 3, CONFIG.features)) / 30
     turns[:, 0, :, 0] = 0
     turns[0, 0, :, 0] = np.arccos(kernels)[:, None] / (2 * np.pi)
     turns[0, 0, :, 1:] += turns[0, 0, :, :1]
-    return FourierAttention(config, folded=True), {}, (turns * ANGLE_SCALE).astype(np.float32), values
+    return FourierAttention(config, setting=FOLDED), {}, (turns * ANGLE_SCALE).astype(np.float32), values
 
 
 def attend_to_few_keys(runtime, module, variables, queries, keys, values):
     """Under MPC: what comes out, and the mean kernels that MPC has."""
 
     def attend(variables, queries, keys, values, correlations):
-        secrets = [lift(x, PROJECTION_BITS, secure=True) for x in (queries, keys)]
-        secrets.append(lift(values, VALUE_BITS, secure=True))
+        secrets = [from_storage(x, PROJECTION_BITS, secure=True) for x in (queries, keys)]
+        secrets.append(from_storage(values, VALUE_BITS, secure=True))
         given = {**variables, "correlations": correlations}
         found, seen = module.apply(given, *secrets, None, mutable=["intermediates"])
         return to_float(found), to_float(seen["intermediates"]["mean_kernel"][0])
 
     declared = module.init(jax.random.key(0), queries, keys, values, None)["correlations"]
     given = [{k: shared(runtime, v) if k == "params" else runtime.publish(v) for k, v in variables.items()}]
-    given += [shared(runtime, lower(x, PROJECTION_BITS)) for x in (queries, keys)] + [shared(runtime, values)]
+    given += [shared(runtime, to_storage(x, PROJECTION_BITS)) for x in (queries, keys)] + [shared(runtime, values)]
     with runtime.ledger.phase("offline"):
         correlations = runtime.correlations(declared)
     return opened(runtime, runtime.run("few_keys", attend, *given, correlations))
@@ -290,14 +301,14 @@ LAYER_COSTS = {
 
 def layer_cost(runtime, attention, tokens):
     config, hidden = replace(CONFIG, attention=attention), np.ones((1, tokens, CONFIG.width), np.float32)
-    layer = DecoderLayer(config, folded=True, opens_operands=runtime.protocol == "semi2k")
+    layer = DecoderLayer(config, setting=setting_of(runtime))
     declared = layer.init(jax.random.key(0), hidden).get("correlations", {})
     variables = random_variables(layer, hidden, seed=0)
     handles = {"params": shared(runtime, variables["params"]), "public": runtime.publish(variables["public"])}
 
     def run_layer(variables, correlations, hidden):
-        lifted = lift(hidden, STREAM_BITS, secure=True)
-        return lower(layer.apply({**variables, "correlations": correlations}, lifted), STREAM_BITS)
+        lifted = from_storage(hidden, STREAM_BITS, secure=True)
+        return to_storage(layer.apply({**variables, "correlations": correlations}, lifted), STREAM_BITS)
 
     with runtime.ledger.phase("offline"):
         correlations = runtime.correlations(declared)

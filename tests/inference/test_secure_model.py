@@ -7,7 +7,7 @@ import pytest
 from fixed_point import EXP_UNITS, RECIPROCAL_ERROR, RECIPROCAL_UNITS, RSQRT_ERROR, Arithmetic, spu_exp
 from parties import ABY3, SEMI2K_2, SEMI2K_3, ULP, cost_of, opened, shared
 
-from secp_spu.inference import Batch, SecureModel
+from secp_spu.inference import Batch, SecureModel, setting_of
 from secp_spu.model import EncoderLayer, LabelWordHead, TransformerConfig, fold_head, fold_layer
 from secp_spu.model.attention.random_features import NORM_EPSILON
 from secp_spu.model.attention.softmax import PADDING_SCORE
@@ -23,7 +23,7 @@ from secp_spu.model.precision import (
     TOKEN_SHARE_BITS,
     WEIGHT_BITS,
 )
-from secp_spu.protocol import Scheme, joint_error_bound, lift, lower
+from secp_spu.protocol import Scheme, from_storage, joint_error_bound, to_storage
 from secp_spu.runtime import PlaintextRuntime
 
 CONFIG = TransformerConfig(
@@ -94,7 +94,7 @@ def make_parts(config, layers=1):
 def run_model(runtime, parts, **options):
     """Logits as the data owner sees them, by the driver's own way."""
     model = secure_model(runtime, parts, **options)
-    prompts = shared(runtime, lower(parts.prompts, HIDDEN_BITS))
+    prompts = shared(runtime, to_storage(parts.prompts, HIDDEN_BITS))
     return opened(runtime, model.logits(prompts, shared_batch(runtime, parts)))
 
 
@@ -118,7 +118,7 @@ def shared_batch(runtime, parts):
 
 def lowered(parts):
     """The texts as layers take them: zero on padding."""
-    return lower(parts.hidden * parts.padding_mask[:, PROMPT_TOKENS:, None], HIDDEN_BITS)
+    return to_storage(parts.hidden * parts.padding_mask[:, PROMPT_TOKENS:, None], HIDDEN_BITS)
 
 
 def mean_readout(parts):
@@ -399,7 +399,7 @@ def test_a_layer_costs_what_it_did(runtimes, which, attention):
     """Pinned: a change of a byte or a message is a change of the protocol, and wants a reason."""
     runtime, config = runtimes(which), replace(CONFIG, attention=attention)
     hidden, padding_mask = np.ones((2, 5, 21), np.float32), np.ones((2, 5), np.float32)
-    layer = EncoderLayer(config, folded=True, opens_operands=which[0] == "semi2k")
+    layer = EncoderLayer(config, setting=setting_of(runtime))
     masks = (padding_mask, padding_mask) if attention == "fourier" else (padding_mask,)
     declared = layer.init(jax.random.key(0), hidden, *masks).get("correlations", {})
     variables = random_variables(layer, hidden, *masks, seed=0)
@@ -408,8 +408,8 @@ def test_a_layer_costs_what_it_did(runtimes, which, attention):
 
     def run_layer(variables, correlations, *inputs):
         bits = HIDDEN_BITS, 18, TOKEN_SHARE_BITS
-        inputs = [lift(values, b, secure=True) for values, b in zip(inputs, bits, strict=False)]
-        return lower(layer.apply({**variables, "correlations": correlations}, *inputs), HIDDEN_BITS)
+        inputs = [from_storage(values, b, secure=True) for values, b in zip(inputs, bits, strict=False)]
+        return to_storage(layer.apply({**variables, "correlations": correlations}, *inputs), HIDDEN_BITS)
 
     def make():
         with runtime.ledger.phase("offline"):

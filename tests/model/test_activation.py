@@ -9,17 +9,17 @@ import pytest
 from parties import ABY3, MULTIPLY, REVEAL, SEMI2K_2, SEMI2K_3, TRUNCATE, cost_of, peek, shared, times
 from random_weights import CONFIG, random_like
 
-from secp_spu.model import Activation, Dense, EncoderLayer, activation, fold_layer, fold_quadratic
-from secp_spu.model.activation import INPUT_DEVIATION, gelu_quadratic
+from secp_spu.model import FOLDED, Dense, EncoderLayer, activation_class, activation_function, fold_layer
+from secp_spu.model.activation.quadratic import INPUT_DEVIATION, Quadratic, gelu_quadratic
 from secp_spu.protocol import (
     CosineCorrelation,
     Fixed,
     Scheme,
     fit_gelu,
+    from_storage,
     joint_error_bound,
-    lift,
-    lower,
     series_error_bound,
+    to_storage,
 )
 from secp_spu.protocol.harmonics import FACTOR_BITS, RESULT_BITS
 
@@ -48,13 +48,13 @@ def exact(kind, x):
 @pytest.mark.parametrize("kind", DEFINITIONS)
 def test_activation_matches_its_definition(kind):
     np.testing.assert_allclose(
-        activation(kind)(jnp.asarray(GRID, jnp.float32)), exact(kind, GRID), rtol=0, atol=TOLERANCE
+        activation_function(kind)(jnp.asarray(GRID, jnp.float32)), exact(kind, GRID), rtol=0, atol=TOLERANCE
     )
 
 
 def test_gelu_tanh_is_as_near_to_gelu_as_its_docstring_says():
     x = jnp.asarray(GRID, jnp.float32)
-    difference = np.abs(activation("gelu_tanh")(x) - activation("gelu")(x)).max()
+    difference = np.abs(activation_function("gelu_tanh")(x) - activation_function("gelu")(x)).max()
     assert 4e-4 < difference <= 5e-4
 
 
@@ -63,15 +63,16 @@ def test_gelu_tanh_is_as_near_to_gelu_as_its_docstring_says():
 
 @pytest.mark.parametrize("kind", DEFINITIONS)
 def test_functions_have_no_variables(kind):
-    module, x = Activation(replace(CONFIG, activation=kind)), jnp.asarray(GRID, jnp.float32)
+    config, x = replace(CONFIG, activation=kind), jnp.asarray(GRID, jnp.float32)
+    module = activation_class(config)(config)
     variables = module.init(jax.random.key(0), x)
     assert not variables
-    np.testing.assert_array_equal(module.apply(variables, x), activation(kind)(x))
+    np.testing.assert_array_equal(module.apply(variables, x), activation_function(kind)(x))
 
 
 def test_a_series_is_gelu_within_its_range_and_declares_a_correlation():
     x = jnp.asarray(np.linspace(-6, 6, 2003), jnp.float32)
-    module = Activation(SERIES)
+    module = activation_class(SERIES)(SERIES)
     variables = module.init(jax.random.key(0), x)
     assert variables.keys() == {"correlations"}
     (correlation,) = jax.tree.leaves(variables, is_leaf=lambda node: isinstance(node, CosineCorrelation))
@@ -100,7 +101,7 @@ def test_the_initial_quadratic_is_nearest_to_gelu(deviation):
 
 def test_a_quadratic_has_three_parameters_a_neuron():
     x = jnp.asarray(np.linspace(-2, 2, 5 * INNER).reshape(5, INNER), jnp.float32)
-    module = Activation(QUADRATIC)
+    module = Quadratic(QUADRATIC)
     params = module.init(jax.random.key(0), x)["params"]
     assert jax.tree.map(np.shape, params) == dict.fromkeys(("scale", "shift", "offset"), (INNER,))
     assert 0.05 < np.abs(module.apply({"params": params}, x) - exact("gelu", x)).max() < 0.2, "it begins near GELU"
@@ -121,7 +122,7 @@ def test_a_folded_quadratic_is_the_same_function():
     x = np.random.default_rng(1).normal(size=(11, WIDTH))
     inner = ((x @ kernel + bias) * params["scale"] + params["shift"]) ** 2 + params["offset"]
     expected = inner @ output_kernel + output_bias
-    kernel, bias, output_bias = fold_quadratic(params, kernel, bias, output_kernel, output_bias)
+    kernel, bias, output_bias = Quadratic.fold(params, kernel, bias, output_kernel, output_bias)
     found = (x @ kernel + bias) ** 2 @ output_kernel + output_bias
     np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-10)
 
@@ -129,7 +130,7 @@ def test_a_folded_quadratic_is_the_same_function():
 def test_a_folded_layer_with_a_quadratic_is_the_same_function():
     rng = np.random.default_rng(2)
     hidden, mask = rng.normal(size=(2, 5, QUADRATIC.width)).astype(np.float32), np.ones((2, 5), np.float32)
-    raw, folded = EncoderLayer(QUADRATIC), EncoderLayer(QUADRATIC, folded=True)
+    raw, folded = EncoderLayer(QUADRATIC), EncoderLayer(QUADRATIC, setting=FOLDED)
     params = random_like(jax.eval_shape(raw.init, jax.random.key(0), hidden, mask)["params"], 5)
     expected = np.asarray(raw.apply({"params": params}, hidden, mask))
     norm = params["output_norm"]
@@ -146,18 +147,20 @@ def test_a_folded_layer_with_a_quadratic_is_the_same_function():
 
 @cache
 def program(config):
-    return lambda x, correlations: Activation(config, folded=True).apply(
-        {"correlations": correlations} if correlations else {}, lift(x, BITS, secure=True)
+    return lambda x, correlations: activation_class(config)(config, FOLDED).apply(
+        {"correlations": correlations} if correlations else {}, from_storage(x, BITS, secure=True)
     )
 
 
 def run(runtime, config, x):
     """What the activation makes of x with BITS fraction bits, in float64; its bits; what it costs the parties."""
     shape = jax.ShapeDtypeStruct(x.shape, jnp.float32)
-    declared = jax.eval_shape(Activation(config, folded=True).init, jax.random.key(0), shape).get("correlations", {})
+    declared = jax.eval_shape(activation_class(config)(config, FOLDED).init, jax.random.key(0), shape).get(
+        "correlations", {}
+    )
     with runtime.ledger.phase("offline"):
         correlations = runtime.correlations(declared)
-    secret = shared(runtime, lower(x, BITS).astype(np.float32))
+    secret = shared(runtime, to_storage(x, BITS).astype(np.float32))
     result, cost = cost_of(
         runtime, lambda: runtime.run("activation", program(config), secret, correlations), phase="online"
     )
@@ -216,9 +219,9 @@ def test_the_audit_finds_one_opening_and_only_in_a_series(runtimes):
 
 
 def test_a_quadratic_that_is_not_folded_is_refused():
-    with pytest.raises(ValueError, match="quadratic has parameters of its own: fold them with fold_quadratic"):
+    with pytest.raises(ValueError, match="quadratic has parameters of its own: fold them with fold_layer"):
         jax.eval_shape(
-            lambda ring: Activation(QUADRATIC).init(jax.random.key(0), Fixed(ring, BITS)), jnp.zeros(3, jnp.int32)
+            lambda ring: Quadratic(QUADRATIC).init(jax.random.key(0), Fixed(ring, BITS)), jnp.zeros(3, jnp.int32)
         )
 
 
@@ -227,10 +230,10 @@ def feed_forward(config):
     """Dense, activation, dense, as a layer has them, all with folded parameters."""
 
     def apply(kernels, x, correlations):
-        first, second = Dense(INNER, folded=True), Dense(WIDTH, folded=True, bits=13)
-        u = first.apply({"params": kernels[0]}, lift(x, 11, secure=True))
+        first, second = Dense(INNER, FOLDED), Dense(WIDTH, FOLDED, bits=13)
+        u = first.apply({"params": kernels[0]}, from_storage(x, 11, secure=True))
         spent = {"correlations": correlations} if correlations else {}
-        return second.apply({"params": kernels[1]}, Activation(config, folded=True).apply(spent, u))
+        return second.apply({"params": kernels[1]}, activation_class(config)(config, FOLDED).apply(spent, u))
 
     return apply
 
@@ -248,13 +251,13 @@ def test_dense_layers_take_the_bits_as_they_come(runtimes, config):
     inner = u**2 if config is QUADRATIC else exact("gelu", u)
     expected = inner @ kernels[1] + biases[1]
     lowered = [
-        {"kernel": lower(np.float32(k), bits), "bias": np.float32(b)}
+        {"kernel": to_storage(np.float32(k), bits), "bias": np.float32(b)}
         for k, b, bits in zip(kernels, biases, (14, 13), strict=True)
     ]
-    declared = jax.eval_shape(Activation(config, folded=True).init, jax.random.key(0), jnp.zeros((5, INNER)))
+    declared = jax.eval_shape(activation_class(config)(config, FOLDED).init, jax.random.key(0), jnp.zeros((5, INNER)))
     with runtime.ledger.phase("offline"):
         correlations = runtime.correlations(declared.get("correlations", {}))
-    secret = shared(runtime, (lowered, lower(np.float32(x), 11)))
+    secret = shared(runtime, (lowered, to_storage(np.float32(x), 11)))
     result = runtime.run("feed_forward", feed_forward(config), *secret, correlations)
     found = peek(runtime, result.ring).view(np.int64) * 2.0**-result.bits
     mask_error = joint_error_bound(Scheme(*ABY3), FACTOR_BITS)

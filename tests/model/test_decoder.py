@@ -12,9 +12,8 @@ from random_weights import CONFIG, head_params, random_like, transformer_variabl
 from safetensors.numpy import load_file, save_file
 
 from secp_spu.model import (
-    KINDS as ATTENTION,
-)
-from secp_spu.model import (
+    ATTENTIONS,
+    FOLDED,
     CheckpointError,
     DecoderLayer,
     Embeddings,
@@ -251,7 +250,7 @@ def test_a_folded_layer_computes_the_same(config, activation):
     raw = DecoderLayer(config).apply({**layer, "public": public}, hidden)
     folded = fold_layer(layer["params"], None, config)
     assert not {"attention_norm", "intermediate_norm", "attention_residual", "output_residual"} & folded.keys()
-    found = DecoderLayer(config, folded=True).apply({"params": folded, "public": public}, hidden)
+    found = DecoderLayer(config, setting=FOLDED).apply({"params": folded, "public": public}, hidden)
     # A value's bias passes through weights that add up to one: with features only as nearly as the divisor is 1/x.
     np.testing.assert_allclose(found, raw, rtol=0, atol=TOLERANCE if config.attention == "softmax" else 5e-3)
     gains = layer["params"]["attention_norm"]["scale"]
@@ -271,7 +270,7 @@ def test_blocks_make_the_mean_over_the_keys_up_to_each_query(tokens, features, c
     values = rng.normal(size=(2, 3, tokens, columns))
     blocks, size = causal_blocks(tokens, features, columns)
     assert (blocks - 1) * size < tokens <= blocks * size
-    found = np.asarray(summarise_causal(query, key, values, opens_operands=False))
+    found = np.asarray(summarise_causal(query, key, values))
     expected = np.zeros(values.shape)
     for b, h, i in np.ndindex(2, 3, tokens):
         kernels = key[b, h, : i + 1] @ query[b, h, i] / (features // 2)
@@ -313,7 +312,7 @@ def test_attention_by_features_is_that_of_its_kernel(kind):
         params = {"frequencies": frequencies}
         scaled = [x.astype(np.float64) for x in (query, key)]
     variables = {"params": params, "public": {"frequencies": frequencies[0]} if kind == "rfa" else {}}
-    found = np.asarray(ATTENTION[kind](config).apply(variables, query, key, value, None))
+    found = np.asarray(ATTENTIONS[kind](config).apply(variables, query, key, value, None))
     for b, h, i in np.ndindex(BATCH, heads, TOKENS):
         difference = scaled[0][b, h, i] - scaled[1][b, h, : i + 1]
         kernel = np.cos(2 * np.pi * difference @ frequencies[h].astype(np.float64)).mean(-1)

@@ -8,6 +8,7 @@ from flax.traverse_util import flatten_dict
 from random_weights import CONFIG, transformer_variables
 
 from secp_spu.model import (
+    FOLDED,
     EncoderLayer,
     FourierAttention,
     fold_layer,
@@ -131,7 +132,7 @@ def test_a_folded_layer_computes_the_same(activation):
     folded = fold_layer(params, before, config)
     assert folded["query_key_value"]["kernel"].shape == (config.width, 2 * HEADS * config.features + config.width)
     assert "attention" not in folded
-    rows = EncoderLayer(config, folded=True).apply({"params": folded}, hidden * mask[..., None], mask)
+    rows = EncoderLayer(config, setting=FOLDED).apply({"params": folded}, hidden * mask[..., None], mask)
     norm = params["output_norm"]
     found = rows * norm["scale"] + norm["bias"]
     # The value's bias passes through weights that add up to one only as nearly as the divisor is 1/x.

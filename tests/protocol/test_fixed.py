@@ -8,15 +8,15 @@ from secp_spu.protocol import (
     FRACTION_BITS,
     Fixed,
     constant,
+    from_storage,
     inverse_sqrt,
-    lift,
-    lower,
     mean_of,
-    moved,
     multiply,
+    rearranged,
     rounded,
     to_fixed,
     to_float,
+    to_storage,
 )
 
 BITS = 13
@@ -227,17 +227,17 @@ NUMBERS = np.array([0, 1, -1, 3.25, -77.0625, 1000.5], np.float32)
 @pytest.mark.parametrize("bits", [11, 18, 24])
 def test_what_is_lowered_is_lifted(runtime, bits):
     """An owner lowers, SPU encodes, a program lifts: the number itself, rounded to its bits; and back."""
-    x = shared(runtime, np.asarray(lower(NUMBERS, bits)))
-    result, cost = run(runtime, lambda a: lift(a, bits, secure=True), x)
+    x = shared(runtime, np.asarray(to_storage(NUMBERS, bits)))
+    result, cost = run(runtime, lambda a: from_storage(a, bits, secure=True), x)
     assert (result.bits, cost) == (bits, (0, 0))
     np.testing.assert_array_equal(ring_of(runtime, result), np.rint(NUMBERS * 2.0**bits))
-    again, cost = run(runtime, lambda a: lower(a, bits), result)
+    again, cost = run(runtime, lambda a: to_storage(a, bits), result)
     assert cost == (0, 0)
     np.testing.assert_array_equal(opened(runtime, again) * 2.0 ** (18 - bits), NUMBERS)
 
 
 def test_ring_integers_are_lifted_as_they_are(runtime):
-    result, _ = run(runtime, lambda a: lift(a, 11, secure=True), put(runtime, np.arange(7)))
+    result, _ = run(runtime, lambda a: from_storage(a, 11, secure=True), put(runtime, np.arange(7)))
     np.testing.assert_array_equal(ring_of(runtime, result), np.arange(7))
 
 
@@ -262,7 +262,7 @@ def test_moved_keeps_numbers_and_their_bits(runtime):
     z = np.arange(12).reshape(3, 4)
 
     def stack(a, b):
-        return moved(lambda *parts: jnp.stack(parts).reshape(-1), a, b)
+        return rearranged(lambda *parts: jnp.stack(parts).reshape(-1), a, b)
 
     result, cost = run(runtime, stack, fixed(runtime, z), fixed(runtime, -z))
     np.testing.assert_array_equal(ring_of(runtime, result), np.stack([z, -z]).reshape(-1))
@@ -273,8 +273,8 @@ def test_moved_keeps_numbers_and_their_bits(runtime):
 
 def test_plain_arrays_stay_what_they_are():
     x = jnp.asarray(NUMBERS)
-    np.testing.assert_array_equal(lift(lower(x, 11), 11, secure=False), x)
-    for same in (rounded(x, 3), to_float(x), to_fixed(x, x), moved(jnp.asarray, x)):
+    np.testing.assert_array_equal(from_storage(to_storage(x, 11), 11, secure=False), x)
+    for same in (rounded(x, 3), to_float(x), to_fixed(x, x), rearranged(jnp.asarray, x)):
         np.testing.assert_array_equal(same, x)
     np.testing.assert_array_equal(multiply(x, x), x * x)
     np.testing.assert_array_equal(mean_of(x, 5), x / 8)

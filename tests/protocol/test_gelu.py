@@ -16,12 +16,12 @@ from secp_spu.protocol import (
     declare_correlation,
     declare_series,
     fit_gelu,
-    lift,
-    lower,
+    from_storage,
     open_masked,
     secure_series_gelu,
     series_error_bound,
     series_gelu,
+    to_storage,
 )
 from secp_spu.protocol import gelu as gelu_module
 from secp_spu.protocol.gelu import INPUT_BITS, LEAST_INPUT_BITS, TURN_BITS, public_error_bound
@@ -71,13 +71,15 @@ def run(runtime, x, of, bits=BITS, fn=secure_series_gelu):
     """The series of x with all its bits, in float64."""
     with runtime.ledger.phase("offline"):
         correlation = runtime.correlations(declare_series(x.shape, of))
-    secret = shared(runtime, lower(x, bits).astype(np.float32))
+    secret = shared(runtime, to_storage(x, bits).astype(np.float32))
     # A function of the size and the series alone is compiled once.
     return numbers_of(runtime, runtime.run("series", program(of, bits, fn), secret, correlation))
 
 
 def program(of, bits, fn, kept={}):  # noqa: B006
-    return kept.setdefault((of, bits, fn), lambda x, correlation: fn(lift(x, bits, secure=True), of, correlation))
+    return kept.setdefault(
+        (of, bits, fn), lambda x, correlation: fn(from_storage(x, bits, secure=True), of, correlation)
+    )
 
 
 def shift_cosine(x, of, correlation):
@@ -265,7 +267,7 @@ def test_openings_are_masked(runtimes, setting, source):
     for value in (0, 2.0**30):
         with runtime.ledger.phase("offline"):
             correlation = runtime.correlations(declare_series((COUNT,), SHORT))
-        x = shared(runtime, lower(np.full(COUNT, value, np.float32), BITS))
+        x = shared(runtime, to_storage(np.full(COUNT, value, np.float32), BITS))
         delta = runtime.run("observe", program(SHORT, BITS, observe), x, correlation)
         assert not delta.spec.secret
         found.append(peek(runtime, delta))

@@ -3,7 +3,7 @@ import pytest
 from parties import ABY3, SEMI2K_2, cost_of, shared
 from test_cosine import numbers_of
 
-from secp_spu.protocol import batched_product, lift, lower
+from secp_spu.protocol import batched_product, from_storage, to_storage
 from secp_spu.protocol.products import together
 
 BITS = 12
@@ -11,7 +11,7 @@ BITS = 12
 
 def product(protocol):
     def run(x, y):
-        left, right = (lift(a, BITS, secure=True) for a in (x, y))
+        left, right = (from_storage(a, BITS, secure=True) for a in (x, y))
         return batched_product(left, right, opens_operands=protocol == "semi2k")
 
     return run
@@ -25,7 +25,7 @@ def test_batched_product_is_exact_in_a_message_for_a_group(runtimes, setting, sh
     rng = np.random.default_rng(0)
     x = rng.integers(-(2**14), 2**14, (*batch, rows, inner)) * 2.0**-BITS
     y = rng.integers(-(2**14), 2**14, (*batch, inner, columns)) * 2.0**-BITS
-    secrets = [shared(runtime, lower(a, BITS).astype(np.float32)) for a in (x, y)]
+    secrets = [shared(runtime, to_storage(a, BITS).astype(np.float32)) for a in (x, y)]
     result, (sent, messages) = cost_of(runtime, lambda: runtime.run("product", product(setting[0]), *secrets))
     np.testing.assert_array_equal(numbers_of(runtime, result), x @ y)
 

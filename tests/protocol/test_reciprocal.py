@@ -7,11 +7,11 @@ from secp_spu.protocol import (
     Fixed,
     declare_correlation,
     declare_reciprocal,
-    lift,
-    lower,
+    from_storage,
     reciprocal_error_bound,
     secure_reciprocal,
     series_reciprocal,
+    to_storage,
 )
 from secp_spu.protocol.harmonics import FACTOR_BITS
 from secp_spu.protocol.reciprocal import FLOOR, INPUT_BITS, LOWEST, TERMS, TOP, fit_reciprocal
@@ -28,7 +28,9 @@ def bound_of(setting, source):
 
 def program(x, factor, correlation):
     # Raising is free: x comes with fewer bits than float32 has, and is read with BITS.
-    return secure_reciprocal(lift(x, HELD_BITS, secure=True).to(BITS), lift(factor, ONE_BITS, secure=True), correlation)
+    return secure_reciprocal(
+        from_storage(x, HELD_BITS, secure=True).to(BITS), from_storage(factor, ONE_BITS, secure=True), correlation
+    )
 
 
 def shift_cosine(x, factor, correlation):
@@ -40,7 +42,7 @@ def run(runtime, x, factor, fn=program):
     """factor / x with all its bits, in float64."""
     with runtime.ledger.phase("offline"):
         correlation = runtime.correlations(declare_reciprocal(x.shape))
-    secrets = [shared(runtime, lower(a, b).astype(np.float32)) for a, b in ((x, HELD_BITS), (factor, ONE_BITS))]
+    secrets = [shared(runtime, to_storage(a, b).astype(np.float32)) for a, b in ((x, HELD_BITS), (factor, ONE_BITS))]
     return numbers_of(runtime, runtime.run("reciprocal", fn, *secrets, correlation))
 
 

@@ -1,4 +1,4 @@
-"""Features of queries and keys in, means over the keys up to each query out: linear in the number of tokens.
+"""Computes means over the keys up to each query, from features of queries and keys: linear in the number of tokens.
 
 A sum over the keys before a query is a prefix sum of phi(k)^T columns, too large to be kept for every token. So tokens
 come in blocks of B: kernels of single pairs within a block, and phi(q) times one summary of all blocks before it.
@@ -18,10 +18,11 @@ import numpy as np
 from jax import Array
 
 from secp_spu.model.precision import ATTENDED_BITS, KERNEL_BITS, SUMMARY_BITS
-from secp_spu.protocol import Fixed, Number, batched_product, mean_of, moved, rounded
+from secp_spu.model.setting import PLAIN, Setting
+from secp_spu.protocol import Fixed, Number, batched_product, mean_of, rearranged, rounded
 
 COUNT_BITS = 5
-"""Of 1/(number of keys) behind its leading zeros, rounded down: what is lost, up to 1/32 of the mean, cancels."""
+"""Bits of 1/(number of keys) after its leading one, rounded down. The error is up to 1/32 of the mean, and cancels."""
 
 
 def causal_blocks(tokens: int, features: int, columns: int) -> tuple[int, int]:
@@ -39,7 +40,7 @@ def causal_blocks(tokens: int, features: int, columns: int) -> tuple[int, int]:
     return math.ceil(tokens / size), size
 
 
-def summarise_causal(phi_query: Number, phi_key: Number, columns: Number, *, opens_operands: bool) -> Any:
+def summarise_causal(phi_query: Number, phi_key: Number, columns: Number, setting: Setting = PLAIN) -> Any:
     """phi(q_i) times the mean over the keys j <= i of phi(k_j)^T columns_j, divided by the number of frequencies.
 
     A mean is up to 1/32 short, of a row the same for all columns.
@@ -47,27 +48,27 @@ def summarise_causal(phi_query: Number, phi_key: Number, columns: Number, *, ope
     Args:
         phi_query, phi_key: features [batch, heads, tokens, 2 * frequencies].
         columns: [batch, heads, tokens, columns].
-        opens_operands: see `protocol.batched_product`.
+        setting: where it runs.
     Returns: [batch, heads, tokens, columns], of ATTENDED_BITS fraction bits under SPU.
     """
     tokens, features = phi_key.shape[-2:]
     blocks, size = causal_blocks(tokens, features, columns.shape[-1])
-    product = partial(batched_product, opens_operands=opens_operands)
+    product = partial(batched_product, opens_operands=setting.opens_operands)
     query, key, values = (
-        moved(partial(_in_blocks, blocks=blocks, size=size), x) for x in (phi_query, phi_key, columns)
+        rearranged(partial(_in_blocks, blocks=blocks, size=size), x) for x in (phi_query, phi_key, columns)
     )
 
-    kernels = rounded(mean_of(product(query, moved(transpose, key)), features // 2), KERNEL_BITS)
+    kernels = rounded(mean_of(product(query, rearranged(transpose, key)), features // 2), KERNEL_BITS)
     total = product(kernels * _public(np.tri(size), 0, kernels), values)
 
     if blocks > 1:
-        summaries = product(moved(transpose, key[:, :, :-1]), values[:, :, :-1])
+        summaries = product(rearranged(transpose, key[:, :, :-1]), values[:, :, :-1])
         before = product(query[:, :, 1:], rounded(_prefix_means(summaries, size, tokens), SUMMARY_BITS))
         before = mean_of(before, features // 2) * _public(_halved(size, blocks)[:, None, None], 0, before)
-        total = total + moved(_behind_an_empty_block, before)
+        total = total + rearranged(_behind_an_empty_block, before)
 
     counts, bits = _inverse_counts(tokens, features // 2)
-    joined = moved(partial(_out_of_blocks, tokens=tokens), total)
+    joined = rearranged(partial(_out_of_blocks, tokens=tokens), total)
     return rounded(joined * _public(counts[:, None], bits, joined), ATTENDED_BITS)
 
 

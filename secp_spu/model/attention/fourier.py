@@ -4,43 +4,50 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from secp_spu.model.attention.causal_means import summarise_causal
 from secp_spu.model.attention.random_features import (
+    INITIAL_LENGTH,
     PROJECTION_BITS,
+    FeatureAttention,
+    Tree,
     append_column,
     append_ones,
     orthogonal_frequencies,
     summarise,
 )
 from secp_spu.model.layers import spent_correlation
-from secp_spu.model.precision import DIVISOR_BITS, FACTOR_BITS, VALUE_BITS
+from secp_spu.model.precision import DIVISOR_BITS, FACTOR_BITS, TOKEN_SHARE_BITS, VALUE_BITS
+from secp_spu.model.setting import Setting
 from secp_spu.model.transformer_config import TransformerConfig
 from secp_spu.protocol import (
     Fixed,
+    Number,
     constant,
     cos_sin_of_turns,
     declare_correlation,
     declare_reciprocal,
-    moved,
     multiply,
+    rearranged,
     rounded,
     series_reciprocal,
+    to_float,
 )
 
 EXTRA_BITS = 6
-"""More fraction bits of angles than of other projections: whole turns do not count, so that there is room for them."""
+"""Fraction bits that angles have more than other projections. Whole turns do not count, so there is room for them."""
 
 ANGLE_SCALE = 2.0**EXTRA_BITS
-"""Of folded queries and keys: what gives angles those bits."""
+"""Factor of folded queries and keys, which gives angles EXTRA_BITS more fraction bits."""
 
 TURN_BITS = PROJECTION_BITS + EXTRA_BITS
-"""Of the angles."""
+"""Fraction bits of the angles."""
 
 
 def token_shares(padding_mask: Any, features: int) -> Any:
@@ -58,13 +65,7 @@ def token_shares(padding_mask: Any, features: int) -> Any:
     return padding_mask * (surplus / tokens / padding_mask.mean(-1, keepdims=True))
 
 
-def projected_columns(config: TransformerConfig, *, folded: bool) -> tuple[int, int, int]:
-    """Columns of a layer's queries, keys and values; folded, with "fourier" angles stand for the first two."""
-    angles = config.heads * config.features if folded and config.attention == "fourier" else config.width
-    return angles, angles, config.width
-
-
-class FourierAttention(nn.Module):
+class FourierAttention(FeatureAttention):
     """Linear attention with the features cos and sin of learned projections of queries and keys.
 
         phi(x) = [cos(2 pi x F), sin(2 pi x F)] / sqrt(r),  S = mean over keys of phi(k)^T [v, 1],
@@ -84,47 +85,41 @@ class FourierAttention(nn.Module):
     and in plaintext: of a single key the value is multiplied by 1 down to a kernel of 1/32, and below by x times the
     reciprocal's function, 0 at x = 0 and -157 at the worst, x = -0.19, near which errors of x grow as well.
 
-    Attributes:
-        config: of the encoder.
-        layer: its number, from which the initial frequencies are drawn.
-        folded: queries and keys come projected, as ANGLE_SCALE times the turns of their angles.
-        opens_operands: what a secret product costs, see `protocol.batched_product`.
+    Folded, queries and keys come projected, as ANGLE_SCALE times the turns of their angles.
     """
 
-    config: TransformerConfig
-    layer: int = 0
-    folded: bool = False
-    opens_operands: bool = False
+    watches_kernel: ClassVar[bool] = True
+    weight_bits: ClassVar[int | None] = TOKEN_SHARE_BITS
 
     @nn.compact
-    def __call__(self, query: Any, key: Any, value: Any, shares: Any) -> Any:
+    def __call__(self, query: Number, key: Number, value: Number, weights: Number) -> Number:
         """Attend. Spends the correlations "features" and "divisor", if given.
 
         Args:
             query, key: [batch, heads, tokens, head_dim]; or folded [batch, heads, tokens, features].
             value: [batch, heads, tokens, head_dim]; folded, zero for padding.
-            shares: `token_shares` [batch, tokens]; under SPU of TOKEN_SHARE_BITS. A decoder needs none.
+            weights: `token_shares` [batch, tokens]; under SPU of TOKEN_SHARE_BITS. A decoder needs none.
         Returns: [batch, heads, tokens, head_dim].
         Raises: ValueError for secrets that are not folded.
         """
-        if isinstance(value, Fixed) and not self.folded:
+        if isinstance(value, Fixed) and not self.setting.folded:
             raise ValueError("attention fourier has secret frequencies: fold them with fold_layer")
-        both = self._turns(moved(lambda *a: jnp.stack(a), query, key))
+        both = self._turns(rearranged(lambda *a: jnp.stack(a), query, key))
         declare = partial(declare_correlation, both.shape, factor_bits=FACTOR_BITS, turn_bits=TURN_BITS)
-        phi = moved(
+        phi = rearranged(
             lambda *a: jnp.concatenate(a, -1), *cos_sin_of_turns(both, spent_correlation(self, "features", declare))
         )
 
         if self.config.causal:
-            attended = summarise_causal(phi[0], phi[1], append_ones(value), opens_operands=self.opens_operands)
+            attended = summarise_causal(phi[0], phi[1], append_ones(value), self.setting)
             share = constant(1.0, 0, attended)
         else:
-            column = shares[:, None, :, None]
-            value = rounded(value if self.folded else value * column, VALUE_BITS)
-            columns = moved(append_column, value, rounded(column, VALUE_BITS))
-            attended = summarise(phi[0], phi[1], columns, opens_operands=self.opens_operands)
+            column = weights[:, None, :, None]
+            value = rounded(value if self.setting.folded else value * column, VALUE_BITS)
+            columns = rearranged(append_column, value, rounded(column, VALUE_BITS))
+            attended = summarise(phi[0], phi[1], columns, self.setting)
             # Folded values are not weighted; the first token, which is never padding, has the share of all that count.
-            share = column[:, :, :1] if self.folded else 1.0
+            share = column[:, :, :1] if self.setting.folded else 1.0
         kernel = attended[..., -1:]
         self.sow("intermediates", "mean_kernel", kernel)
         correlation = spent_correlation(self, "divisor", partial(declare_reciprocal, kernel.shape))
@@ -133,7 +128,7 @@ class FourierAttention(nn.Module):
 
     def _turns(self, both: Any) -> Any:
         """Angles of queries and keys [2, batch, heads, tokens, features], in turns."""
-        if self.folded:
+        if self.setting.folded:
             return Fixed(both.ring, TURN_BITS) if isinstance(both, Fixed) else both / ANGLE_SCALE
         heads, head_dim = both.shape[2], both.shape[-1]
         return both @ self.param("frequencies", self._initial_frequencies, (heads, head_dim, self.config.features))
@@ -143,3 +138,52 @@ class FourierAttention(nn.Module):
         heads, head_dim, features = shape
         seeds = ((self.config.feature_seed, self.layer, head) for head in range(heads))
         return jnp.stack([orthogonal_frequencies(head_dim, features, seed) for seed in seeds])
+
+    @classmethod
+    def projected_columns(cls, config: TransformerConfig, setting: Setting) -> tuple[int, int, int]:
+        """Columns of a layer's queries, keys and values; folded, angles stand for the first two."""
+        angles = config.heads * config.features if setting.folded else config.width
+        return angles, angles, config.width
+
+    @classmethod
+    def token_weights(cls, padding_mask: Number, config: TransformerConfig) -> Number:
+        """The tokens' shares in the mean over keys."""
+        return token_shares(to_float(padding_mask), config.features)
+
+    @classmethod
+    def fold(
+        cls, kernel: np.ndarray, bias: np.ndarray, params: Tree, config: TransformerConfig
+    ) -> tuple[np.ndarray, np.ndarray, Tree]:
+        """Put the frequencies into the projections, which then give angles."""
+        del config
+        frequencies = params["frequencies"]
+        return _into_angles(kernel, frequencies), _into_angles(bias, frequencies), {}
+
+    @classmethod
+    def tensors(cls, config: TransformerConfig) -> dict[str, tuple[int, ...]]:
+        """The frequencies of every head."""
+        return {"frequencies": (config.heads, config.head_dim, config.features)}
+
+    @classmethod
+    def initial_projections(cls, dense: Tree, squares: np.ndarray, config: TransformerConfig) -> Tree:
+        """Projections whose queries and keys have the expected length INITIAL_LENGTH, head by head."""
+        scale = np.repeat(INITIAL_LENGTH / np.sqrt(squares[:2]), config.head_dim, axis=-1)
+        factors = np.concatenate([*scale, np.ones(config.width)]).astype(np.float32)
+        return {name: np.asarray(array) * factors for name, array in dense.items()}
+
+
+def _into_angles(projection: np.ndarray, frequencies: np.ndarray) -> np.ndarray:
+    """Columns of queries and keys as those of their angles, ANGLE_SCALE times the turns.
+
+    Args:
+        projection: of queries, keys and values [..., 3 width].
+        frequencies: [heads, head_dim, features].
+    Returns: [..., 2 heads * features + width].
+    """
+    queries, keys, values = np.split(projection, 3, axis=-1)
+    heads, head_dim, features = frequencies.shape
+    angles = (
+        np.einsum("...hd,hdf->...hf", part.reshape(*part.shape[:-1], heads, head_dim), frequencies * ANGLE_SCALE)
+        for part in (queries, keys)
+    )
+    return np.concatenate([*(a.reshape(*a.shape[:-2], heads * features) for a in angles), values], axis=-1)

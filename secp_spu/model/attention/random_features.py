@@ -2,14 +2,15 @@
 
 import math
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from secp_spu.model.attention.causal_means import summarise_causal, transpose
+from secp_spu.model.attention.attention import Attention, Tree
+from secp_spu.model.attention.causal_means import causal_blocks, summarise_causal, transpose
 from secp_spu.model.layers import spent_correlation
 from secp_spu.model.precision import (
     DIVISOR_BITS,
@@ -20,6 +21,7 @@ from secp_spu.model.precision import (
     VARIANCE_BITS,
     WEIGHT_BITS,
 )
+from secp_spu.model.setting import PLAIN, Setting
 from secp_spu.model.transformer_config import TransformerConfig
 from secp_spu.protocol import (
     FRACTION_BITS,
@@ -31,32 +33,63 @@ from secp_spu.protocol import (
     cos_sin,
     declare_correlation,
     declare_reciprocal,
+    from_storage,
     inverse_sqrt,
-    lift,
     mean_of,
-    moved,
     multiply,
+    rearranged,
     rounded,
     series_reciprocal,
     to_fixed,
     to_float,
 )
+from secp_spu.protocol.cosine import public_factor_bits
 
 INITIAL_LENGTH = 1.3
-"""Of queries and keys before adaptation: the best start found for a pre-trained encoder."""
+"""Length of queries and keys before adaptation: the best start found for a pre-trained encoder."""
+
+LONGEST = 32.0
+"""Largest expected |q|^2 and |k|^2 of a head, for rows of variance one; see precision.py for what the ring holds."""
 
 NORM_EPSILON = 1e-4
 """Added to |q|^2 and |k|^2 before the inverse square root; real heads have norms of 1 to 5."""
 
 
 PROJECTION_BITS = HIDDEN_BITS + WEIGHT_BITS
-"""Of queries, keys and values as a layer's dense product makes them."""
+"""Fraction bits of queries, keys and values after a layer's dense product."""
 
 TURN_BITS = PROJECTION_BITS + (FRACTION_BITS - (VARIANCE_BITS - FRACTION_BITS) // 2) + FRACTION_BITS
-"""Of the angles: queries and keys, the scale to their length, and the frequencies, with no truncation in between."""
+"""Fraction bits of the angles: those of queries and keys, of the scale to their length, and of the frequencies, with no
+truncation between the products."""
 
 
-class RandomFeatureAttention(nn.Module):
+class FeatureAttention(Attention):
+    """What both kinds of attention by features say about themselves."""
+
+    has_features: ClassVar[bool] = True
+
+    @classmethod
+    def pairs(cls, config: TransformerConfig) -> int:
+        """Features of queries and keys, in all heads."""
+        return 2 * config.heads * config.features
+
+    @classmethod
+    def block_elements(cls, config: TransformerConfig, tokens: int) -> int:
+        """Kernels of pairs within a decoder's blocks, and elements of the blocks' summaries, of one sequence."""
+        if not config.causal:
+            return 0
+        features, columns = 2 * config.features, config.head_dim + 1
+        blocks, size = causal_blocks(tokens, features, columns)
+        return config.heads * blocks * (size * size + features * columns)
+
+    @classmethod
+    def result_bits(cls, config: TransformerConfig) -> int:
+        """Those of an encoder's features, their summary, the mean over them and the divisor, after one truncation."""
+        features = FACTOR_BITS + public_factor_bits(FACTOR_BITS)
+        return features + SUMMARY_BITS + math.ceil(math.log2(config.features)) + DIVISOR_BITS - FRACTION_BITS
+
+
+class RandomFeatureAttention(FeatureAttention):
     """Attention with a Gaussian kernel of normalised queries and keys, estimated by random Fourier features.
 
         phi(x) = [cos(x W), sin(x W)],  S = mean over keys of phi(k)^T [v, 1],
@@ -81,13 +114,8 @@ class RandomFeatureAttention(nn.Module):
     the features, and the mean instead of the sum, which keeps the reciprocal in the range of fixed point.
     """
 
-    config: TransformerConfig
-    layer: int = 0
-    folded: bool = False
-    opens_operands: bool = False
-
     @nn.compact
-    def __call__(self, query: Any, key: Any, value: Any, padding_mask: Any) -> Any:
+    def __call__(self, query: Any, key: Any, value: Any, weights: Any) -> Number:
         """Attend; arguments and result as in `SoftmaxAttention`.
 
         Spends the correlation "features" and, as a decoder's, "divisor", if given.
@@ -103,8 +131,8 @@ class RandomFeatureAttention(nn.Module):
         declare = partial(declare_correlation, shape, factor_bits=FACTOR_BITS, turn_bits=TURN_BITS)
         correlation = spent_correlation(self, "features", declare)
         if correlation is None or isinstance(query, Fixed):
-            return self._attend(query, key, value, padding_mask, length, frequencies, correlation)
-        secrets = [lift(x, FRACTION_BITS, secure=True) for x in (query, key, value, padding_mask)]
+            return self._attend(query, key, value, weights, length, frequencies, correlation)
+        secrets = [from_storage(x, FRACTION_BITS, secure=True) for x in (query, key, value, weights)]
         query, key = (rounded(x, PROJECTION_BITS) for x in secrets[:2])
         attended: Any = self._attend(query, key, secrets[2], secrets[3], length, frequencies, correlation)
         return to_float(attended)
@@ -119,18 +147,18 @@ class RandomFeatureAttention(nn.Module):
         frequencies: Array,
         correlation: CosineCorrelation | None,
     ) -> Any:
-        both = moved(lambda *a: jnp.stack(a), query, key)
+        both = rearranged(lambda *a: jnp.stack(a), query, key)
         norm = rounded((both * both).sum(-1, keepdims=True), VARIANCE_BITS)
         scale = multiply(inverse_sqrt(norm, NORM_EPSILON), to_fixed(length, both)[:, None, None])
-        phi = moved(lambda *a: jnp.concatenate(a, -1), *cos_sin(both * scale, frequencies, correlation))
+        phi = rearranged(lambda *a: jnp.concatenate(a, -1), *cos_sin(both * scale, frequencies, correlation))
 
         if self.config.causal:
-            attended = summarise_causal(phi[0], phi[1], append_ones(value), opens_operands=self.opens_operands)
+            attended = summarise_causal(phi[0], phi[1], append_ones(value), self.setting)
         else:
             weight = padding_mask[:, None, :, None]
-            value = rounded(value if self.folded else value * weight, VALUE_BITS)
-            columns = moved(append_column, value, weight)
-            attended = summarise(phi[0], phi[1], columns, opens_operands=self.opens_operands)
+            value = rounded(value if self.setting.folded else value * weight, VALUE_BITS)
+            columns = rearranged(append_column, value, weight)
+            attended = summarise(phi[0], phi[1], columns, self.setting)
         divisor = self._inverse(attended[..., -1:])
         return multiply(attended[..., :-1], rounded(divisor, DIVISOR_BITS))
 
@@ -142,6 +170,31 @@ class RandomFeatureAttention(nn.Module):
         correlation = spent_correlation(self, "divisor", partial(declare_reciprocal, denominator.shape))
         return series_reciprocal(denominator, constant(1.0, 0, denominator), correlation)
 
+    @classmethod
+    def fold(
+        cls, kernel: np.ndarray, bias: np.ndarray, params: Tree, config: TransformerConfig
+    ) -> tuple[np.ndarray, np.ndarray, Tree]:
+        """Shorten long queries and keys to an expected square of LONGEST, which leaves room for outliers in the ring.
+
+        Attention scales them to a length anyway.
+        """
+        squares = squared_lengths(kernel, bias, config)
+        shortened = np.minimum(1, np.sqrt(LONGEST / np.maximum(squares, 1e-12)))
+        queries, keys = np.repeat(shortened[:2], config.head_dim, axis=-1)
+        scale = np.concatenate([queries, keys, np.ones(config.width, np.float32)]).astype(np.float32)
+        return kernel * scale, bias * scale, params
+
+    @classmethod
+    def tensors(cls, config: TransformerConfig) -> dict[str, tuple[int, ...]]:
+        """The length of every head's queries and keys."""
+        return {"length": (config.heads,)}
+
+    @classmethod
+    def public(cls, config: TransformerConfig, layer: int) -> Tree:
+        """The layer's frequencies."""
+        frequencies = orthogonal_frequencies(config.head_dim, config.features, (config.feature_seed, layer))
+        return {"frequencies": np.asarray(frequencies)}
+
 
 def append_column(values: Array, column: Array) -> Array:
     """Values [..., tokens, head_dim] and, as one more column, a number for every token [batch, 1, tokens, 1]."""
@@ -151,21 +204,21 @@ def append_column(values: Array, column: Array) -> Array:
 def append_ones(values: Number) -> Any:
     """Values [..., tokens, head_dim] and a public one for every token, of VALUE_BITS under SPU."""
     values = rounded(values, VALUE_BITS)
-    return moved(append_column, values, constant(1.0, VALUE_BITS, values))
+    return rearranged(append_column, values, constant(1.0, VALUE_BITS, values))
 
 
-def summarise(phi_query: Number, phi_key: Number, columns: Number, *, opens_operands: bool) -> Any:
+def summarise(phi_query: Number, phi_key: Number, columns: Number, setting: Setting = PLAIN) -> Any:
     """phi(q) times the sum over keys of phi(k)^T columns, divided by tokens and frequencies: by the next powers of two.
 
     Args:
         phi_query, phi_key: features [batch, heads, tokens, 2 * frequencies].
         columns: [batch, heads, tokens, columns].
-        opens_operands: see `protocol.batched_product`.
+        setting: where it runs.
     Returns: [batch, heads, tokens, columns]. Linear in the number of tokens.
     """
     tokens, features = phi_key.shape[-2], phi_key.shape[-1] // 2
-    product = partial(batched_product, opens_operands=opens_operands)
-    summary = rounded(mean_of(product(moved(transpose, phi_key), columns), tokens), SUMMARY_BITS)
+    product = partial(batched_product, opens_operands=setting.opens_operands)
+    summary = rounded(mean_of(product(rearranged(transpose, phi_key), columns), tokens), SUMMARY_BITS)
     return mean_of(product(phi_query, summary), features)
 
 
@@ -181,3 +234,13 @@ def orthogonal_frequencies(head_dim: int, features: int, seed: tuple[int, ...]) 
         basis, _ = np.linalg.qr(rng.normal(size=(head_dim, head_dim)))
         blocks.append(basis * np.sqrt(rng.chisquare(head_dim, size=head_dim)))
     return jnp.asarray(np.concatenate(blocks, axis=1)[:, :features] / (2 * np.pi), jnp.float32)
+
+
+def squared_lengths(kernel: np.ndarray, bias: np.ndarray, config: TransformerConfig) -> np.ndarray:
+    """Expected |q|^2, |k|^2 and |v|^2 of every head, for rows of mean zero and variance one [3, heads].
+
+    Args:
+        kernel, bias: of the projections [width, 3 width], [3 width].
+        config: of the transformer.
+    """
+    return (np.square(kernel).sum(0) + np.square(bias)).reshape(3, config.heads, config.head_dim).sum(-1)

@@ -1,9 +1,9 @@
-"""Hugging Face folders in, a model's variables out, and back: BERT and RoBERTa with or without head, and GPT-2.
+"""Reads and writes Hugging Face folders: BERT and RoBERTa with or without head, and GPT-2.
 
-A folder holds config.json, model.safetensors (or shards and their index) and tokenizer.json. What Hugging Face has no
-word for lies beside its own: the key "secp_spu" of config.json, and tensors of each layer for the lengths of random
-feature attention and for a quadratic activation. Random frequencies and the coefficients of a series are not stored:
-they follow from the seed, and from the range and the number of terms, in "secp_spu".
+A folder holds config.json, model.safetensors (or shards and their index) and tokenizer.json. Hugging Face has no names
+for the attention and the activation of an adapted model. Their settings stand under the key "secp_spu" of config.json,
+and their parameters are further tensors of each layer. Random frequencies and the coefficients of a series are not
+stored: they follow from the seed, and from the range and the number of terms, in "secp_spu".
 """
 
 from __future__ import annotations
@@ -21,18 +21,14 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from secp_spu.files import unwritable
-from secp_spu.model.attention.random_features import orthogonal_frequencies
+from secp_spu.model.activation import ACTIVATIONS, is_gelu
+from secp_spu.model.attention import ATTENTIONS, attention_class
 from secp_spu.model.hub.config_json import CheckpointError, Tree, read_config, write_config
-from secp_spu.model.hub.names import FAMILIES, encoder_leaves, module_leaves
+from secp_spu.model.hub.families import FAMILIES
+from secp_spu.model.hub.names import module_leaves, transformer_leaves
 from secp_spu.model.hub.tensors import Tensors, scatter
-from secp_spu.model.transformer_config import ActivationKind, AttentionKind, FunctionKind, TransformerConfig
+from secp_spu.model.transformer_config import ActivationKind, AttentionKind, TransformerConfig
 from secp_spu.protocol import GeluSeries, fit_gelu
-
-GELUS = ("gelu", "gelu_tanh")
-"""Activations that are GELU, or off by 5e-4 at most."""
-
-_HEADS: dict[ActivationKind, FunctionKind] = {"gelu": "gelu", "gelu_tanh": "gelu_tanh", "series": "gelu_tanh"}
-"""Activations that may stand for GELU, and what then stands for it in the head."""
 
 DEFAULT_TERMS = 5
 """Harmonics of a series for a checkpoint that was not adapted to one: within 2.1e-3 of GELU for |x| <= 8."""
@@ -43,7 +39,7 @@ class Checkpoint:
     """A folder's model.
 
     Attributes:
-        config: the encoder's.
+        config: the transformer's.
         variables: collections "params" and "public" of `Transformer(config)`, float32 in numpy.
         head: "params" of `LabelWordHead` over the whole vocabulary; None if the folder has no language-model head.
         model_type: "bert", "roberta" or "gpt2".
@@ -78,14 +74,15 @@ class Checkpoint:
         Raises: CheckpointError if the checkpoint was adapted to another one; ValueError for a series out of range.
         """
         own = self.config
-        head = _HEADS.get(kind, own.head_activation) if own.head_activation in GELUS else own.head_activation
+        gelu_head = ACTIVATIONS[kind].gelu_head
+        head = gelu_head if gelu_head and is_gelu(own.head_activation) else own.head_activation
         wanted = replace(own, activation=kind, series=self._series(kind, limit, terms), head_activation=head)
         if (wanted.activation, wanted.series) == (own.activation, own.series):
             return replace(self, config=wanted)
         asked = f"{self.folder} has activation {_describe(own)}, asked for is {_describe(wanted)}"
-        if kind == "quadratic":
+        if ACTIVATIONS[kind].parameters:
             raise CheckpointError(f"{asked}, which has weights of its own: adapt the checkpoint first")
-        if not force and (own.activation not in GELUS or kind not in _HEADS):
+        if not force and not (is_gelu(own.activation) and gelu_head):
             raise CheckpointError(
                 f"{asked}: adapt the checkpoint first, take its own, or set model.force_activation: true"
             )
@@ -93,7 +90,7 @@ class Checkpoint:
 
     def _series(self, kind: ActivationKind, limit: float | None, terms: int | None) -> GeluSeries | None:
         """The series that is asked for, where one is."""
-        if kind != "series":
+        if not ACTIVATIONS[kind].uses_series:
             return None
         own = self.config.series
         limit = own.limit if limit is None and own else limit
@@ -126,11 +123,11 @@ def load_checkpoint(folder: str | Path, *, attention: AttentionKind | None = Non
     """
     folder = Path(folder)
     hub, config = read_config(folder)
-    if attention not in (None, config.attention):
-        mend = "take the checkpoint it was adapted from" if attention == "softmax" else "adapt it first"
+    if attention is not None and attention != config.attention:
+        mend = "take the checkpoint it was adapted from" if not ATTENTIONS[attention].adapted else "adapt it first"
         raise CheckpointError(f"{folder} has {config.attention} attention, asked for is {attention}: {mend}")
     tensors = Tensors(folder, hub)
-    leaves = encoder_leaves(config, tensors.family, tensors.prefix)
+    leaves = transformer_leaves(config, tensors.family, tensors.prefix)
     head_leaves = module_leaves(config, tensors.family.head) if tensors.has_head else {}
     tensors.refuse_unknown([*leaves.values(), *head_leaves.values()])
     return Checkpoint(
@@ -143,7 +140,7 @@ def load_checkpoint(folder: str | Path, *, attention: AttentionKind | None = Non
 
 
 def load_transformer_config(folder: str | Path) -> TransformerConfig:
-    """What config.json says about the encoder; no tensor of the folder is read.
+    """What config.json says about the model; no tensor of the folder is read.
 
     Raises: CheckpointError, naming the key.
     """
@@ -220,7 +217,7 @@ def save_checkpoint(
     if family.causal and not head:
         raise CheckpointError(f"a {model_type} model has its last norm in its head: pass head")
     prefix = family.prefix if head else ""
-    tensors = scatter(encoder_leaves(config, family, prefix), variables["params"], float16=float16)
+    tensors = scatter(transformer_leaves(config, family, prefix), variables["params"], float16=float16)
     if head:
         tensors |= scatter(module_leaves(config, family.head), head, float16=float16)
         if family.decoder_bias:
@@ -251,8 +248,5 @@ def _without_activation(variables: dict[str, Tree]) -> dict[str, Tree]:
 
 def _public(config: TransformerConfig) -> Tree:
     """The collection "public" of `Transformer`."""
-    public = {}
-    for layer in range(config.layers if config.attention == "rfa" else 0):
-        frequencies = orthogonal_frequencies(config.head_dim, config.features, (config.feature_seed, layer))
-        public[f"layers_{layer}"] = {"attention": {"frequencies": np.asarray(frequencies)}}
-    return public
+    layers = {f"layers_{layer}": attention_class(config).public(config, layer) for layer in range(config.layers)}
+    return {name: {"attention": public} for name, public in layers.items() if public}

@@ -1,13 +1,16 @@
-"""Hugging Face's config.json in, a model's config out, and back."""
+"""Reads and writes Hugging Face's config.json."""
 
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from secp_spu.model.hub.names import FAMILIES, Family
-from secp_spu.model.transformer_config import AttentionKind, FunctionKind, TransformerConfig, is_function
+from secp_spu.model.activation import ACTIVATIONS, activation_class, is_function
+from secp_spu.model.attention import ATTENTIONS, attention_class
+from secp_spu.model.hub.families import FAMILIES
+from secp_spu.model.hub.families.family import Family
+from secp_spu.model.transformer_config import ActivationKind, TransformerConfig
 from secp_spu.protocol import GeluSeries, fit_gelu
 from secp_spu.protocol.gelu import LIMITS, TERMS
 
@@ -18,23 +21,15 @@ class CheckpointError(ValueError):
     """A folder that cannot be read as an encoder, or variables that cannot be written as one."""
 
 
-_FUNCTIONS: dict[str, FunctionKind] = {
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "relu": "relu",
-}
-"""Values of hidden_act, and ours; the first of several is what we write."""
-
 EXTRAS = {"features": (1, 2**16), "feature_seed": (0, 2**63 - 1)}
-"""Fields of TransformerConfig under the key "secp_spu": the smallest and the largest value."""
+"""Fields of TransformerConfig under the key "secp_spu", for attention by features: smallest and largest value."""
 
-_ADAPTED = ("series", "quadratic")
-"""Activations that hidden_act has no word for: they stand under the key "secp_spu", hidden_act is the head's."""
+UNADAPTED = {"attention": "softmax"}
+"""What the key "secp_spu" says of a model of Hugging Face's own, which lacks the key."""
 
 
 def read_config(folder: Path) -> tuple[Tree, TransformerConfig]:
-    """config.json as it is, and what it says about the encoder."""
+    """config.json as it is, and what it says about the model."""
     path = folder / "config.json"
     hub = read_json(path)
     family = FAMILIES[_choice(hub, "model_type", FAMILIES, path)]
@@ -46,7 +41,8 @@ def read_config(folder: Path) -> tuple[Tree, TransformerConfig]:
     if padding_id is not None:
         padding_id = _integer(hub, "pad_token_id", (0, sizes["vocab_size"] - 1), path, default=padding_id)
     act_key, default_act = family.activation
-    hidden_act = _FUNCTIONS[_choice(hub, act_key, _FUNCTIONS, path, default=default_act)]
+    functions = _hidden_acts()
+    hidden_act = functions[_choice(hub, act_key, functions, path, default=default_act)]
     epsilon_key, default_epsilon = family.epsilon
     epsilon = hub.get(epsilon_key, default_epsilon)
     if not isinstance(epsilon, float) or not 0 < epsilon < 1:
@@ -54,9 +50,14 @@ def read_config(folder: Path) -> tuple[Tree, TransformerConfig]:
     return hub, TransformerConfig(
         **sizes,
         **family.fixed_fields(padding_id, hidden_act),
-        **{"activation": hidden_act, **_read_extras(hub.get("secp_spu", {"attention": "softmax"}), path)},
+        **{"activation": hidden_act, **_read_extras(hub.get("secp_spu", UNADAPTED), path)},
         layer_norm_epsilon=epsilon,
     )
+
+
+def _hidden_acts() -> dict[str, ActivationKind]:
+    """Values of hidden_act, and our names of the activations."""
+    return {name: kind for kind, activation in ACTIVATIONS.items() for name in activation.hub_names}
 
 
 def _read_sizes(hub: Tree, family: Family, path: Path) -> Tree:
@@ -78,12 +79,13 @@ def _read_extras(extras: Any, path: Path) -> Tree:
         raise CheckpointError(f"{path}: secp_spu is {extras!r}, allowed are the keys {', '.join(allowed)}")
     if not isinstance(extras.get("adapted", {}), dict):  # for people to read: how the checkpoint was made
         raise CheckpointError(f"{path}: adapted is {extras['adapted']!r}, it must be an object")
-    fields = {"attention": _choice(extras, "attention", get_args(AttentionKind), path)}
-    if fields["attention"] != "softmax":
+    fields = {"attention": _choice(extras, "attention", ATTENTIONS, path)}
+    if ATTENTIONS[fields["attention"]].has_features:
         fields |= {key: _integer(extras, key, span, path) for key, span in EXTRAS.items()}
     if "activation" in extras:
-        fields["activation"] = _choice(extras, "activation", _ADAPTED, path)
-        if fields["activation"] == "series":
+        adapted = [kind for kind in ACTIVATIONS if not ACTIVATIONS[kind].hub_names]
+        fields["activation"] = _choice(extras, "activation", adapted, path)
+        if ACTIVATIONS[fields["activation"]].uses_series:
             fields["series"] = _read_series(extras, path)
     return fields
 
@@ -132,7 +134,7 @@ def write_config(config: TransformerConfig, model_type: str, special_ids: Mappin
         "model_type": model_type,
         **{key: fields[field] for field, key in family.sizes.items()},
         **family.fixed,
-        family.activation[0]: next(name for name, kind in _FUNCTIONS.items() if kind == function),
+        family.activation[0]: ACTIVATIONS[function].hub_names[0],
         family.epsilon[0]: config.layer_norm_epsilon,
         **{f"{name}_token_id": token for name, token in special_ids.items()},
         **({"secp_spu": extras} if extras else {}),
@@ -142,13 +144,13 @@ def write_config(config: TransformerConfig, model_type: str, special_ids: Mappin
 def _write_extras(config: TransformerConfig) -> Tree:
     """What Hugging Face has no word for; nothing for a model that it knows."""
     extras: Tree = {"attention": config.attention}
-    if config.attention != "softmax":
+    if attention_class(config).has_features:
         extras |= {key: getattr(config, key) for key in EXTRAS}
-    if config.activation in _ADAPTED:
+    if not activation_class(config).hub_names:
         extras["activation"] = config.activation
-    if config.activation == "series" and config.series is not None:
+    if config.series is not None:
         extras |= {"activation_range": config.series.limit, "activation_terms": config.series.terms}
-    return extras if len(extras) > 1 else {}
+    return {} if extras == UNADAPTED else extras
 
 
 def read_json(path: Path) -> Tree:

@@ -18,7 +18,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from secp_spu.model.hub.config_json import read_config, read_json
-from secp_spu.model.hub.names import Leaves, encoder_leaves, module_leaves
+from secp_spu.model.hub.names import Leaves, module_leaves, transformer_leaves
 from secp_spu.model.hub.tensors import Tensors
 
 CACHED_FOLDERS = 8
@@ -87,9 +87,8 @@ def _other_weights(folder: Path, stamp: tuple) -> tuple[tuple[str, str], ...]:
     del stamp
     hub, config = read_config(folder)
     tensors = Tensors(folder, hub)
-    layers = {
-        at: leaf for at, leaf in encoder_leaves(config, tensors.family, tensors.prefix).items() if at[0] != "embeddings"
-    }
+    leaves = transformer_leaves(config, tensors.family, tensors.prefix)
+    layers = {at: leaf for at, leaf in leaves.items() if at[0] != "embeddings"}
     if not any(tensors.holds(leaf) for leaf in layers.values()):
         return ()
     head = module_leaves(config, tensors.family.head) if tensors.has_head else {}

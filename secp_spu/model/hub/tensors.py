@@ -1,4 +1,4 @@
-"""A folder's safetensors in, trees of float32 arrays out, and back."""
+"""Reads and writes a folder's safetensors as trees of float32 arrays."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,7 +10,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, safe_open
 
 from secp_spu.model.hub.config_json import CheckpointError, Tree, read_json
-from secp_spu.model.hub.names import FAMILIES, IGNORED, Leaf, Leaves
+from secp_spu.model.hub.families import FAMILIES
+from secp_spu.model.hub.names import Leaf, Leaves
 
 
 class Tensors:
@@ -38,7 +39,7 @@ class Tensors:
         self.prefix: str = prefix if prefixed else ""
 
         self.has_head: bool = self.family.causal or any(
-            name.startswith(top_level) and not IGNORED.fullmatch(name) for name in self._places
+            name.startswith(top_level) and not self.family.ignored.fullmatch(name) for name in self._places
         )
         words = self._places.get(f"{self.prefix}{self.family.words}.weight")
         if self.has_head and words and hub.get("tie_word_embeddings", True):
@@ -49,7 +50,7 @@ class Tensors:
     def refuse_unknown(self, leaves: Sequence[Leaf]) -> None:
         """Raise if the folder holds a tensor that is neither in these leaves nor known to be needless."""
         known = {name for leaf in leaves for name in leaf.tensors}
-        unknown = sorted(name for name in self._places.keys() - known if not IGNORED.fullmatch(name))
+        unknown = sorted(name for name in self._places.keys() - known if not self.family.ignored.fullmatch(name))
         if unknown:
             path, name = self._places[unknown[0]]
             classes = self.family.classes

@@ -27,7 +27,7 @@ OWNER = "owner"
 
 
 @dataclass(frozen=True)
-class Setting:
+class MpcSetting:
     """What a measurement runs under; all parties are threads of this process.
 
     Attributes:
@@ -50,7 +50,7 @@ class Setting:
         return LocalRuntime(self.protocol, self.parties, correlations=self.correlations)
 
 
-def make_setting(protocol: str, parties: int | None, correlations: str) -> Setting:
+def make_setting(protocol: str, parties: int | None, correlations: str) -> MpcSetting:
     """A setting from a user's words.
 
     Args:
@@ -66,11 +66,11 @@ def make_setting(protocol: str, parties: int | None, correlations: str) -> Setti
     parties = LEAST_PARTIES[protocol] if parties is None else parties
     if not LEAST_PARTIES[protocol] <= parties <= MOST_PARTIES[protocol]:
         raise ConfigError(f"--parties {parties}: aby3 runs among 3, semi2k here among 2 to {MOST_PARTIES['semi2k']}")
-    return Setting(cast(Any, protocol), parties, cast(Any, correlations))
+    return MpcSetting(cast(Any, protocol), parties, cast(Any, correlations))
 
 
 def measure_function(
-    setting: Setting,
+    setting: MpcSetting,
     name: str,
     function: Callable[..., Any],
     inputs: Tree,

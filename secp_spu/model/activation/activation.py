@@ -1,0 +1,91 @@
+"""Defines what an activation says about itself: how it computes, folds and is stored, and its memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import ClassVar
+
+import flax.linen as nn
+import numpy as np
+from jax import Array
+
+from secp_spu.model.setting import PLAIN, Setting
+from secp_spu.model.transformer_config import ActivationKind, TransformerConfig
+from secp_spu.protocol import FRACTION_BITS, Number
+
+
+class Activation(nn.Module):
+    """The function between the two dense layers of a feed-forward layer.
+
+    A new activation is a subclass in a file of its own and one line in `ACTIVATIONS`. The subclass's `__call__` takes
+    `Fixed` or arrays [..., intermediate] and returns the same shape. What the class attributes and static methods say
+    is all that the rest of the project asks of an activation.
+
+    Attributes:
+        config: of the transformer.
+        setting: where the module runs; with folded parameters `parameters` are in the dense layers around it.
+
+    Class attributes:
+        element_bytes: memory that an element takes of a compute party while it is computed, without `pairs`.
+        function: the function itself where it is one of SPU's own, which heads may have too.
+        hub_names: values of Hugging Face's `hidden_act`, the one that is written first; without any the activation
+            stands under the key "secp_spu" of config.json.
+        parameters: names of learned parameters, each [intermediate].
+        uses_series: the config has a `GeluSeries`.
+        gelu_head: the head's activation of a model where this one replaces GELU; None where it cannot replace GELU.
+    """
+
+    config: TransformerConfig
+    setting: Setting = PLAIN
+
+    element_bytes: ClassVar[int] = 0
+    function: ClassVar[Callable[[Array], Array] | None] = None
+    hub_names: ClassVar[tuple[str, ...]] = ()
+    parameters: ClassVar[tuple[str, ...]] = ()
+    uses_series: ClassVar[bool] = False
+    gelu_head: ClassVar[ActivationKind | None] = None
+
+    def __call__(self, u: Number) -> Number:
+        """Apply."""
+        raise NotImplementedError
+
+    @staticmethod
+    def initial(deviation: float) -> dict[str, float]:
+        """Values of `parameters` with which adaptation starts.
+
+        Args:
+            deviation: standard deviation of the activation's inputs.
+        """
+        del deviation
+        return {}
+
+    @staticmethod
+    def fold(
+        params: Mapping[str, np.ndarray],
+        kernel: np.ndarray,
+        bias: np.ndarray,
+        output_kernel: np.ndarray,
+        output_bias: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Put the parameters into the dense layers around the activation.
+
+        Args:
+            params: arrays by the names in `parameters`.
+            kernel, bias: of the layer before [width, intermediate], [intermediate].
+            output_kernel, output_bias: of the layer after [intermediate, width], [width].
+        Returns: kernel, bias and output_bias; output_kernel stays.
+        """
+        del params, output_kernel
+        return kernel, bias, output_bias
+
+    @staticmethod
+    def pairs(config: TransformerConfig) -> int:
+        """How many (cos, sin) pairs of a correlation an element takes under MPC."""
+        del config
+        return 0
+
+    @staticmethod
+    def result_bits(bits: int) -> int:
+        """Fraction bits of the result under MPC, for inputs of `bits`."""
+        del bits
+        return FRACTION_BITS
