@@ -1,8 +1,10 @@
 """The releases of SPU that secp_spu works with, and what differs between them: no other module knows.
 
-Both releases are alike where it matters to the audit: in SPU's source, `src/libspu/device`, `kernel`, `core` and `mpc`
-of 0.10.0.dev20251211 have not one line of C++ that 0.9.5 does not have. What differs is the compiler, so the programs:
-0.10 prints `pphlo.dot` for some products that 0.9.5 prints as `pphlo.dot_general`.
+What the audit relies on is the same in both: SPU's C++ in `src/libspu/device`, `kernel`, `core` and `mpc` has no
+differing line. What differs:
+
+- The compiler of 0.10 prints `pphlo.dot` for more of the products that 0.9.5 prints as `pphlo.dot_general`.
+- The wheels of 0.9.5 are debug builds: they are slower, and under ABY3 they send more.
 """
 
 from __future__ import annotations
@@ -24,20 +26,26 @@ class SpuRelease:
         jax: the version of JAX that this release compiles programs of; SPU fails to import with another.
         lock: the file of all versions that were tested with it.
         secretflow: whether there is a SecretFlow for it, which `cluster:` needs.
+        debugging: whether the wheels are debug builds (without NDEBUG). Under ABY3 these add a fresh sharing of zero to
+            every public value that becomes a share: each party sends 8 bytes an element, in one message (SPU's
+            `mpc/aby3/arithmetic.cc`, ENABLE_MASK_DURING_ABY3_P2A).
     """
 
     version: str
     jax: str
     lock: str
     secretflow: bool
+    debugging: bool
 
 
 RELEASES: Mapping[str, SpuRelease] = MappingProxyType(
     {
         release.version: release
         for release in (
-            SpuRelease("0.9.5", jax="0.4.34", lock="requirements/core.txt", secretflow=True),
-            SpuRelease("0.10.0.dev20251211", jax="0.8.0", lock="requirements/spu10.txt", secretflow=False),
+            SpuRelease("0.9.5", jax="0.4.34", lock="requirements/core.txt", secretflow=True, debugging=True),
+            SpuRelease(
+                "0.10.0.dev20251211", jax="0.8.0", lock="requirements/spu10.txt", secretflow=False, debugging=False
+            ),
         )
     }
 )

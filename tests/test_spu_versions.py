@@ -1,5 +1,6 @@
-"""Releases of SPU: the installed one is known, others are refused in one line, and the locks say what the table says."""
+"""Releases of SPU: the installed one is known, others are refused in one line, and the locks hold what they should."""
 
+import json
 import re
 import subprocess
 import sys
@@ -72,7 +73,8 @@ def test_another_spu_is_refused_with_the_locks_that_work(monkeypatch, version):
 @pytest.mark.parametrize("release", RELEASES.values(), ids=lambda release: release.version)
 def test_a_jax_that_spu_cannot_import_is_refused(monkeypatch, release):
     pretend(monkeypatch, spu=release.version, jax="0.7.2")
-    with pytest.raises(ConfigError, match=rf"^jax 0\.7\.2 is installed, but spu {re.escape(release.version)} works with"):
+    version = re.escape(release.version)
+    with pytest.raises(ConfigError, match=rf"^jax 0\.7\.2 is installed, but spu {version} works with"):
         installed_release()
 
 
@@ -102,3 +104,14 @@ def test_a_lock_has_the_versions_of_its_release_and_names_no_host(release):
     assert "://" not in text
     for line in text.splitlines():
         assert re.match(r"[\w.-]+==[\w.]+( ;|$)", line), line
+
+
+@pytest.mark.smoke
+def test_one_generation_of_the_demo(tmp_path):
+    command = [sys.executable, "-m", "secp_spu", "demo", "--quiet", "--set", "tuning.generations=1", "--out", "run"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["accuracy_before"] == 0.5
+    assert report["forward_calls"] > 0
+    assert report["ledger"]["online"]["operations"]["spu.reveal"]["sends"] > 0

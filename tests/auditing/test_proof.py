@@ -28,6 +28,8 @@ from secp_spu.protocol import (
 from secp_spu.runtime import Spec, compile_program, program
 from secp_spu.runtime.program import correlation_inputs, input_name
 
+pytestmark = pytest.mark.smoke
+
 FLOAT, INTEGER = np.dtype(np.float32), np.dtype(np.int32)
 
 
