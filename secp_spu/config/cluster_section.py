@@ -10,11 +10,12 @@ from pydantic import (
     AfterValidator,
     Field,
     ValidationInfo,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
 
-from secp_spu.config.section import OWNERS, Count, Located, Role, Section, locate, own_file
+from secp_spu.config.section import OWN, OWNERS, Count, Role, Section, locate, own_file
 from secp_spu.errors import ConfigError
 
 
@@ -28,7 +29,11 @@ def _check_address(value: str) -> str:
     return value
 
 
-Address = Annotated[str, AfterValidator(_check_address)]
+Address = Annotated[
+    str,
+    AfterValidator(_check_address),
+    WithJsonSchema({"type": "string", "format": "host:port", "pattern": "^[A-Za-z0-9.-]+:[0-9]{1,5}$"}),
+]
 
 
 ServerKey = Literal["control", "compute"]
@@ -39,29 +44,36 @@ SERVERS: tuple[ServerKey, ...] = get_args(ServerKey)
 
 
 class ListenSection(Section):
-    """Where a party listens, if the others reach it at another address: behind Docker, NAT or a cloud's public address.
+    """Addresses for a party behind Docker, NAT or a cloud's gateway, which the others reach at other addresses."""
 
-    Attributes:
-        control: `host:port`, such as 0.0.0.0:9100 for all of the machine's addresses; by default the address itself.
-        compute: the same.
-    """
-
-    control: Address | None = None
-    compute: Address | None = None
+    control: Address | None = Field(
+        default=None,
+        description="The address where SecretFlow listens, such as `0.0.0.0:9100` for all addresses of the machine. "
+        "By default the party listens where the others reach it.",
+    )
+    compute: Address | None = Field(
+        default=None,
+        description="The address where SPU listens, such as `0.0.0.0:9110` for all addresses of the machine. "
+        "By default the party listens where the others reach it.",
+    )
 
 
 class AddressSection(Section):
-    """Where a party can be reached by the others.
+    """Where the other parties reach a party. NAME stands for the party's name."""
 
-    Attributes:
-        control: `host:port` of SecretFlow: owners' shares in, opened logits out, what all may know.
-        compute: `host:port` of SPU: what the compute parties send each other; none for a party that is none.
-        listen: where the party listens, if that is not there. Only the party itself needs it.
-    """
-
-    control: Address
-    compute: Address | None = None
-    listen: ListenSection = ListenSection()
+    control: Address = Field(
+        description="The address at which the other parties reach SecretFlow, such as `10.0.0.1:9100`. "
+        "Owners' shares come in here, opened logits go out, and the parties tell each other what all may know.",
+    )
+    compute: Address | None = Field(
+        default=None,
+        description="The address at which the compute parties reach SPU, such as `10.0.0.1:9110`. "
+        "A compute party needs it; other parties have none.",
+    )
+    listen: Annotated[ListenSection, OWN] = Field(
+        default=ListenSection(),
+        description="Where the party listens, if not at these addresses. Only the party itself needs it.",
+    )
 
     def bound(self, key: ServerKey) -> str | None:
         """`host:port` where the party itself listens; None where it has no such server."""
@@ -90,25 +102,26 @@ class AddressSection(Section):
 
 
 class TlsSection(Section):
-    """Certificates, in PEM files; `{party}` in a path stands for the name of the party that reads it.
+    """PEM files. `{party}` in a path stands for the name of the party that reads the file.
 
-    Each party has one certificate, for SecretFlow and SPU, as client and as server. It has the party's name among the
-    DNS names of its subject alternative names; names of machines need not be there. Every connection shows both sides'
-    certificates, and one that the authority has not signed is refused.
+    Each party has one certificate, for SecretFlow and SPU, as client and as server. The party's name is among the DNS
+    names of its subject alternative names; names of machines need not be there. Both sides of a connection show their
+    certificates, and a certificate that the authority has not signed is refused.
 
-    On the control port a party is known by its certificate: it is the one that is spoken to, and its messages are taken
-    as its own and as nobody else's. On the compute port SPU's link asks no more than that the authority has signed the
-    certificate: any party, and anybody else who has one of this authority, could stand in there for another.
-
-    Attributes:
-        ca: of the authority that signs the parties' certificates, directly, and theirs alone.
-        certificate: this party's.
-        key: this party's private key, without a passphrase.
+    On the control port a party is recognised by its certificate, and a message counts only as the message of the party
+    whose certificate came with it. On the compute port SPU's link only checks that the authority has signed the
+    certificate: any party, and anybody else who has a certificate of this authority, could stand in for another party.
     """
 
-    ca: Located
-    certificate: Located
-    key: Located
+    ca: Path = Field(
+        description="The certificate of the authority that signs the parties' certificates. "
+        "The authority signs them directly, and signs no others.",
+    )
+    certificate: Path = Field(description="The certificate of this party, such as `tls/{party}.pem`.")
+    key: Path = Field(
+        description="The private key of this party, without a passphrase, such as `tls/{party}.key`. "
+        "It is the party's secret.",
+    )
 
     @field_validator("ca", "certificate", "key", mode="before")
     @classmethod
@@ -123,30 +136,44 @@ LIMITS_FILE = "~/.local/state/secp-spu/limits.json"
 """Where a model owner's counts are kept unless `cluster.limits.file` says otherwise."""
 
 
-Limit = Annotated[int, Field(ge=0)]
-
-
 class LimitsSection(Section):
-    """What the model owner gives away in a day (UTC) at most. It is the model owner's alone, and binds all its runs.
+    """Limits for all runs of the model owner together. A day is a day of UTC.
 
-    The model owner's own process counts, before it takes part in what it counts, and refuses what would go beyond.
-    Other parties need not have this section, and cannot change it. What a run counted that failed stays counted.
-
-    Attributes:
-        generations_a_day: generations of tuning that begin.
-        evaluations_a_day: prompts of tuning on a set of texts: a generation evaluates every candidate on the training
-            texts and two finalists on the validation texts; at the end two prompts are evaluated on the validation
-            texts; before and after tuning one prompt is evaluated on the test texts.
-        texts_a_day: sequences, of a prompt and a text each, whose logits are opened, in tuning and in prediction.
-        predictions_a_day: texts that `secp-spu predict` labels.
-        file: where the counts are kept from run to run. All configurations that name the same file share the limits.
+    The model owner's own process counts before it takes part in what it counts, and refuses what would exceed a limit.
+    Other parties cannot change the limits. What a failed run has counted stays counted.
     """
 
-    generations_a_day: Limit | None = None
-    evaluations_a_day: Limit | None = None
-    texts_a_day: Limit | None = None
-    predictions_a_day: Limit | None = None
-    file: Annotated[Path, Field(validate_default=True)] = Path(LIMITS_FILE)
+    generations_a_day: int | None = Field(
+        default=None,
+        ge=0,
+        description="Number of generations of tuning that may begin in a day. By default there is no limit.",
+    )
+    evaluations_a_day: int | None = Field(
+        default=None,
+        ge=0,
+        description="Number of evaluations in a day: a prompt of tuning on a set of texts is one evaluation. "
+        "A generation evaluates every candidate on the training texts and two finalists on the validation texts. "
+        "At the end two prompts are evaluated on the validation texts. Before and after tuning one prompt is evaluated "
+        "on the test texts. By default there is no limit.",
+    )
+    texts_a_day: int | None = Field(
+        default=None,
+        ge=0,
+        description="Number of texts in a day whose logits are opened, in tuning and in prediction. "
+        "A text counts once for each prompt before it. By default there is no limit.",
+    )
+    predictions_a_day: int | None = Field(
+        default=None,
+        ge=0,
+        description="Number of texts that `secp-spu predict` may label in a day. By default there is no limit.",
+    )
+    file: Path = Field(
+        default=Path(LIMITS_FILE),
+        validate_default=True,
+        description="The file where the counts are kept from run to run. "
+        "All configurations that name the same file share the limits. `{party}` stands for the party's name, and `~` "
+        "for the home folder.",
+    )
 
     @field_validator("file", mode="before")
     @classmethod
@@ -174,35 +201,61 @@ LIMITED = tuple(key for key in LimitsSection.model_fields if key.endswith("_a_da
 
 
 class ClusterSection(Section):
-    """SecretFlow's parties, by name. Without `addresses` they are simulated on this machine, which protects nothing.
+    """The roles of the parties. Without `addresses` SecretFlow simulates them on this machine, which protects nothing.
 
-    Attributes:
-        data_owner: the party that has the texts; it alone sees prompts, losses, labels and logits.
-        model_owner: the party that has the weights.
-        compute: the parties that hold the shares, in the order of their names, which are SPU's ranks.
-        dealer: the party that deals the correlations, with `correlations: dealt`: no owner, and no compute party.
-        addresses: of every party.
-        tls: certificates. Without them whoever sees the network sees all shares, hence all secrets.
-        plain_text: must be true for addresses without `tls`, this machine's too: say so only where everybody who can
-            reach the ports is trusted. In plain text nobody is recognised: who can connect can be any party.
-        start_seconds: how long a party waits for the others to come up.
-        timeout_seconds: how long a compute party waits for a message; longer than any operation takes.
-        limits: what the model owner gives away in a day at most; no other party needs them.
-        log: file of this party, to which it adds a line of JSON for each thing that others asked of it: programs, what
-            was opened to whom, bytes. `{party}` in its path stands for the party's name. Without it there is no log.
+    A party's name begins with a lower-case letter and has lower-case letters, digits and _ only.
     """
 
-    data_owner: str
-    model_owner: str
-    compute: Annotated[list[str], Field(min_length=2)]
-    dealer: str | None = None
-    addresses: dict[str, AddressSection] | None = None
-    tls: TlsSection | None = None
-    plain_text: bool = False
-    start_seconds: Count = 120
-    timeout_seconds: Count = 300
-    limits: LimitsSection | None = None
-    log: Path | None = None
+    data_owner: str = Field(
+        description="The name of the party that has the texts. It alone sees prompts, losses, labels and logits.",
+    )
+    model_owner: str = Field(description="The name of the party that has the weights.")
+    compute: list[str] = Field(
+        min_length=2,
+        description="The names of the parties that hold the shares, in alphabetical order. "
+        "The order gives SPU's ranks. An owner may be a compute party.",
+    )
+    dealer: str | None = Field(
+        default=None,
+        description="The name of the party that deals the correlations, with `correlations: dealt`. "
+        "It is no owner and no compute party.",
+    )
+    addresses: dict[str, AddressSection] | None = Field(
+        default=None,
+        description="The addresses of every party, by the party's name. "
+        "Without them SecretFlow simulates all parties on this machine.",
+    )
+    tls: Annotated[TlsSection | None, OWN] = Field(
+        default=None,
+        description="The certificates of the connections between the parties. "
+        "Without them whoever sees the network sees all shares, hence all secrets. All parties have this section, or "
+        "none has it.",
+    )
+    plain_text: bool = Field(
+        default=False,
+        description="Whether the parties may connect without certificates. "
+        "It must be true for `addresses` without `tls`, also if all addresses are on this machine. Set it only if "
+        "everybody who can reach the ports is trusted: in plain text nobody is recognised, and who can connect can be "
+        "any party.",
+    )
+    start_seconds: Count = Field(
+        default=120, description="Seconds for which a party waits for the other parties to start."
+    )
+    timeout_seconds: Count = Field(
+        default=300,
+        description="Seconds for which a party waits for a message. It must be longer than any operation takes.",
+    )
+    limits: Annotated[LimitsSection | None, OWN] = Field(
+        default=None,
+        description="What the model owner gives away in a day at most. Only the model owner needs this section. "
+        "Without it there is no limit.",
+    )
+    log: Annotated[Path | None, OWN] = Field(
+        default=None,
+        description="The file in which this party logs what others ask of it, one line of JSON for each event. "
+        "It says which programs ran, how much was opened to whom, and how many bytes were sent; it holds no secret "
+        "value. `{party}` stands for the party's name, and `~` for the home folder. By default there is no log.",
+    )
 
     @field_validator("log", mode="before")
     @classmethod

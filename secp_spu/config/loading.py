@@ -13,12 +13,9 @@ from pydantic import (
     ValidationError,
 )
 
-from secp_spu.config.cluster_section import AddressSection, ClusterSection, LimitsSection, ListenSection, TlsSection
-from secp_spu.config.model_section import ModelSection
+from secp_spu.config.keys import section_of
 from secp_spu.config.run_config import Config
-from secp_spu.config.section import OWNERS, Role, Section
-from secp_spu.config.task_section import TaskSection
-from secp_spu.config.tuning_section import InitialPromptSection, TuningSection
+from secp_spu.config.section import OWNERS, Role
 from secp_spu.errors import ConfigError
 from secp_spu.files import write_whole
 
@@ -96,7 +93,7 @@ def _explain(error: Any) -> str:
     """One line for what pydantic found: the key, what is wrong, and the mend."""
     key = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        names = list(_section_of(error["loc"]).model_fields)
+        names = list(section_of(error["loc"]).model_fields)
         close = get_close_matches(str(error["loc"][-1]), names, n=1)
         return f"{key} is no key: " + (f"did you mean {close[0]}?" if close else f"allowed are {', '.join(names)}")
     if error["type"] == "missing":
@@ -117,18 +114,3 @@ def _is_number(value: object) -> bool:
         return isinstance(value, str) and math.isfinite(float(value))
     except ValueError:
         return False
-
-
-def _section_of(place: tuple) -> type[Section]:
-    """The section that a key stands in."""
-    if place[:2] == ("cluster", "tls") and len(place) > 2:
-        return TlsSection
-    if place[:2] == ("cluster", "limits") and len(place) > 2:
-        return LimitsSection
-    if place[:2] == ("tuning", "initial_prompt") and len(place) > 2:
-        return InitialPromptSection
-    if place[:2] == ("cluster", "addresses") and len(place) > 3:
-        return ListenSection if place[3] == "listen" and len(place) > 4 else AddressSection
-    sections: dict[str, type[Section]]
-    sections = {"model": ModelSection, "task": TaskSection, "tuning": TuningSection, "cluster": ClusterSection}
-    return sections.get(str(place[0]), Config) if len(place) > 1 else Config

@@ -12,37 +12,62 @@ from pydantic import (
     model_validator,
 )
 
-from secp_spu.config.section import Located, Section, locate
+from secp_spu.config.section import OWN, Section, locate
 from secp_spu.protocol.gelu import LIMITS, TERMS
 
 
 class ModelSection(Section):
-    """The model owner's model.
+    """A transformer in a Hugging Face folder, and how it is computed."""
 
-    Attributes:
-        folder: a Hugging Face folder, or `package:NAME/FOLDER` inside an installed Python package.
-        head: "label_words": the language-model head's logits of a word for each label; "label_embeddings": similarity
-            to a text that describes each label, for encoders without such a head.
-        activation: of the feed-forward layers. "checkpoint": what it was made for; or "gelu", "gelu_tanh" (off by 5e-4
-            at most and five times cheaper), "relu", "series" (GELU up to `activation_range`, much cheaper still) or
-            "quadratic", which the checkpoint must have been adapted to.
-        activation_range: of "series", the largest |x| before it; by default the checkpoint's. Beyond it a series is
-            wrong, and there is no comparison that would catch it.
-        activation_terms: of "series", how many: more take more correlations and are nearer to GELU; by default the
-            checkpoint's, or 5.
-        force_activation: take another activation than the checkpoint was adapted to.
-        embedding: "data_owner": it has the embedding tables, and embeds its texts and prompts at home; "private": the
-            tables stay with the model owner, and tokens are looked up under MPC, once a text. The data owner then needs
-            config.json and tokenizer.json alone.
-    """
-
-    folder: Located
-    head: Literal["label_words", "label_embeddings"] = "label_words"
-    activation: Literal["checkpoint", "gelu", "gelu_tanh", "relu", "series", "quadratic"] = "checkpoint"
-    activation_range: Annotated[float, Field(ge=LIMITS[0], le=LIMITS[1])] | None = None
-    activation_terms: Annotated[int, Field(ge=TERMS[0], le=TERMS[1])] | None = None
-    force_activation: bool = False
-    embedding: Literal["data_owner", "private"] = "data_owner"
+    folder: Annotated[Path, OWN] = Field(
+        description="The folder of the model in Hugging Face's form. "
+        "The model owner needs `config.json`, `tokenizer.json` and `model.safetensors` or its shards. "
+        "The data owner needs the folder that `secp-spu embeddings` writes, with only the tokenizer and the embedding "
+        "tables. Other parties need none.",
+    )
+    head: Literal["label_words", "label_embeddings"] = Field(
+        default="label_words",
+        description="How the model scores the labels. "
+        "`label_words`: the logit of a word for each label, from the language-model head. "
+        "`label_embeddings`: the similarity of the pooled embedding to a text that describes each label, for encoders "
+        "without a language-model head.",
+    )
+    activation: Literal["checkpoint", "gelu", "gelu_tanh", "relu", "series", "quadratic"] = Field(
+        default="checkpoint",
+        description="The activation of the feed-forward layers. "
+        "`checkpoint`: the activation that the checkpoint was trained or adapted with. "
+        "`gelu`: GELU. `gelu_tanh`: GELU within 5e-4, five times cheaper. `relu`: for checkpoints of relu. "
+        "`series`: GELU within `activation_range`, much cheaper still. "
+        "`quadratic`: a learned quadratic function, for checkpoints that were adapted to it.",
+    )
+    activation_range: float | None = Field(
+        default=None,
+        ge=LIMITS[0],
+        le=LIMITS[1],
+        description="The largest absolute input for which the activation `series` is right. "
+        "By default the range that the checkpoint was adapted to. Beyond the range the series is wrong, and nothing "
+        "detects it.",
+    )
+    activation_terms: int | None = Field(
+        default=None,
+        ge=TERMS[0],
+        le=TERMS[1],
+        description="Number of terms of the activation `series`. "
+        "More terms are closer to GELU and spend more correlations. By default as many as the checkpoint was adapted "
+        "to, or 5.",
+    )
+    force_activation: bool = Field(
+        default=False,
+        description="Whether another activation may be used than the checkpoint was adapted to. "
+        "Otherwise another activation is refused.",
+    )
+    embedding: Literal["data_owner", "private"] = Field(
+        default="data_owner",
+        description="Who has the embedding tables. "
+        "`data_owner`: the data owner has them too, and embeds its texts and prompts in plaintext. "
+        "`private`: the model owner keeps them, and tokens are looked up under MPC, once for each text. The data owner "
+        "then needs only `config.json` and `tokenizer.json`.",
+    )
 
     @field_validator("folder", mode="before")
     @classmethod

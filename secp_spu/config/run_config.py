@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import (
     Field,
@@ -19,27 +19,41 @@ from secp_spu.config.tuning_section import TuningSection
 
 
 class Config(Section):
-    """Everything that a run is made of.
+    """The whole configuration of a run: the protocol, the parties, the model, the task and the tuning."""
 
-    Attributes:
-        protocol: "aby3": three parties of which any two are honest; "semi2k": two or more parties, of which the first
-            deals the multiplication triples; "plaintext": no MPC, for comparison.
-        parties: how many compute parties.
-        correlations: "joint": made by the parties together; "dealt": by a dealer who knows every mask, so it must be no
-            compute party and see no opening.
-        trusted_first_party: must be true for semi2k: SPU's published wheels let the first party deal the triples, and
-            it could open everything with them.
-        cluster: SecretFlow's parties; without it all parties are threads of one process.
-    """
-
-    protocol: Literal["aby3", "semi2k", "plaintext"] = "aby3"
-    parties: Annotated[int, Field(ge=2)] = 3
-    correlations: Literal["joint", "dealt"] = "joint"
-    trusted_first_party: bool = False
-    cluster: ClusterSection | None = None
-    model: ModelSection
-    task: TaskSection
-    tuning: TuningSection
+    protocol: Literal["aby3", "semi2k", "plaintext"] = Field(
+        default="aby3",
+        description="The MPC protocol. "
+        "`aby3`: three compute parties, of which no two put their views together. "
+        "`semi2k`: two or more compute parties, of which the first deals the multiplication triples and could open "
+        "every secret with them, so `trusted_first_party` must be true. "
+        "`plaintext`: no MPC and no secrecy, for comparison.",
+    )
+    parties: int = Field(
+        default=3,
+        ge=2,
+        description="Number of compute parties. `aby3` runs among 3 parties, `semi2k` among 2 or more.",
+    )
+    correlations: Literal["joint", "dealt"] = Field(
+        default="joint",
+        description="Who makes the correlations: random masks with their cosines and sines, each spent once. "
+        "`joint`: the compute parties make them together, and nobody knows a mask. "
+        "`dealt`: a dealer makes them and knows every mask, so the dealer must be no owner and no compute party, and "
+        "must see no opening. In a cluster `cluster.dealer` names the dealer.",
+    )
+    trusted_first_party: bool = Field(
+        default=False,
+        description="Whether the first compute party is trusted with every secret. `semi2k` needs true, because SPU's "
+        "published wheels let the first party deal the multiplication triples, and with them it could open everything.",
+    )
+    cluster: ClusterSection | None = Field(
+        default=None,
+        description="SecretFlow's parties. Without this section all parties are threads of one process, which sees "
+        "everything.",
+    )
+    model: ModelSection = Field(description="The model owner's model.")
+    task: TaskSection = Field(description="The data owner's texts and labels, and how the model reads them.")
+    tuning: TuningSection = Field(description="How the prompt is tuned.")
 
     @model_validator(mode="after")
     def _check_trust(self) -> Config:
@@ -72,22 +86,12 @@ class Config(Section):
     def agreed(self) -> dict[str, Any]:
         """What the configurations of all parties of a cluster must have in common, by dotted key.
 
-        Not among it: paths and where a party listens, which each party has of its own, the data owner's secrets, its
-        seed and initial prompt, and the model owner's limits.
+        Keys that are marked OWN are left out: paths, the address where a party listens, the data owner's seed and
+        initial prompt, and the model owner's limits. Whether there are certificates must be the same.
         """
-        content = self.model_dump(mode="json")
-        for address in ((content["cluster"] or {}).get("addresses") or {}).values():
-            del address["listen"]
-        own = {
-            **{"model": {"folder"}, "task": {"pool", "test"}, "tuning": {"seed", "initial_prompt"}},
-            "cluster": {"tls", "limits", "log"},
-        }
         flat: dict[str, Any] = {"cluster.tls": self.cluster is not None and self.cluster.tls is not None}
-        for key, value in content.items():
-            if isinstance(value, dict):
-                flat |= {f"{key}.{k}": v for k, v in value.items() if k not in own.get(key, set())}
-            else:
-                flat[key] = value
+        for key, value in self.shared().items():
+            flat |= {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
         return flat
 
     def digest(self) -> str:

@@ -61,16 +61,34 @@ def _variable(name: str) -> str:
     return os.environ[name]
 
 
-Located = Annotated[Path, Field(description="a path")]
-
-
 Count = Annotated[int, Field(ge=1)]
 
 
+OWN = "own"
+"""Marks a key whose value each party of a cluster chooses for itself. The parties do not compare such values."""
+
+
 class Section(BaseModel):
-    """A section of a configuration: unknown keys and values of another type are refused."""
+    """A section of a configuration: unknown keys and values of another type are refused.
+
+    Users read what the sections say of themselves: a section's docstring says what the section is for, and the
+    description of each key says what the key does. The first sentence of a description stands alone.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    def shared(self) -> dict[str, object]:
+        """The values, as JSON, that all parties of a cluster must have in common: all but those marked OWN."""
+        content = self.model_dump(mode="json")
+        for key, field in type(self).model_fields.items():
+            value = getattr(self, key)
+            if OWN in field.metadata:
+                del content[key]
+            elif isinstance(value, Section):
+                content[key] = value.shared()
+            elif isinstance(value, dict):
+                content[key] |= {name: inner.shared() for name, inner in value.items() if isinstance(inner, Section)}
+        return content
 
 
 def own_file(value: str, info: ValidationInfo) -> Path:

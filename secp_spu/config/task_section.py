@@ -11,34 +11,51 @@ from pydantic import (
     field_validator,
 )
 
-from secp_spu.config.section import Count, Located, Section, locate
+from secp_spu.config.section import OWN, Count, Section, locate
 
 
 class TaskSection(Section):
-    """The data owner's task.
+    """A classification task: the model says which label a text has."""
 
-    Attributes:
-        pool: JSON lines with `label` and the template's fields; training and validation examples are drawn from it.
-        test: the same, for accuracy only.
-        template: what the model reads: fields of the examples in braces, and {mask} for the label-word head; the end of
-            a decoder's.
-        labels: label -> label word, or text that describes it.
-        shots: training examples a class.
-        validation_shots: others a class, to select the prompt on.
-        test_examples: how many of `test` to use, from its start; all by default.
-        max_tokens: texts are padded to this length, which alone is public.
-        truncate: cut longer texts, instead of refusing them.
-    """
-
-    pool: Located
-    test: Located
-    template: str
-    labels: Annotated[dict[str, str], Field(min_length=2)]
-    shots: Count = 16
-    validation_shots: Count = 16
-    test_examples: Count | None = None
-    max_tokens: Annotated[int, Field(ge=4)]
-    truncate: bool = False
+    pool: Annotated[Path, OWN] = Field(
+        description="The file of labelled texts from which training and validation examples are drawn. "
+        'A line is a JSON object with `label` and the fields of the template, such as `{"text": ..., "label": ...}`. '
+        "Only the data owner needs the file.",
+    )
+    test: Annotated[Path, OWN] = Field(
+        description="The file of labelled texts on which the accuracy is measured, in the form of `pool`. "
+        "Nothing is tuned or selected on them. Only the data owner needs the file.",
+    )
+    template: str = Field(
+        description="The text that the model reads: words, and the fields of an example in braces, such as `{text}`. "
+        "With `model.head: label_words` it also holds `{mask}`, the place of the label word. The template of a decoder "
+        "ends with `{mask}`.",
+    )
+    labels: dict[str, str] = Field(
+        min_length=2,
+        description="What the model answers for each label: a mapping of labels to label words or to texts. "
+        "With `model.head: label_words` the value is a word that is one token of the model. With `label_embeddings` "
+        "the value is a text that describes the label. Put words such as yes and no in quotes.",
+    )
+    shots: Count = Field(default=16, description="Number of training examples for each label, drawn from `pool`.")
+    validation_shots: Count = Field(
+        default=16,
+        description="Number of validation examples for each label, drawn from the rest of `pool`. "
+        "The best prompt is selected on them.",
+    )
+    test_examples: Count | None = Field(
+        default=None,
+        description="Number of examples of `test` that are used, from the start of the file. By default all are used.",
+    )
+    max_tokens: int = Field(
+        ge=4,
+        description="The length, in tokens, to which every text is padded, with the template around it. "
+        "All parties know this length; the length of a single text stays secret. The soft prompt is not counted.",
+    )
+    truncate: bool = Field(
+        default=False,
+        description="Whether texts longer than `max_tokens` are cut at their ends. Otherwise such a text is refused.",
+    )
 
     @field_validator("pool", "test", mode="before")
     @classmethod

@@ -11,8 +11,9 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.json_schema import JsonSchemaValue
 
-from secp_spu.config.section import Count, Located, Section, locate
+from secp_spu.config.section import OWN, Count, Section, locate
 from secp_spu.optimizers import OPTIMIZERS
 
 if TYPE_CHECKING:
@@ -23,17 +24,23 @@ else:
 
 
 class InitialPromptSection(Section):
-    """Where tuning starts: p0 in p = A z + p0. One of the keys, or none for the embeddings of randomly drawn words.
+    """One key that names the source of p0, in p = A z + p0.
 
-    Attributes:
-        words: a text, whose tokens are repeated until there are enough.
-        run: the folder of an earlier run on the same model, whose tuned prompt it is.
-        peft: the folder of a PEFT adapter for prompt tuning on the same model.
+    Without this section, or with `random` in its place, p0 is the embeddings of randomly drawn words.
     """
 
-    words: str | None = None
-    run: Located | None = None
-    peft: Located | None = None
+    words: str | None = Field(
+        default=None,
+        description="A text to start from. Its tokens are repeated until there are `tuning.prompt_tokens` of them.",
+    )
+    run: Path | None = Field(
+        default=None,
+        description="The folder of an earlier run on the same model, whose tuned prompt is the start.",
+    )
+    peft: Path | None = Field(
+        default=None,
+        description="The folder of a PEFT adapter of prompt tuning for the same model.",
+    )
 
     @field_validator("run", "peft", mode="before")
     @classmethod
@@ -47,38 +54,76 @@ class InitialPromptSection(Section):
         return self
 
 
-class TuningSection(Section):
-    """Forward-only tuning.
+def _or_random(schema: JsonSchemaValue) -> None:
+    """Say in a key's JSON schema that the word random may stand in place of the section."""
+    section = {"$ref": schema.pop("$ref")}
+    schema |= {"anyOf": [{"const": "random", "type": "string"}, section], "default": "random"}
 
-    Attributes:
-        optimizer: "cma" (CMA-ES); "sep-cma" (its separable kind); "xnes" (natural evolution strategies); "de"
-            (differential evolution); "spsa"; "random" (search); "gauss-newton": steps on all logits, not on losses.
-        prompt_tokens: vectors of the soft prompt.
-        initial_prompt: `random`, or a section that says where p0 comes from. It is the data owner's secret.
-        intrinsic_dim: length of z in p = A z + p0.
-        population: candidates a generation.
-        generations: how many; a run can be resumed with more.
-        loss: of the logits of the label words.
-        sigma: the first generation's standard deviation, or length of its steps.
-        alpha: scales A, whose entries have the standard deviation alpha * sd(word embeddings) / (sqrt(d) * sigma).
-        candidates_per_call: candidates in one forward pass; by default as many as fit half the memory that is free at
-            the compute party that has the least. Where a pass would not fit, texts are split too.
-        seed: of the few-shot draw, p0, A and the optimizer; masks are never seeded. Who knows it knows the first
-            generation's prompts, so in a cluster it is the data owner's secret, which by default draws one and keeps it
-            in its checkpoint.
+
+class TuningSection(Section):
+    """Tuning with forward passes only.
+
+    The data owner's optimizer proposes points z of a low-dimensional space. Each point is a soft prompt p = A z + p0,
+    with a random matrix A that stays the same. The model is evaluated with the prompts under MPC, and the optimizer
+    learns from the losses.
     """
 
-    optimizer: OptimizerKind = "cma"
-    prompt_tokens: Count
-    initial_prompt: InitialPromptSection = InitialPromptSection()
-    intrinsic_dim: Annotated[int, Field(ge=2, le=10_000)]
-    population: Annotated[int, Field(ge=4, le=10_000)]
-    generations: Count
-    loss: Literal["cross_entropy", "hinge"] = "cross_entropy"
-    sigma: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
-    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
-    candidates_per_call: Count | None = None
-    seed: Annotated[int, Field(ge=0)] | None = None
+    optimizer: OptimizerKind = Field(
+        default="cma",
+        description="The optimizer that proposes prompts. "
+        + " ".join(f"`{name}`: {optimizer.about}." for name, optimizer in OPTIMIZERS.items()),
+    )
+    prompt_tokens: Count = Field(description="Number of vectors in the soft prompt that stands before each text.")
+    initial_prompt: Annotated[InitialPromptSection, OWN] = Field(
+        default=InitialPromptSection(),
+        json_schema_extra=_or_random,
+        description="The prompt p0 from which tuning starts. `random`, or a section that names a text, a run or an "
+        "adapter. It is the data owner's secret; other parties of a cluster need not know it.",
+    )
+    intrinsic_dim: int = Field(
+        ge=2,
+        le=10_000,
+        description="The number of dimensions that the optimizer searches: the length of z in p = A z + p0.",
+    )
+    population: int = Field(
+        ge=4,
+        le=10_000,
+        description="Number of prompts that the optimizer proposes in each generation. "
+        "Each of them is evaluated on all training texts.",
+    )
+    generations: Count = Field(description="Number of generations. A finished run can be resumed with more of them.")
+    loss: Literal["cross_entropy", "hinge"] = Field(
+        default="cross_entropy",
+        description="The loss that the data owner computes from the logits of the labels. "
+        "`cross_entropy`: cross entropy. `hinge`: hinge loss against the largest logit of another label.",
+    )
+    sigma: float = Field(
+        default=1.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="The standard deviation of z in the first generation, or the length of the first steps of `spsa` "
+        "and `gauss-newton`. A shrinks as sigma grows, so sigma alone does not widen the search: see `alpha`.",
+    )
+    alpha: float = Field(
+        default=1.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="How widely the first generation searches around p0. The entries of A have the standard deviation "
+        "alpha * sd(word embeddings) / (sqrt(intrinsic_dim) * sigma). Raise alpha if all losses are alike.",
+    )
+    candidates_per_call: Count | None = Field(
+        default=None,
+        description="Number of prompts in one forward pass. "
+        "By default as many as fit half of the memory that is free at the compute party that has the least. "
+        "If one prompt does not fit with all texts, the texts are split too.",
+    )
+    seed: Annotated[int | None, OWN] = Field(
+        default=None,
+        ge=0,
+        description="Seed of the drawn examples, p0, A and the optimizer. Masks are never seeded. "
+        "Who knows the seed knows the prompts of the first generation, so in a cluster it is the data owner's secret. "
+        "By default the data owner draws a seed and keeps it in its checkpoint.",
+    )
 
     @field_validator("initial_prompt", mode="before")
     @classmethod

@@ -16,6 +16,8 @@ class CmaEs(Optimizer):
     Source: Hansen, The CMA Evolution Strategy: A Tutorial, arXiv 1604.00772.
     """
 
+    about = "CMA-ES"
+
     _diagonal = False
 
     def __init__(self, search: Search):
@@ -58,5 +60,7 @@ class SeparableCmaEs(CmaEs):
 
     Source: Ros & Hansen 2008.
     """
+
+    about = "CMA-ES with a diagonal covariance"
 
     _diagonal = True

@@ -56,6 +56,8 @@ class NaturalEvolution(Evolution):
     Source: Glasmachers et al. 2010.
     """
 
+    about = "natural evolution strategies"
+
     _name = "xNES"
 
     @override
@@ -69,6 +71,7 @@ class DifferentialEvolution(Evolution):
     Source: Storn & Price 1997.
     """
 
+    about = "differential evolution, with a population of 7 or more"
     least_population = 7
 
     _name = "DE"

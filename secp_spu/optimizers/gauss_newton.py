@@ -34,6 +34,8 @@ class GaussNewton(Optimizer):
     Source: Levenberg 1944, Marquardt 1963 (damping); Broyden 1965 (secants).
     """
 
+    about = "Gauss-Newton steps, which use all logits instead of the losses"
+
     def __init__(self, search: Search):
         intrinsic_dim = search.intrinsic_dim
         self._rng, self._population, self._labels = np.random.default_rng(search.seed), search.population, search.labels

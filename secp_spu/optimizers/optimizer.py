@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -32,10 +33,12 @@ class Optimizer(ABC):
     """A gradient-free optimizer whose course is decided by its seed and by what it is told.
 
     Attributes:
+        about: what it is, in a few words, for the description of the configuration's key.
         least_population: fewest candidates in a generation with which it works.
     """
 
-    least_population = 4
+    about: ClassVar[str]
+    least_population: ClassVar[int] = 4
 
     @abstractmethod
     def __init__(self, search: Search): ...

@@ -11,6 +11,8 @@ from secp_spu.optimizers.optimizer import Optimizer, Search
 class RandomSearch(Optimizer):
     """Independent normal candidates around zero; the best of them so far is the mean."""
 
+    about = "random search"
+
     def __init__(self, search: Search):
         self._rng, self._sigma = np.random.default_rng(search.seed), search.sigma
         self._asked = np.zeros((search.population, search.intrinsic_dim))

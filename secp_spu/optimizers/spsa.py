@@ -21,6 +21,8 @@ class Spsa(Optimizer):
     Source: Spall 1992, Multivariate stochastic approximation using a simultaneous perturbation gradient approximation.
     """
 
+    about = "simultaneous perturbation"
+
     def __init__(self, search: Search):
         self._rng, self._pairs, self._odd = np.random.default_rng(search.seed), *divmod(search.population, 2)
         self._sigma, self._generation = search.sigma, 0
