@@ -23,8 +23,8 @@ test: install-dev  ## the whole test suite
 	$(BIN)/python -m pytest
 
 # What needs no SecretFlow, which there is for SPU 0.9.5 alone.
-TESTS10 = $(addprefix tests/,protocol auditing runtime model inference adaptation tuning baseline config test_files.py \
-    test_spu_versions.py)
+TESTS10 = $(addprefix tests/,protocol auditing runtime model inference adaptation optimizers tuning baseline config \
+    test_files.py test_spu_versions.py)
 PYTEST10 = $(VENV10)/bin/python -m pytest $(TESTS10)
 
 test-spu10: $(VENV10)/core.stamp  ## the tests that need no SecretFlow, on SPU 0.10, from requirements/spu10.txt
