@@ -3,12 +3,19 @@
 import os
 import sys
 
+from secp_spu.errors import ConfigError
+from secp_spu.spu_release import installed_release
+
 
 def main() -> None:
     """Run a command; imports what it takes first."""
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # before its import: a failure is told once, in a line of ours
     try:
+        installed_release()  # before SPU is imported, which fails in many lines with another JAX
         from secp_spu.cli import app
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print("error: interrupted before anything began", file=sys.stderr)
         sys.exit(1)

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from importlib.metadata import distributions
+from importlib.util import find_spec
 
 import pytest
 from parties import SETTINGS, Setting
@@ -35,6 +36,8 @@ def pytorch() -> None:
     """What asks for it is skipped where PyTorch is a build for GPUs, without their libraries; for nothing else."""
     if MISSING:
         pytest.skip(f"PyTorch is not the build for CPUs, and its libraries are missing: {MISSING}")
+    if find_spec("torch") is None:
+        pytest.skip("PyTorch is not installed")
 
 
 @pytest.fixture(scope="session")

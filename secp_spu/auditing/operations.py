@@ -13,6 +13,9 @@ In these folders `reveal` (and the `_s2p` below it) is called in few places:
 
 What the protocols themselves open inside a product, a truncation or a comparison is masked by their own correlations
 (`mpc/aby3`, `mpc/semi2k`); the audit takes SPU's word for that.
+
+The same holds for SPU 0.10.0.dev20251211, whose C++ in these folders and in `core` has no differing line. Programs of
+other releases are refused: the parser reads the release from the text.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Parses the text of a compiled program (pphlo, SPU 0.9.5) into operations on typed values.
+"""Parses the text of a compiled program (pphlo, of SPU's known releases) into operations on typed values.
 
 This module alone knows the text. Every line is read whole: a line, type or operand that does not fit the grammar
 below, or whose types differ from those of the values that it names, is an `UnreadableProgram`.
 
-    module @NAME attributes {...} {
+    module @NAME attributes {..., pphlo.version = "RELEASE"} {
       func.func @main(%arg0: TYPE, ...) -> TYPES {
         STATEMENT ...
         return VALUES : TYPES
@@ -28,6 +28,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+
+from secp_spu.spu_release import RELEASES
 
 
 class UnreadableProgram(ValueError):
@@ -109,7 +111,7 @@ _VALUES = rf"{_VALUE}(?:, {_VALUE})*"
 _ARGUMENTS = rf"%\w+: {_TYPE}(?:, %\w+: {_TYPE})*"
 
 _KIND = re.compile(rf"tensor<((?:\d+x)*)(!pphlo\.secret<)?({_ELEMENT})>+")
-_MODULE = re.compile(r"module @\w+ attributes \{[^%]*\} \{")
+_MODULE = re.compile(r"module @\w+ attributes \{(?:[^%]*[{ ])?pphlo\.version = \"([^\"%]*)\"[^%]*\} \{")
 _FUNCTION = re.compile(rf"func\.func @main\(({_ARGUMENTS})?\) -> (?:{_TYPE}|\({_TYPES}\)) \{{")
 _ARGUMENT = re.compile(rf"(%\w+): ({_TYPE})")
 _RESULT = re.compile(r"(%\w+)(?::(\d+))? = (.+)")
@@ -170,7 +172,9 @@ def parse_program(code: str) -> Region:
     Raises: UnreadableProgram naming the line.
     """
     lines = _Lines(code)
-    lines.match(_MODULE, lines.next())
+    compiler = lines.match(_MODULE, lines.next())[1]
+    if compiler not in RELEASES:
+        raise lines.refuse(f"was compiled by SPU {compiler}, but the audit knows the programs of {', '.join(RELEASES)}")
     header = lines.match(_FUNCTION, lines.next())
     arguments = _arguments(lines, header[1] or "")
     if [value.name for value in arguments] != [f"%arg{i}" for i in range(len(arguments))]:

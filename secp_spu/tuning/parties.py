@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from secp_spu.config import Config
 from secp_spu.errors import ConfigError
 from secp_spu.runtime import LocalRuntime, PlaintextRuntime, Runtime
+from secp_spu.spu_release import require_secretflow
 from secp_spu.tuning.agreement import Purpose, facts_of, require_agreement
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def _secretflow(config: Config, party: str | None, **meeting: Any) -> SecretFlow
     """Args: config; party; meeting: `facts` and `agree` of SecretFlowRuntime."""
     if config.cluster is None:
         raise ConfigError("cluster: is missing")
+    require_secretflow()
     try:
         from secp_spu.runtime.secretflow.runtime import SecretFlowRuntime
     except ImportError as error:

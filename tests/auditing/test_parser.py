@@ -8,6 +8,8 @@ from jax import lax
 from secp_spu.auditing.parser import Kind, UnreadableProgram, parse_program, walk
 from secp_spu.runtime import Spec, compile_program
 
+pytestmark = pytest.mark.smoke
+
 FLOAT = np.dtype(np.float32)
 
 PROGRAM = """

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.extend.mlir.dialects import stablehlo
 from jax.interpreters import mlir
-from jaxlib.hlo_helpers import custom_call
 from parties import ABY3, peek, shared
 from spu.experimental import make_cached_var, reveal
 
@@ -27,6 +27,8 @@ from secp_spu.protocol import (
 )
 from secp_spu.runtime import Spec, compile_program, program
 from secp_spu.runtime.program import correlation_inputs, input_name
+
+pytestmark = pytest.mark.smoke
 
 FLOAT, INTEGER = np.dtype(np.float32), np.dtype(np.int32)
 
@@ -304,8 +306,9 @@ def call_by_name(target, x):
     primitive.def_abstract_eval(lambda x: jax.core.ShapedArray(x.shape, x.dtype))
 
     def lower(_context, x):
-        kind = mlir.ir.RankedTensorType(x.type)
-        return custom_call(target, result_types=[kind], operands=[x], has_side_effect=True).results
+        side_effect = mlir.ir.BoolAttr.get(True)
+        call = stablehlo.CustomCallOp([x.type], [x], mlir.ir.StringAttr.get(target), has_side_effect=side_effect)
+        return call.results
 
     mlir.register_lowering(primitive, lower)
     return primitive.bind(x)

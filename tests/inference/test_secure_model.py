@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from fixed_point import EXP_UNITS, RECIPROCAL_ERROR, RECIPROCAL_UNITS, RSQRT_ERROR, Arithmetic, spu_exp
-from parties import ABY3, SEMI2K_2, SEMI2K_3, ULP, cost_of, opened, shared
+from parties import ABY3, SEMI2K_2, SEMI2K_3, ULP, cost_of, opened, shared, without_debugging
 
 from secp_spu.inference import Batch, SecureModel, setting_of
 from secp_spu.model import EncoderLayer, LabelWordHead, TransformerConfig, fold_head, fold_layer
@@ -417,4 +417,6 @@ def test_a_layer_costs_what_it_did(runtimes, which, attention):
 
     correlations, offline = cost_of(runtime, make, "offline")
     _, online = cost_of(runtime, lambda: runtime.run("layer", run_layer, handles, correlations, *inputs))
-    assert (online, offline) == LAYER_COSTS[which, attention]
+    expected, expected_offline = LAYER_COSTS[which, attention]
+    scalars = 2 if (which, attention) == (ABY3, "softmax") else 0  # which become shares: the starts of two reductions
+    assert (online, offline) == (without_debugging(expected, scalars), expected_offline)

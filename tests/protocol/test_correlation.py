@@ -28,6 +28,8 @@ from secp_spu.protocol.correlation import ANGLE_BITS, TURN_BITS
 from secp_spu.protocol.correlation_maker import complex_product, dealer_bytes, harmonic_factors, looked_up_factors
 from secp_spu.runtime import Correlations
 
+pytestmark = pytest.mark.smoke
+
 SOURCES = ("joint", "dealt")
 
 

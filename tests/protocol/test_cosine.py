@@ -38,6 +38,8 @@ from secp_spu.protocol.cosine import POLYNOMIAL_ERROR, plain_cos_sin, public_cos
 from secp_spu.protocol.sharing import _raw_share
 from secp_spu.runtime import Spec, Stored
 
+pytestmark = pytest.mark.smoke
+
 SOURCES = ("joint", "dealt")
 BITS = (9, 18, 27)
 

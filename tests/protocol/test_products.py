@@ -6,6 +6,8 @@ from test_cosine import numbers_of
 from secp_spu.protocol import batched_product, from_storage, to_storage
 from secp_spu.protocol.products import together
 
+pytestmark = pytest.mark.smoke
+
 BITS = 12
 
 

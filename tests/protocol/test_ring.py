@@ -7,6 +7,8 @@ from secp_spu.protocol import FRACTION_BITS, from_ring, open_masked, to_ring
 from secp_spu.protocol.ring import shift_public
 from secp_spu.runtime import Spec, Stored
 
+pytestmark = pytest.mark.smoke
+
 NUMBERS = np.array([0, 1, -1, ULP, -ULP, 3.25, -1234.5, 2.0**20 + 0.5, -(2.0**44)], np.float32)
 
 

@@ -13,6 +13,8 @@ from uniformity import are_alike, are_uniform
 from secp_spu.protocol import MaskStream, Scheme, decode, encode
 from secp_spu.protocol.sharing import KEY_BYTES
 
+pytestmark = pytest.mark.smoke
+
 FLOATS = np.array([0, -0.0, 1, -1, ULP, -ULP, 0.1, -1e-9, 12345.678, -(2.0**44), 2.0**44], np.float32)
 INTEGERS = np.array([0, 1, -1, 2**31 - 1, -(2**31)], np.int32)
 EVERY_RING_SIZE = np.array([0, 1, 2**31, 2**32, 2**63 - 1, 2**63, 2**64 - 1], np.uint64)
