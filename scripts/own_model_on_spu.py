@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from secp_spu.model import RandomFeatureAttention, TransformerConfig
-from secp_spu.protocol import cos_sin, declare_correlation, to_float
+from secp_spu.protocol import cos_sin
 from secp_spu.runtime.secretflow.spu_correlations import SpuCorrelations
 from secp_spu.runtime.secretflow.spu_logging import SPU_LOGGING_PATCHED, worker_hook
 
@@ -42,13 +42,8 @@ CONFIG = TransformerConfig(
 def cosine(correlations: SpuCorrelations, spu: sf.SPU, alice: sf.PYU, numbers: np.ndarray) -> None:
     """cos and sin of x @ W turns: x W - t is opened, where t is a fresh mask."""
     turns = np.array([[0.25, 0.1], [0.5, 0.0]], np.float32)
-    declared = declare_correlation((len(numbers), turns.shape[1]))
-
-    def program(x: Any, frequencies: Any, correlation: Any) -> Any:
-        cos, sin = cos_sin(x, frequencies, correlation)
-        return to_float(cos), to_float(sin)  # from all bits of its products to SPU's own numbers
-
-    result = correlations.run("cosine", program, alice(lambda: numbers)().to(spu), turns, correlations.make(declared))
+    secure = correlations.jit(lambda x: cos_sin(x, turns), name="cosine")
+    result = secure(alice(lambda: numbers)().to(spu))
     show_proof("cosine", correlations)
     show("cosine and sine", result.to(alice), cos_sin(numbers, turns))
 
@@ -60,14 +55,13 @@ def attention(correlations: SpuCorrelations, spu: sf.SPU, alice: sf.PYU, bob: sf
     inputs += (np.ones((1, 8), np.float32),)  # the padding mask
     variables = module.init(jax.random.key(0), *inputs)
     params, public = (jax.tree.map(np.asarray, variables[name]) for name in ("params", "public"))
-    declared = jax.eval_shape(module.init, jax.random.key(0), *inputs)["correlations"]
 
-    def attend(params: Any, public: Any, correlations: Any, *inputs: Any) -> Any:
-        return module.apply({"params": params, "public": public, "correlations": correlations}, *inputs)
+    @correlations.jit
+    def attention(params: Any, public: Any, *inputs: Any) -> Any:
+        return module.apply({"params": params, "public": public}, *inputs)
 
     secret_params, secret_inputs = bob(lambda: params)().to(spu), [alice(lambda a=a: a)().to(spu) for a in inputs]
-    fresh = correlations.make(declared)
-    result = correlations.run("attention", attend, secret_params, public, fresh, *secret_inputs)
+    result = attention(secret_params, public, *secret_inputs)
     show_proof("attention", correlations)
     plaintext = module.apply({"params": params, "public": public}, *inputs)
     show("random feature attention", result.to(alice), plaintext)

@@ -5,7 +5,7 @@ import sys
 
 
 def main() -> None:
-    """See `secp_spu.cli.app.main`."""
+    """Run a command; imports what it takes first."""
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # before its import: a failure is told once, in a line of ours
     try:
         from secp_spu.cli import app

@@ -1,4 +1,8 @@
-"""Errors that a user can cause or meet, with what each means for the exit status of a command."""
+"""Errors that a user can cause or meet, with what each means for the exit status of a command.
+
+A message names an argument of the Python API in backquotes, such as `resume`; the command line shows its option instead
+(`secp_spu.cli.terminal.with_options`).
+"""
 
 
 class ConfigError(ValueError):

@@ -67,8 +67,8 @@ class Corpus:
         needed = HELD_OUT + max(1, tokens // LENGTHS[0])
         if self.count < needed:
             raise ConfigError(
-                f"--corpus {path} has {self.count} different lines, needed are {needed}: {HELD_OUT} to measure with, "
-                "and a batch; give more, or lower --batch-tokens"
+                f"`corpus` {path} has {self.count} different lines, needed are {needed}: {HELD_OUT} to measure with, "
+                "and a batch; give more, or lower `batch_tokens`"
             )
         opened, padding = open_tokenizer(tokenizer)
         self._padding = opened.token_to_id(padding)
@@ -76,7 +76,7 @@ class Corpus:
         order = np.random.default_rng(seed).permutation(self.count)
         self._ids, self._words = _tokenized(opened, [rows[i] for i in order], max_tokens)
         if not all(map(len, self._ids)):
-            raise ConfigError(f"--corpus {path} has lines that {tokenizer} makes no token of: leave them out")
+            raise ConfigError(f"`corpus` {path} has lines that {tokenizer} makes no token of: leave them out")
         largest = max(self._padding, self._mask or 0, *(int(row.max()) for row in self._ids))
         if largest >= config.vocab_size:
             raise ConfigError(f"{tokenizer} gives token {largest}, the model has {config.vocab_size}: take its own")
@@ -143,7 +143,7 @@ def _read(path: Path) -> tuple[str, str]:
         content = path.read_bytes()
         return content.decode("utf-8"), hashlib.sha256(content).hexdigest()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--corpus {path} cannot be read ({error}): give a UTF-8 file with a text a line") from error
+        raise ConfigError(f"`corpus` {path} cannot be read ({error}): give a UTF-8 file with a text a line") from error
 
 
 def _mask_id(tokenizer: Tokenizer, path: Path) -> int:

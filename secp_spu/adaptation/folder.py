@@ -33,14 +33,14 @@ def refuse_folder(out: Path, *, resume: bool) -> None:
     Raises: ConfigError for one that cannot be written, holds something, or has nothing to resume.
     """
     if problem := unwritable(out):
-        raise ConfigError(f"--out: {problem}")
+        raise ConfigError(f"`out`: {problem}")
     holds_run = (out / RECIPE).exists()
     if resume and not holds_run:
-        raise ConfigError(f"--resume: {out} holds no adaptation: leave --resume away")
+        raise ConfigError(f"`resume`: {out} holds no adaptation: leave `resume` away")
     if not resume and holds_run:
-        raise ConfigError(f"--out {out} holds an adaptation already: choose another folder, or go on with --resume")
+        raise ConfigError(f"`out` {out} holds an adaptation already: choose another folder, or go on with `resume`")
     if not resume and out.exists() and any(out.iterdir()):
-        raise ConfigError(f"--out {out} is not empty and holds no adaptation: choose another folder")
+        raise ConfigError(f"`out` {out} is not empty and holds no adaptation: choose another folder")
 
 
 def is_finished(out: Path, facts: Mapping[str, Any]) -> bool:
@@ -55,7 +55,7 @@ def is_finished(out: Path, facts: Mapping[str, Any]) -> bool:
     for key in sorted(facts.keys() | before.keys()):
         if before.get(key) != facts.get(key):
             raise ConfigError(
-                f"--resume: {key} was {before.get(key)!r} in {out}, now it is {facts.get(key)!r}: give the same"
+                f"`resume`: {key} was {before.get(key)!r} in {out}, now it is {facts.get(key)!r}: give the same"
             )
     log, has_state, has_figure = read_log(out), (out / STATE).exists(), (out / FIGURE).exists()
     if (has_state or has_figure) and not log:
@@ -76,7 +76,7 @@ def _read_recipe(out: Path) -> dict[str, Any]:
 
 
 def _damaged(path: Path, problem: object) -> ConfigError:
-    return ConfigError(f"--resume: {path} is damaged ({problem}): leave --resume away, and choose another --out")
+    return ConfigError(f"`resume`: {path} is damaged ({problem}): leave `resume` away, and choose another `out`")
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,7 @@ def adapt(recipe: Recipe, out: Path, *, resume: bool, progress: Progress) -> Ada
     positions = teacher.config.max_positions - teacher.config.position_offset
     if recipe.max_tokens + recipe.prompt_tokens > positions:
         raise ConfigError(
-            f"--max-tokens {recipe.max_tokens} and --prompt-tokens {recipe.prompt_tokens}: the model has {positions} "
+            f"`max_tokens` {recipe.max_tokens} and `prompt_tokens` {recipe.prompt_tokens}: the model has {positions} "
             "positions"
         )
     corpus = Corpus(
@@ -155,7 +155,7 @@ def adapt(recipe: Recipe, out: Path, *, resume: bool, progress: Progress) -> Ada
         trained = _train(distillation, corpus, recipe, out, progress)
         _save(recipe, out, distillation, trained, corpus)
     except (OSError, SafetensorError) as error:
-        raise ConfigError(f"--out {out} cannot be written ({error}): make room, or choose another folder") from error
+        raise ConfigError(f"`out` {out} cannot be written ({error}): make room, or choose another folder") from error
     return _last(out, was_finished=False)
 
 
@@ -243,10 +243,10 @@ def _refuse_diverged(recipe: Recipe, line: Mapping[str, float]) -> None:
     if wrong is None:
         return
     if line["step"] == 0:
-        raise ConfigError(f"--model {recipe.model}: {wrong} is {line[wrong]} before training: its weights are unsound")
+        raise ConfigError(f"`model` {recipe.model}: {wrong} is {line[wrong]} before training: its weights are unsound")
     raise ConfigError(
-        f"training diverged, {wrong} is {line[wrong]} at step {line['step']}: lower --rate {recipe.rate:g}, and choose "
-        "another --out"
+        f"training diverged, {wrong} is {line[wrong]} at step {line['step']}: lower `rate` {recipe.rate:g}, and choose "
+        "another `out`"
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from spu import Runtime as SpuRuntime
 from spu import libspu
+from typing_extensions import override
 
 from secp_spu.bench.network_model import Network
 from secp_spu.bench.relay import Relay
@@ -52,6 +53,7 @@ class ProcessRuntime(LocalRuntime):
             self._held.close()
             raise
 
+    @override
     def _make_parties(self, by_rank: list[dict[int, MaskStream]], timeout_seconds: int) -> list[PartyThread]:
         """Processes that wait for tasks. Their streams are fresh ones: those of `by_rank` are of this process."""
         del by_rank
@@ -68,6 +70,7 @@ class ProcessRuntime(LocalRuntime):
             parties.append(_RemoteParty(place, self._held))
         return parties
 
+    @override
     def _execute(self, program: Program, inputs: list[Stored], outputs: list[Stored]) -> None:
         names = [handle.name for handle in inputs], [handle.name for handle in outputs]
         openings = len(program.audit.openings)
@@ -77,15 +80,16 @@ class ProcessRuntime(LocalRuntime):
             )
             rows += [(op, replace(cost, seconds=cost.seconds / self.parties)) for of in costs for op, cost in of]
 
+    @override
     def close(self) -> None:
-        """See `Runtime.close`. No process or port is left."""
+        """No process or port is left."""
         try:
             super().close()
         finally:
             self._held.close()
 
+    @override
     def abandon(self) -> None:
-        """See `Runtime.abandon`."""
         self._held.close()
         super().close()
 

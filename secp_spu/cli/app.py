@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from secp_spu.api import DEMO_CONFIG
 from secp_spu.auditing import AuditError
 from secp_spu.cli.adapt_command import adapt
 from secp_spu.cli.audit_command import audit
@@ -28,17 +29,16 @@ from secp_spu.cli.terminal import (
     TerminalProgress,
     costs_table,
     start_runtime,
+    with_options,
 )
 from secp_spu.config import Config, load_config
 from secp_spu.errors import ConfigError, RuntimeFailure
 from secp_spu.model import CheckpointError, save_embeddings
 from secp_spu.progress import Progress
 from secp_spu.runtime.secretflow.ray_processes import end_ray_processes, ray_was_started
-from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, RunRecord, make_allowance, open_run, set_up
-from secp_spu.tuning import tune as run_tuning
+from secp_spu.tuning import RunRecord, open_run
 from secp_spu.tuning.record import FILE_NAME as CHECKPOINT
-
-DEMO_CONFIG = Path(__file__).parent.parent / "demo" / "config.yaml"
+from secp_spu.tuning.whole_run import run_tuning
 
 app = typer.Typer(
     add_completion=False,
@@ -136,20 +136,9 @@ def _tune(config: Config, out: Path, *, resume: bool, quiet: bool, party: str | 
     with start_runtime(console, config, party, "tuning") as runtime:
         progress: Progress = Progress() if quiet else TerminalProgress(console)
         try:
-            data_owner = runtime.actor(DATA_OWNER, DataOwner, config, out.absolute(), resume=resume)
-            model_owner = runtime.actor("model_owner", ModelOwner, config)
-            if runtime.disclose(data_owner.is_finished()):
-                console.print("this run has finished before: nothing is left to do")
-                if line := runtime.at_home(data_owner.why_stopped()):
-                    console.print(line, highlight=False, soft_wrap=True)
-            else:
-                allowance = make_allowance(runtime, config, party)
-                run_tuning(set_up(runtime, config, data_owner, model_owner, progress, allowance))
+            run_tuning(runtime, config, out, resume=resume, progress=progress, party=party)
         except KeyboardInterrupt:
-            progress.close()
             raise Interrupted(_how_to_go_on(out) if at_home else "interrupted") from None
-        finally:
-            progress.close()
     if at_home:
         _summarise(console, json.loads((out / "report.json").read_text(encoding="utf-8")), out)
     else:
@@ -194,7 +183,7 @@ def main() -> None:
 
 
 def _end(message: str, status: int, *, at_once: bool = False) -> None:
-    print(" ".join(message.split()), file=sys.stderr)
+    print(" ".join(with_options(message).split()), file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
     if ray_was_started():

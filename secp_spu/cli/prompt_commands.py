@@ -13,8 +13,8 @@ from secp_spu.config import Config, load_config
 from secp_spu.errors import ConfigError
 from secp_spu.model import attention_class, is_function
 from secp_spu.progress import Progress
-from secp_spu.tuning import DATA_OWNER, ModelOwner, Predictor, export_peft, load_run, make_allowance, refuse_existing
-from secp_spu.tuning import predict as run_prediction
+from secp_spu.tuning import export_peft, load_run, refuse_existing
+from secp_spu.tuning.whole_run import run_prediction
 
 RunOption = Annotated[Path, typer.Option("--run", help="Folder of a run of secp-spu tune.", show_default=False)]
 
@@ -87,17 +87,12 @@ def _predict(config: Config, files: tuple[Path, Path, Path] | None, party: str |
     with start_runtime(console, config, party, "prediction") as runtime:
         progress: Progress = Progress() if console.quiet else TerminalProgress(console)
         try:
-            paths = [path.absolute() for path in files or (Path(),) * 3]
-            predictor = runtime.actor(DATA_OWNER, Predictor, config, *paths)
-            model_owner = runtime.actor("model_owner", ModelOwner, config)
-            allowance = make_allowance(runtime, config, party)
-            run_prediction(runtime, config, predictor, model_owner, progress, allowance)
+            run, texts, out = (path.absolute() for path in files or (Path(),) * 3)
+            run_prediction(runtime, config, run, texts, out, progress=progress, party=party)
         except KeyboardInterrupt:
             raise Interrupted(
                 f"interrupted; {files[2]} is not written, call it again" if files else "interrupted"
             ) from None
-        finally:
-            progress.close()
         if files:
             console.print(costs_table(runtime.ledger.report()))
     console.print(

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
+from typing_extensions import override
 
 from secp_spu.config import Config
 from secp_spu.progress import Progress
@@ -22,6 +23,21 @@ ConfigOption = Annotated[Path, typer.Option("--config", help="YAML file; see con
 SetOption = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Overrides a key; can be repeated.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress and no summary, only errors.")]
+
+
+OPTIONS = {
+    **{name: f"--{name}" for name in ("corpus", "model", "out", "rate", "resume")},
+    **{name: f"--{name.replace('_', '-')}" for name in ("batch_tokens", "max_tokens", "prompt_tokens")},
+    "tune(resume=True)": "secp-spu tune --resume",
+}
+"""What messages of the package call arguments of the Python API, and what they are on the command line."""
+
+
+def with_options(message: str) -> str:
+    """A message of the package in the terms of the command line: options where it names arguments."""
+    for argument, option in OPTIONS.items():
+        message = message.replace(f"`{argument}`", option)
+    return message
 
 
 class Interrupted(Exception):
@@ -59,21 +75,21 @@ class TerminalProgress(Progress):
         self._task: TaskID | None = None
         self._bars.start()
 
+    @override
     def stage(self, name: str, steps: int) -> None:
-        """See `Progress.stage`."""
         if self._task is not None:
             self._bars.remove_task(self._task)
         self._task = self._bars.add_task(name, total=steps)
 
+    @override
     def step(self) -> None:
-        """See `Progress.step`."""
         if self._task is not None:
             self._bars.advance(self._task)
 
+    @override
     def line(self, text: str) -> None:
-        """See `Progress.line`."""
         self._console.print(text, highlight=False, soft_wrap=True)
 
+    @override
     def close(self) -> None:
-        """See `Progress.close`."""
         self._bars.stop()

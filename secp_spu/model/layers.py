@@ -33,6 +33,7 @@ from secp_spu.protocol import (
     mean_of,
     multiply,
     rounded,
+    spend,
     to_fixed,
 )
 
@@ -47,7 +48,7 @@ STREAM = STREAM_BITS, STREAM_VARIANCE_BITS, STREAM_SCALE_BITS
 def spent_correlation(
     module: nn.Module, name: str, declare: Callable[[], CosineCorrelation]
 ) -> CosineCorrelation | None:
-    """What a call of a module spends of the collection "correlations"; None in plaintext.
+    """What a call of a module spends: of the collection "correlations", or by a runtime's `jit`; None in plaintext.
 
     Args:
         module: that is being called.
@@ -57,7 +58,9 @@ def spent_correlation(
     if module.is_initializing():
         module.variable("correlations", name, declare)
         return None
-    return module.get_variable("correlations", name)
+    if module.has_variable("correlations", name):
+        return module.get_variable("correlations", name)
+    return spend(declare)
 
 
 class Dense(nn.Module):

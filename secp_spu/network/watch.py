@@ -90,7 +90,7 @@ class Watch:
             first = min(gone, key=self._last_seen.__getitem__)
             raise RuntimeFailure(
                 f"{first} has gone ({self._reasons[first]}): see its own output; once it is back, start all parties "
-                "again, the data owner with --resume"
+                "again, the data owner with `resume`"
             )
 
     def end(self) -> None:

@@ -51,6 +51,7 @@ from secp_spu.protocol.reciprocal import (
 )
 from secp_spu.protocol.ring import FRACTION_BITS, from_ring, open_masked, to_ring
 from secp_spu.protocol.sharing import MaskStream, Scheme, decode, encode
+from secp_spu.protocol.spending import SpendingFunction, spend
 
 __all__ = [
     "FRACTION_BITS",
@@ -66,6 +67,7 @@ __all__ = [
     "Message",
     "Number",
     "Scheme",
+    "SpendingFunction",
     "SpentCorrelationError",
     "batched_product",
     "combine_factors",
@@ -99,6 +101,7 @@ __all__ = [
     "series_error_bound",
     "series_gelu",
     "series_reciprocal",
+    "spend",
     "to_fixed",
     "to_float",
     "to_ring",

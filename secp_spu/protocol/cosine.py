@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -11,9 +11,10 @@ import numpy as np
 from jax import Array, lax
 from numpy.polynomial import Chebyshev, Polynomial
 
-from secp_spu.protocol.correlation import CosineCorrelation
-from secp_spu.protocol.fixed import Fixed
+from secp_spu.protocol.correlation import DEFAULT_FACTOR_BITS, CosineCorrelation, declare_correlation
+from secp_spu.protocol.fixed import Fixed, as_fixed
 from secp_spu.protocol.ring import FRACTION_BITS, open_masked, shift_public, to_ring
+from secp_spu.protocol.spending import spend
 
 POLYNOMIAL_BITS = 24
 """Fraction bits of the public polynomial: its products stay below 2**52."""
@@ -22,18 +23,43 @@ POLYNOMIAL_ERROR = 2e-6
 """Largest error of a public cosine before rounding: 8e-7 by interpolation, and six cuts to 2**-24."""
 
 
-def cos_sin(x: Any, frequencies: Array, correlation: CosineCorrelation | None = None) -> tuple[Any, Any]:
-    """cos and sin of 2 pi x @ frequencies: in plain JAX without a correlation, by `secure_cos_sin` with one.
+def cos_sin(
+    x: Any,
+    frequencies: Any,
+    correlation: CosineCorrelation | None = None,
+    *,
+    factor_bits: int = DEFAULT_FACTOR_BITS,
+) -> tuple[Any, Any]:
+    """cos and sin of 2 pi x @ frequencies: in plain JAX, or of a secret x by `secure_cos_sin`.
+
+    Inside a runtime's `jit` it is `secure_cos_sin`, with a correlation that the runtime makes.
+
+        >>> import numpy as np
+        >>> from secp_spu import LocalRuntime, Owned
+        >>> angles, frequencies = np.float32([[0.25, 0.5]]), np.float32([[1.0], [1.0]])
+        >>> plain, _ = cos_sin(angles, frequencies)
+        >>> with LocalRuntime() as runtime:
+        ...     x = runtime.share(Owned("alice", angles))
+        ...     secure, _ = runtime.open_to("alice", runtime.jit(cos_sin)(x, frequencies)).value
+        >>> bool(abs(secure - plain).max() < 0.01)
+        True
 
     Args:
-        x: [..., d]: `Fixed` or SPU's own secret fixed point with a correlation, plain without.
+        x: [..., d]: `Fixed` or SPU's own secret fixed point with a correlation, plain in plain JAX.
         frequencies: public, in turns per unit of x [d, r].
-        correlation: see `secure_cos_sin`; None for plain JAX.
+        correlation: see `secure_cos_sin`; None for plain JAX, and inside `jit`.
+        factor_bits: of the correlation inside `jit`, see `declare_correlation`.
     Returns: two arrays [..., r], plain or `Fixed`.
     """
+    if correlation is None:
+        bits = x.bits if isinstance(x, Fixed) else FRACTION_BITS
+        shape = (*x.shape[:-1], frequencies.shape[1])
+        correlation = spend(
+            partial(declare_correlation, shape, factor_bits=factor_bits, turn_bits=bits + FRACTION_BITS), x
+        )
     if correlation is not None:
-        return secure_cos_sin(x if isinstance(x, Fixed) else Fixed(to_ring(x), FRACTION_BITS), frequencies, correlation)
-    return cos_sin_of_turns(x @ frequencies)
+        return secure_cos_sin(as_fixed(x), frequencies, correlation)
+    return plain_cos_sin(x @ frequencies)
 
 
 def cos_sin_of_turns(turns: Any, correlation: CosineCorrelation | None = None) -> tuple[Any, Any]:
@@ -41,12 +67,16 @@ def cos_sin_of_turns(turns: Any, correlation: CosineCorrelation | None = None) -
 
     Args:
         turns: any shape: `Fixed` with a correlation, plain without.
-        correlation: of the same shape, a turn being 2**turns.bits.
+        correlation: of the same shape, a turn being 2**turns.bits; None for plain JAX, and inside a runtime's `jit`.
     Returns: two arrays of the same shape, plain or `Fixed`.
     Raises: ValueError if shape or bits of turns and correlation disagree.
     """
     if correlation is None:
+        bits = turns.bits if isinstance(turns, Fixed) else FRACTION_BITS
+        correlation = spend(partial(declare_correlation, turns.shape, turn_bits=bits), turns)
+    if correlation is None:
         return plain_cos_sin(turns)
+    turns = as_fixed(turns)
     _check_turns(turns, correlation)
 
     delta = open_masked(turns.ring, correlation.mask)

@@ -17,6 +17,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import struct
 from jax import Array, lax
+from jax.core import Tracer
 
 from secp_spu.protocol.ring import FRACTION_BITS, from_ring, to_ring
 
@@ -149,6 +150,18 @@ def multiply(x: Any, y: Any) -> Any:
 def to_float(x: Any) -> Array:
     """As SPU's own fixed-point numbers, or plain."""
     return from_ring(x.to(FRACTION_BITS).ring) if isinstance(x, Fixed) else x
+
+
+def as_fixed(x: Any) -> Fixed:
+    """SPU's own fixed-point numbers, or numbers that are known now, as `Fixed`. Only for programs compiled by SPU.
+
+    Raises: ValueError for secret integers, which have no fraction bits.
+    """
+    if isinstance(x, Fixed):
+        return x
+    if jnp.issubdtype(jnp.result_type(x), jnp.integer) and isinstance(x, Tracer):
+        raise ValueError("x holds integers, but float32 is needed: convert it with x.astype(jnp.float32)")
+    return Fixed(to_ring(x), FRACTION_BITS)
 
 
 def to_fixed(x: Array, like: Any) -> Any:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ from scipy.special import ndtr
 
 from secp_spu.protocol.correlation import CosineCorrelation, declare_correlation, is_declared_by
 from secp_spu.protocol.cosine import POLYNOMIAL_ERROR, plain_cos_sin
-from secp_spu.protocol.fixed import Fixed
+from secp_spu.protocol.fixed import Fixed, as_fixed
 from secp_spu.protocol.harmonics import (
     COEFFICIENT_BITS,
     FACTOR_BITS,
@@ -34,6 +34,7 @@ from secp_spu.protocol.harmonics import (
     public_multiples,
 )
 from secp_spu.protocol.ring import FRACTION_BITS, from_ring, open_masked, shift_public, to_ring
+from secp_spu.protocol.spending import spend
 
 FREQUENCY_BITS = 12
 """Fraction bits of 1/P: it takes a public whole number to turn x into turns, and no product."""
@@ -165,16 +166,20 @@ def declare_series(shape: Sequence[int], series: GeluSeries) -> CosineCorrelatio
 
 
 def series_gelu(x: Any, series: GeluSeries, correlation: CosineCorrelation | None = None) -> Any:
-    """GELU by a series: in plain JAX without a correlation, by `secure_series_gelu` with one.
+    """GELU by a series: in plain JAX, or of a secret x by `secure_series_gelu`.
+
+    Inside a runtime's `jit` it is `secure_series_gelu`, with a correlation that the runtime makes.
 
     Args:
-        x: any shape: `Fixed` or SPU's own secret fixed point with a correlation, plain without.
+        x: any shape: `Fixed` or SPU's own secret fixed point with a correlation, plain in plain JAX.
         series: public.
-        correlation: see `secure_series_gelu`; None for plain JAX.
+        correlation: see `secure_series_gelu`; None for plain JAX, and inside `jit`.
     Returns: the same shape, plain or `Fixed`.
     """
+    if correlation is None:
+        correlation = spend(partial(declare_series, x.shape, series), x)
     if correlation is not None:
-        return secure_series_gelu(x if isinstance(x, Fixed) else Fixed(to_ring(x), FRACTION_BITS), series, correlation)
+        return secure_series_gelu(as_fixed(x), series, correlation)
     constant, *coefficients = series.coefficients
     before = now = plain_cos_sin(x / series.period)[0]
     step = 4 * now * now - 2  # twice the cosine of twice the angle: the recurrence of public_multiples

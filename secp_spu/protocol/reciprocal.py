@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from jax import Array
 
 from secp_spu.protocol.correlation import CosineCorrelation, declare_correlation, is_declared_by
 from secp_spu.protocol.cosine import POLYNOMIAL_ERROR
-from secp_spu.protocol.fixed import Fixed
+from secp_spu.protocol.fixed import Fixed, as_fixed
 from secp_spu.protocol.harmonics import (
     COEFFICIENT_BITS,
     FACTOR_BITS,
@@ -31,6 +31,7 @@ from secp_spu.protocol.harmonics import (
     public_multiples,
 )
 from secp_spu.protocol.ring import FRACTION_BITS, from_ring, open_masked, shift_public, to_ring
+from secp_spu.protocol.spending import spend
 
 FLOOR, TOP = 1 / 32, 1.02
 """Range of x in which the series is near 1/x."""
@@ -92,15 +93,19 @@ def declare_reciprocal(shape: Sequence[int]) -> CosineCorrelation:
 
 
 def series_reciprocal(x: Any, factor: Any, correlation: CosineCorrelation | None = None) -> Any:
-    """factor / x: in plain JAX without a correlation, by `secure_reciprocal` with one; the same function in both.
+    """factor / x: in plain JAX, or of a secret x by `secure_reciprocal`; the same function in both.
+
+    Inside a runtime's `jit` it is `secure_reciprocal`, with a correlation that the runtime makes.
 
     Args:
-        x: any shape, plain without a correlation.
-        factor: of a shape that broadcasts to x's.
-        correlation: see `secure_reciprocal`.
+        x: any shape: `Fixed` or SPU's own secret fixed point with a correlation, plain in plain JAX.
+        factor: of a shape that broadcasts to x's, secret or public.
+        correlation: see `secure_reciprocal`; None for plain JAX, and inside `jit`.
     """
+    if correlation is None:
+        correlation = spend(partial(declare_reciprocal, x.shape), x)
     if correlation is not None:
-        return secure_reciprocal(x, factor, correlation)
+        return secure_reciprocal(as_fixed(x), as_fixed(factor), correlation)
     constant, cosines, sines = _coefficients()
     angle = (2 * np.pi / PERIOD) * x[..., None] * jnp.arange(1, TERMS + 1)
     start = constant + jnp.cos(angle) @ cosines + jnp.sin(angle) @ sines

@@ -5,7 +5,11 @@ float32 and int32 only relabels that integer: under SPU there are no IEEE bits. 
 IEEE bits, so nothing here may run outside a program compiled for SPU; `cos_sin` and its like branch before.
 """
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from spu.experimental import reveal
 
@@ -13,9 +17,20 @@ FRACTION_BITS = 18
 """Fraction bits of a fixed-point number; the runtimes configure SPU with the same."""
 
 
-def to_ring(x: Array) -> Array:
-    """The ring integers behind fixed-point numbers of any shape (x 2**18). Local and free."""
-    return lax.bitcast_convert_type(x, jnp.int32)
+def to_ring(x: Any) -> Array:
+    """The ring integers behind fixed-point numbers of any shape (x 2**18). Local and free.
+
+    XLA computes with constants itself, and would take the IEEE bits of one, so numbers that are known while a function
+    is traced are encoded here.
+
+    Raises: ValueError for a known number beyond +-2**13, whose ring integer has more than 32 bits.
+    """
+    if isinstance(x, jax.core.Tracer):
+        return lax.bitcast_convert_type(x, jnp.int32)
+    encoded = np.rint(np.asarray(x, np.float64) * 2.0**FRACTION_BITS)
+    if not (np.abs(encoded) < 2.0**31).all():
+        raise ValueError("a program has a constant that is not finite, or beyond +-8192: make it an argument")
+    return jnp.asarray(encoded.astype(np.int32))
 
 
 def from_ring(z: Array) -> Array:

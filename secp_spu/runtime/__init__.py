@@ -1,8 +1,9 @@
 """Where secure programs run, and what they cost; nothing here knows a model."""
 
 from secp_spu.runtime.audit_only import AuditRuntime
-from secp_spu.runtime.base import Correlations, Owned, Runtime, Stored
+from secp_spu.runtime.base import Runtime
 from secp_spu.runtime.cgroup import available_bytes
+from secp_spu.runtime.handles import Correlations, Owned, Stored
 from secp_spu.runtime.journal import Journal
 from secp_spu.runtime.ledger import Ledger
 from secp_spu.runtime.local import LocalRuntime

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import jax
 import numpy as np
+from typing_extensions import override
 
 from secp_spu.protocol import CosineCorrelation
-from secp_spu.runtime.base import Correlations, Owned, Stored, is_declared, spec_of
+from secp_spu.runtime.handles import Owned, Stored, spec_of
 from secp_spu.runtime.one_process import OneProcessRuntime
 from secp_spu.runtime.program import Program, Tree
+from secp_spu.runtime.sharing_runtime import SharingRuntime
 
 
-class AuditRuntime(OneProcessRuntime):
+class AuditRuntime(OneProcessRuntime, SharingRuntime):
     """Takes the driver through all programs of a run without running them.
 
     Args:
@@ -22,34 +27,33 @@ class AuditRuntime(OneProcessRuntime):
 
     def __init__(self, protocol: str, parties: int, *, correlations: str = "joint"):
         super().__init__(protocol, parties)
-        self._combines = protocol == "semi2k" and correlations == "joint"
+        self._dealt = correlations == "dealt"
 
-    def share(self, values: Owned) -> Tree:
-        """See `Runtime.share`."""
-        return jax.tree.map(lambda leaf: Stored(next(self._names), spec_of(leaf, secret=True)), values.value)
+    @property
+    @override
+    def _has_dealer(self) -> bool:
+        return self._dealt
 
-    def publish(self, values: Tree) -> Tree:
-        """See `Runtime.publish`."""
-        return jax.tree.map(lambda leaf: Stored(next(self._names), spec_of(leaf, secret=False)), values)
+    @override
+    def _ask_all(self, method: str, *args: Any, each: Sequence[Any] | None = None) -> list[Any]:
+        return [None] * self.parties
 
-    def open_to(self, party: str, values: Tree) -> Owned:
-        """See `Runtime.open_to`; here the result is zero."""
-        return Owned(party, jax.tree.map(lambda handle: np.zeros(handle.spec.shape, handle.spec.dtype), values))
+    @override
+    def _split_at_owner(self, values: Owned) -> tuple[Tree, list[tuple[int, list[Any]]]]:
+        return jax.tree.map(lambda leaf: spec_of(leaf, secret=True), values.value), []
 
-    def correlations(self, declared: Tree) -> Correlations:
-        """See `Runtime.correlations`; where a program makes them, it is compiled too."""
+    @override
+    def _join_at_owner(self, party: str, specs: Tree, parts: list[Any]) -> Owned:
+        return Owned(party, jax.tree.map(lambda spec: np.zeros(spec.shape, spec.dtype), specs))
 
-        def make(wanted: CosineCorrelation) -> CosineCorrelation:
-            handles = self._handles(wanted)
-            return self._combined(handles, self._factor_handles(handles)) if self._combines else handles
+    @override
+    def _correct(self, wanted: CosineCorrelation) -> None:
+        """Nothing, for nobody asks for it."""
 
-        return self._made(jax.tree.map(make, declared, is_leaf=is_declared))
-
-    def free(self, values: Tree) -> None:
-        """See `Runtime.free`."""
-
-    def close(self) -> None:
-        """See `Runtime.close`."""
-
+    @override
     def _execute(self, program: Program, inputs: list[Stored], outputs: list[Stored]) -> None:
         """Programs are compiled before this, and that is all."""
+
+    @override
+    def close(self) -> None:
+        """Nothing is kept."""

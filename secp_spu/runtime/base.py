@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -14,35 +14,11 @@ import numpy as np
 
 from secp_spu.protocol import CosineCorrelation, SpentCorrelationError, combine_factors, encode
 from secp_spu.runtime.cgroup import available_bytes
+from secp_spu.runtime.handles import Correlations, Owned, Stored, is_declared, names_of, spec_of
+from secp_spu.runtime.jitted import Jitted
 from secp_spu.runtime.journal import Journal
 from secp_spu.runtime.ledger import Ledger
-from secp_spu.runtime.program import Program, Spec, Tree, compile_program
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A handle to an array that the compute parties keep: a leaf of the pytrees that programs take and return."""
-
-    name: str
-    spec: Spec
-
-
-@dataclass(frozen=True, repr=False)
-class Owned:
-    """A value at one party, which the driver moves without looking at it."""
-
-    party: str
-    value: Any
-
-    def __repr__(self) -> str:
-        return f"Owned(by {self.party})"
-
-
-@dataclass(frozen=True)
-class Correlations:
-    """A batch of correlations for one run of one program; only `Runtime.correlations` makes them."""
-
-    tree: Tree
+from secp_spu.runtime.program import Program, Tree, compile_program
 
 
 class Runtime(ABC):
@@ -71,7 +47,10 @@ class Runtime(ABC):
 
     @abstractmethod
     def share(self, values: Owned) -> Tree:
-        """Secret-share an owner's pytree of float32 or int32 arrays among the compute parties."""
+        """Secret-share an owner's pytree of float32 or int32 arrays among the compute parties.
+
+        The owner draws fresh uniform components; each party receives those that it holds.
+        """
 
     @abstractmethod
     def publish(self, values: Tree) -> Tree:
@@ -79,7 +58,7 @@ class Runtime(ABC):
 
     @abstractmethod
     def open_to(self, party: str, values: Tree) -> Owned:
-        """Reconstruct secret arrays at one owner only.
+        """Reconstruct secret arrays at one owner only. Each compute party sends one component, 8 bytes an element.
 
         Raises: SpentCorrelationError for a part of a correlation that is not spent.
         """
@@ -140,7 +119,7 @@ class Runtime(ABC):
         """
         trees = tuple(arg.tree if isinstance(arg, Correlations) else arg for arg in args)
         self._refuse_freed(jax.tree.leaves(trees, is_leaf=is_declared))
-        program = self._compiled(name, fn, trees)
+        program = self.compiled(name, fn, trees)
         self._require_pinned(program, jax.tree.leaves(trees))
         spent = [arg.tree for arg in args if isinstance(arg, Correlations)]
         self._spend(jax.tree.leaves(spent, is_leaf=is_declared), trees)
@@ -148,6 +127,32 @@ class Runtime(ABC):
         self._execute(program, jax.tree.leaves(trees), jax.tree.leaves(outputs))
         self.free(spent)
         return outputs
+
+    def jit(self, fn: Callable, *, name: str | None = None) -> Jitted:
+        """A JAX function as a secure one, which makes and spends its own correlations.
+
+        It is called with what `fn` is called with: pytrees whose leaves are handles, or plain arrays, which are
+        published for the call. A public array that `fn` closes over becomes a part of the program. The result is a
+        pytree of handles, `Fixed` numbers as plain ones.
+
+        `fn` is traced twice, compiled and audited once for each shape of its arguments. Each call makes fresh
+        correlations, which the ledger books as offline.
+
+            >>> import numpy as np
+            >>> from secp_spu import LocalRuntime, Owned
+            >>> from secp_spu.protocol import cos_sin
+            >>> with LocalRuntime() as runtime:
+            ...     x = runtime.share(Owned("alice", np.float32([[0.25, 1.0]])))
+            ...     secure = runtime.jit(lambda x: cos_sin(x, np.float32([[1.0], [0.125]])))
+            ...     cos, sin = runtime.open_to("alice", secure(x)).value
+            >>> bool(abs(cos + 0.5**0.5) < 0.01), bool(abs(sin - 0.5**0.5) < 0.01)
+            (True, True)
+
+        Args:
+            fn: a JAX function that gives the same for the same arguments.
+            name: of the program, in the ledger and in messages; by default the function's.
+        """
+        return Jitted(self, fn, name)
 
     def pin(self, values: Tree) -> None:
         """Keep arrays until the runtime closes: `free` refuses them.
@@ -185,7 +190,8 @@ class Runtime(ABC):
         """Everything compiled so far."""
         return list(self._programs.values())
 
-    def _compiled(self, name: str, fn: Callable, trees: tuple) -> Program:
+    def compiled(self, name: str, fn: Callable, trees: tuple) -> Program:
+        """The program of a function for inputs like these handles; compiled and audited unless it was before."""
         specs = jax.tree.map(lambda stored: stored.spec, trees)
         leaves, tree = jax.tree.flatten(specs)
         key = (fn, tree, tuple(leaves))
@@ -260,21 +266,3 @@ class Runtime(ABC):
             self.close()
         else:
             self.abandon()
-
-
-def is_declared(node: object) -> bool:
-    """For `is_leaf` of JAX's tree functions: a correlation, of arrays or of handles."""
-    return isinstance(node, CosineCorrelation)
-
-
-def names_of(node: CosineCorrelation | Stored) -> tuple[str, ...]:
-    """The names of a correlation's mask, cos and sin; of a single handle, its name."""
-    parts: tuple[Any, ...] = (node,)
-    if isinstance(node, CosineCorrelation):
-        parts = node.mask, node.cos, node.sin
-    return tuple(stored.name for stored in parts)
-
-
-def spec_of(value: np.ndarray | jax.Array | jax.ShapeDtypeStruct, *, secret: bool) -> Spec:
-    """The spec of an array that is to be shared or published."""
-    return Spec(tuple(value.shape), np.dtype(value.dtype), secret)

@@ -25,6 +25,7 @@ from secp_spu.protocol import (
     finish_exchange,
 )
 from secp_spu.protocol.sharing import RingArray
+from secp_spu.runtime.ledger import Cost
 from secp_spu.runtime.program import Spec
 
 
@@ -50,6 +51,14 @@ class ComputeParty:
     ):
         self._scheme, self._rank, self._spu, self._link = scheme, rank, spu, link.spawn()
         self._maker = CorrelationMaker(scheme, rank, streams)
+
+    def ask(self, method: str, *args: Any) -> tuple[Any, Cost | None]:
+        """Run one of the methods below.
+
+        Returns: its result; and what this party sent for it, or was sent by an owner or the dealer, if that is booked.
+        """
+        result = getattr(self, method)(*args)
+        return result, _cost(method, args, result)
 
     def store_secret(self, names: Sequence[str], dtypes: Sequence[np.dtype], parts: Sequence[dict]) -> int:
         """Keep an owner's arrays, given as components by number; returns how many bytes those were."""
@@ -111,6 +120,23 @@ class ComputeParty:
     def execute(self, name: str, code: bytes, inputs: Sequence[str], outputs: Sequence[str]) -> None:
         """Run a program, together with the other parties."""
         self._spu.run(libspu.Executable(name=name, input_names=inputs, output_names=outputs, code=code))
+
+
+BOOKED = {"store_secret": "share", "parts": "open_to", "correlate": "correlate", "draw": "draw", "deal": "deal"}
+"""Methods of a party whose time is booked, and the names that they are booked under."""
+
+
+def _cost(method: str, args: tuple, result: Any) -> Cost | None:
+    """Bytes and messages of one call."""
+    if method == "store_secret":
+        return Cost(result, len(args[0]))
+    if method == "parts":
+        return Cost(sum(part.nbytes for part in result), len(result))
+    if method == "correlate":
+        return Cost(sum(result), len(result))
+    if method == "deal":
+        return Cost(result, int(result > 0))
+    return None
 
 
 def split(leaves: Sequence[np.ndarray], scheme: Scheme, stream: MaskStream) -> list[list[dict[int, RingArray]]]:

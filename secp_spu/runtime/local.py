@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import count
 from typing import Any, Literal, NoReturn, TypeVar
 
 import jax
 from spu import Runtime as SpuRuntime
 from spu import libspu
+from typing_extensions import override
 
 from secp_spu.errors import RuntimeFailure
-from secp_spu.protocol import CosineCorrelation, Dealer, MaskStream, Scheme, party_streams
-from secp_spu.runtime.base import Correlations, Owned, Stored, is_declared, spec_of
-from secp_spu.runtime.compute_party import ComputeParty, join, split, spu_config
+from secp_spu.protocol import Correction, CosineCorrelation, Dealer, MaskStream, Scheme, party_streams
+from secp_spu.runtime.compute_party import BOOKED, ComputeParty, join, split, spu_config
+from secp_spu.runtime.handles import Owned, Stored, spec_of
 from secp_spu.runtime.ledger import Cost
 from secp_spu.runtime.one_process import OneProcessRuntime
 from secp_spu.runtime.profile import UnprovenOpening, profile_log
 from secp_spu.runtime.program import Program, Tree
+from secp_spu.runtime.sharing_runtime import SharingRuntime
 
 Source = Literal["joint", "dealt"]
 Result = TypeVar("Result")
@@ -32,10 +34,20 @@ _LINKS = count()
 """Numbers the links of this process: by one name SPU gives out one link, with the messages of all who use it."""
 
 
-class LocalRuntime(OneProcessRuntime):
+class LocalRuntime(OneProcessRuntime, SharingRuntime):
     """SPU parties as threads of this process, linked in memory: the embedded default.
 
     The process sees everything, so this protects nothing; it computes and costs what separate machines would.
+
+        >>> import numpy as np
+        >>> from secp_spu import LocalRuntime, Owned
+        >>> with LocalRuntime("semi2k", 2) as runtime:
+        ...     x = runtime.share(Owned("alice", np.float32([1, 2, 3])))
+        ...     y = runtime.share(Owned("bob", np.float32([4, 5, 6])))
+        ...     product = runtime.open_to("alice", runtime.jit(lambda x, y: x @ y)(x, y))
+        ...     online = runtime.ledger.report()["online"]["programs"]
+        >>> round(float(product.value), 2), sorted(online)
+        (32.0, ['lambda', 'open_to', 'share'])
 
     Args:
         protocol: "aby3" (three parties) or "semi2k" (two or more).
@@ -54,12 +66,11 @@ class LocalRuntime(OneProcessRuntime):
         timeout_seconds: int = DEFAULT_TIMEOUT_SECONDS,
     ):
         super().__init__(protocol, parties)
-        self._scheme = Scheme(protocol, parties)
-        self._source = correlations
         self._shares = MaskStream()
         by_rank, originals = party_streams(self._scheme)
         self._dealer = Dealer(self._scheme, originals) if correlations == "dealt" else None
         self._failure: RuntimeFailure | None = None
+        self._rows: list[tuple[str, Cost]] = []
         profile_log().acquire()
         self._parties = self._make_parties(by_rank, timeout_seconds)
         self._everywhere(lambda party: party.connect())
@@ -69,76 +80,45 @@ class LocalRuntime(OneProcessRuntime):
         link = f"{self.protocol}-{next(_LINKS)}"
         return [PartyThread(self._scheme, rank, streams, link, timeout_seconds) for rank, streams in enumerate(by_rank)]
 
-    def share(self, values: Owned) -> Tree:
-        """See `Runtime.share`. Fresh uniform shares from the operating system's randomness."""
-        leaves, tree = jax.tree.flatten(values.value)
-        handles = [Stored(next(self._names), spec_of(leaf, secret=True)) for leaf in leaves]
-        with self.ledger.timed("share") as rows:
-            for handle, leaf in zip(handles, leaves, strict=True):  # one by one, so that the components of one are held
-                parts = split([leaf], self._scheme, self._shares)
-                names, dtypes = [handle.name], [handle.spec.dtype]
-                sent = self._everywhere(lambda party: party.side.store_secret(names, dtypes, parts[party.rank]))  # noqa: B023
-                rows.append(("share", Cost(sum(sent), self.parties)))
-        return jax.tree.unflatten(tree, handles)
+    @property
+    @override
+    def _has_dealer(self) -> bool:
+        return self._dealer is not None
 
-    def publish(self, values: Tree) -> Tree:
-        """See `Runtime.publish`."""
-        leaves, tree = jax.tree.flatten(values)
-        handles = self._public_handles(leaves)
-        self._everywhere(lambda party: party.side.store_public([h.name for h in handles], leaves))
-        return jax.tree.unflatten(tree, handles)
+    @override
+    def _split_at_owner(self, values: Owned) -> tuple[Tree, Iterator[tuple[int, list[Any]]]]:
+        leaves = jax.tree.leaves(values.value)
+        # One by one, so that no more than one array's components are held.
+        batches = ((1, split([leaf], self._scheme, self._shares)) for leaf in leaves)
+        return jax.tree.map(lambda leaf: spec_of(leaf, secret=True), values.value), batches
 
-    def open_to(self, party: str, values: Tree) -> Owned:
-        """See `Runtime.open_to`. Each compute party sends one component, 8 bytes an element."""
-        self._refuse_unopenable(values)
-        leaves, tree = jax.tree.flatten(values)
-        with self.ledger.timed("open_to") as rows:
-            parts = self._everywhere(lambda p: p.side.parts([handle.name for handle in leaves]))
-            sent = sum(array.nbytes for of_party in parts for array in of_party)
-            rows.append(("open_to", Cost(sent, self.parties * len(leaves))))
-        return Owned(party, jax.tree.unflatten(tree, join(parts, [handle.spec for handle in leaves])))
+    @override
+    def _join_at_owner(self, party: str, specs: Tree, parts: list[Any]) -> Owned:
+        leaves, tree = jax.tree.flatten(specs)
+        return Owned(party, jax.tree.unflatten(tree, join(parts, leaves)))
 
-    def free(self, values: Tree) -> None:
-        """See `Runtime.free`."""
-        self._let_go(values)
-        names = [handle.name for handle in jax.tree.leaves(values)]
-        if names:
-            self._everywhere(lambda party: party.side.free(names))
+    @override
+    def _correct(self, wanted: CosineCorrelation) -> Correction:
+        if self._dealer is None:
+            raise ValueError("there is no dealer: the parties make correlations")
+        return self._dealer.correct(wanted)
 
-    def correlations(self, declared: Tree) -> Correlations:
-        """See `Runtime.correlations`."""
-        make = partial(self._deal, self._dealer) if self._dealer else self._make_jointly
-        return self._made(jax.tree.map(make, declared, is_leaf=is_declared))
+    @override
+    @contextmanager
+    def _booked(self, program: str) -> Iterator[None]:
+        with self.ledger.timed(program) as self._rows:
+            yield
 
-    def _deal(self, dealer: Dealer, wanted: CosineCorrelation) -> CosineCorrelation:
-        handles = self._handles(wanted)
-        names = jax.tree.map(lambda handle: handle.name, handles)
-        with self.ledger.timed("deal") as rows:
-            correction = dealer.correct(wanted)
-            receivers = self._scheme.holders(self.parties - 1)
-            sent = self._everywhere(lambda p: p.side.deal(wanted, names, correction if p.rank in receivers else None))
-            rows.append(("deal", Cost(sum(sent), len(receivers))))
-        return handles
+    @override
+    def _ask_all(self, method: str, *args: Any, each: Sequence[Any] | None = None) -> list[Any]:
+        def ask(party: PartyThread) -> tuple[Any, Cost | None]:
+            return party.side.ask(method, *args, *([] if each is None else [each[party.rank]]))
 
-    def _make_jointly(self, wanted: CosineCorrelation) -> CosineCorrelation:
-        return self._correlate(wanted) if self._scheme.replicated else self._combine(wanted)
+        answers = self._everywhere(ask)
+        self._rows += [(BOOKED[method], cost) for _, cost in answers if cost is not None]
+        return [result for result, _ in answers]
 
-    def _correlate(self, wanted: CosineCorrelation) -> CosineCorrelation:
-        handles = self._handles(wanted)
-        names = jax.tree.map(lambda handle: handle.name, handles)
-        with self.ledger.timed("correlate") as rows:
-            sent = self._everywhere(lambda party: party.side.correlate(wanted, names))
-            rows.append(("correlate", Cost(sum(map(sum, sent)), sum(map(len, sent)))))
-        return handles
-
-    def _combine(self, wanted: CosineCorrelation) -> CosineCorrelation:
-        handles = self._handles(wanted)
-        factors = self._factor_handles(handles)
-        cos, sin = ([handle.name for handle in row] for row in factors)
-        with self.ledger.timed("draw"):
-            self._everywhere(lambda party: party.side.draw(wanted, handles.mask.name, cos, sin))
-        return self._combined(handles, factors)
-
+    @override
     def _execute(self, program: Program, inputs: list[Stored], outputs: list[Stored]) -> None:
         names = [handle.name for handle in inputs], [handle.name for handle in outputs]
         openings = len(program.audit.openings)
@@ -179,6 +159,7 @@ class LocalRuntime(OneProcessRuntime):
             party.end()
         raise failure from cause
 
+    @override
     def close(self) -> None:
         """A program that runs is finished first; after a failure nothing is waited for, and SPU may still log."""
         if self._failure is None:

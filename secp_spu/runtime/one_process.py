@@ -6,23 +6,25 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+from typing_extensions import override
 
-from secp_spu.runtime.base import Owned, Runtime
+from secp_spu.runtime.base import Runtime
+from secp_spu.runtime.handles import Owned
 
 
 class OneProcessRuntime(Runtime):
     """A runtime whose owners are objects of this process."""
 
+    @override
     def actor(self, party: str, make: Callable[..., Any], *args: Any, **kwargs: Any) -> LocalActor:
-        """See `Runtime.actor`."""
         return LocalActor(party, make(*args, **kwargs))
 
+    @override
     def disclose(self, value: Owned) -> Any:
-        """See `Runtime.disclose`."""
         return value.value
 
+    @override
     def at_home(self, value: Owned) -> Any:
-        """See `Runtime.at_home`."""
         return value.value
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from typing_extensions import override
 
-from secp_spu.runtime.base import Correlations, Owned, Stored, spec_of
+from secp_spu.runtime.handles import Correlations, Owned, Stored, spec_of
 from secp_spu.runtime.one_process import OneProcessRuntime
 from secp_spu.runtime.program import Program, Tree
 
@@ -24,34 +25,35 @@ class PlaintextRuntime(OneProcessRuntime):
         self._values: dict[str, jax.Array] = {}
         self._compiled_functions: dict[Callable, Callable] = {}
 
+    @override
     def share(self, values: Owned) -> Tree:
-        """See `Runtime.share`; here the value is only put aside."""
         return self._store(values.value)
 
+    @override
     def publish(self, values: Tree) -> Tree:
-        """See `Runtime.publish`."""
         return self._store(values)
 
+    @override
     def open_to(self, party: str, values: Tree) -> Owned:
-        """See `Runtime.open_to`."""
         return Owned(party, jax.tree.map(lambda handle: np.asarray(self._values[handle.name]), values))
 
+    @override
     def correlations(self, declared: Tree) -> Correlations:
         """None are needed: without its correlations a module computes in plaintext."""
         del declared
         return Correlations({})
 
+    @override
     def free(self, values: Tree) -> None:
-        """See `Runtime.free`."""
         for handle in jax.tree.leaves(values):
             del self._values[handle.name]
 
+    @override
     def close(self) -> None:
-        """See `Runtime.close`."""
         self._values.clear()
 
+    @override
     def run(self, name: str, fn: Callable, *args: Any) -> Tree:
-        """See `Runtime.run`; nothing is compiled for SPU."""
         trees = [arg.tree if isinstance(arg, Correlations) else arg for arg in args]
         values = jax.tree.map(lambda handle: self._values[handle.name], trees)
         compiled = self._compiled_functions.setdefault(fn, jax.jit(fn))
@@ -66,5 +68,6 @@ class PlaintextRuntime(OneProcessRuntime):
 
         return jax.tree.map(keep, values)
 
+    @override
     def _execute(self, program: Program, inputs: list[Stored], outputs: list[Stored]) -> None:
         raise NotImplementedError("plaintext programs are not compiled for SPU")

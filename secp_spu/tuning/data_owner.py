@@ -167,7 +167,7 @@ class DataOwner(InputOwner):
         if not trusted.any():
             raise RuntimeFailure(
                 f"the logits of all candidates of generation {len(self._record.generations) + 1} are implausible (not "
-                f"within +-{self._logit_limit:g}): go on with --resume, which evaluates the generation again; if that "
+                f"within +-{self._logit_limit:g}): go on with `resume`, which evaluates the generation again; if that "
                 "does not help, take a smaller tuning.alpha, or look for overflow in the model"
             )
         answers = np.where(trusted[:, None, None], answers, answers[trusted].mean(0))

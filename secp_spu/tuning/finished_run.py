@@ -36,7 +36,7 @@ def load_run(folder: Path, settings: Sequence[str] = (), *, party: str | None = 
 def _refuse_unfinished(folder: Path) -> None:
     if not (folder / FILE_NAME).exists():
         if (folder / CHECKPOINT).exists():
-            raise ConfigError(f"{folder} holds a run that has not finished: go on with secp-spu tune --resume")
+            raise ConfigError(f"{folder} holds a run that has not finished: go on with `tune(resume=True)`")
         raise ConfigError(f"{folder} holds no tuned prompt: give the folder that secp-spu tune wrote")
 
 

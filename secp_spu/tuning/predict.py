@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -23,7 +25,7 @@ from secp_spu.tuning.inputs import InputOwner, PromptSet
 from secp_spu.tuning.limits import Allowance, Amounts
 from secp_spu.tuning.logits import plausible
 from secp_spu.tuning.shared_model import SharedModel, share_model, sizes_of
-from secp_spu.tuning.task import read_texts, template_fields
+from secp_spu.tuning.task import Text, read_texts, template_fields
 
 RESULTS = {"label", "scores"}
 """What a result has besides its text's fields."""
@@ -32,18 +34,32 @@ SCORE_DECIMALS = 6
 """More than MPC's error leaves of a score."""
 
 
+@dataclass(frozen=True)
+class Prediction:
+    """What a prompt makes of a text.
+
+    Attributes:
+        label: with the largest score.
+        scores: of all labels, by label; they add up to one.
+    """
+
+    label: str
+    scores: dict[str, float]
+
+
 class Predictor(InputOwner):
     """A data owner that has new texts and a tuned prompt; it alone sees what comes out.
 
     Args:
         config: of the run that tuned the prompt.
         run: its folder.
-        texts: JSON lines with the template's fields.
-        out: file for the results, one JSON line a text: all its fields, `label` and `scores`, which add up to one.
+        texts: a file of JSON lines with the template's fields, or the texts.
+        out: file for the results, one JSON line a text: all its fields, `label` and `scores`, which add up to one. None
+            for no file.
     Raises: ConfigError for texts, a template or a prompt that do not fit; CheckpointError.
     """
 
-    def __init__(self, config: Config, run: Path, texts: Path, out: Path):
+    def __init__(self, config: Config, run: Path, texts: Path | Sequence[Text], out: Path | None):
         super().__init__(config)
         if RESULTS & set(template_fields(config.task.template)):
             raise ConfigError(
@@ -51,7 +67,7 @@ class Predictor(InputOwner):
                 "the texts' field another name, there and in task.template"
             )
         self._initial = load_tuned_prompt(run, config, self._transformer)
-        self._texts = read_texts(texts, config.task)
+        self._texts = read_texts(texts, config.task) if isinstance(texts, Path) else list(texts)
         self._tokens = {"new": self._tokenizer.encode(self._texts, config.task)}
         self._out = out
         self._logits: list[np.ndarray] = []
@@ -61,6 +77,8 @@ class Predictor(InputOwner):
 
         Raises: ConfigError.
         """
+        if self._out is None:
+            return
         refuse_existing(self._out)
         try:
             make_private_folder(self._out.parent)
@@ -90,8 +108,8 @@ class Predictor(InputOwner):
     def _plausible(self, logits: np.ndarray) -> np.ndarray:
         return plausible(logits, self._logit_limit)
 
-    def _results(self) -> list[dict[str, Any]]:
-        """A result for every text.
+    def predictions(self) -> list[Prediction]:
+        """A prediction for every text.
 
         Raises: RuntimeFailure for implausible logits.
         """
@@ -102,26 +120,34 @@ class Predictor(InputOwner):
                 f"implausible in two evaluations (not within +-{self._logit_limit:g}), and nothing was written: leave "
                 "these texts out, or look for overflow in the model"
             )
-        labels, results = list(self._config.task.labels), []
-        for text, scores in zip(self._texts, softmax(logits.astype(np.float64), axis=-1), strict=True):
+        labels, found = list(self._config.task.labels), []
+        for scores in softmax(logits.astype(np.float64), axis=-1):
             rounded = dict(zip(labels, scores.round(SCORE_DECIMALS).tolist(), strict=True))
-            results.append({**text.others, **text.fields, "label": labels[scores.argmax()], "scores": rounded})
-        return results
+            found.append(Prediction(labels[scores.argmax()], rounded))
+        return found
 
     def finish(self) -> str:
         """Write the results, all or nothing; returns a line for the data owner.
 
         Raises: ConfigError; RuntimeFailure for implausible logits.
         """
-        refuse_existing(self._out)
-        results = self._results()
-        lines = [json.dumps(result, ensure_ascii=False) + "\n" for result in results]
+        if self._out is not None:
+            refuse_existing(self._out)
+        found = self.predictions()
+        if self._out is not None:
+            self._write(self._out, found)
+        counts = Counter(prediction.label for prediction in found)
+        return f"{len(found)} texts: {', '.join(f'{counts[label]} {label}' for label in self._config.task.labels)}"
+
+    def _write(self, out: Path, found: list[Prediction]) -> None:
+        lines = []
+        for text, prediction in zip(self._texts, found, strict=True):
+            result = {**text.others, **text.fields, "label": prediction.label, "scores": prediction.scores}
+            lines.append(json.dumps(result, ensure_ascii=False) + "\n")
         try:
-            write_whole(self._out, "".join(lines).encode(errors="replace"), secret=True)
+            write_whole(out, "".join(lines).encode(errors="replace"), secret=True)
         except OSError as error:
-            raise ConfigError(f"{self._out} cannot be written: {error.strerror}") from error
-        counts = Counter(result["label"] for result in results)
-        return f"{len(lines)} texts: {', '.join(f'{counts[label]} {label}' for label in self._config.task.labels)}"
+            raise ConfigError(f"{out} cannot be written: {error.strerror}") from error
 
 
 def refuse_existing(out: Path) -> None:

@@ -138,7 +138,7 @@ class RunRecord:
         except ConfigError:
             raise
         except FileNotFoundError as error:
-            raise ConfigError(f"{folder} holds no run to resume: leave --resume away") from error
+            raise ConfigError(f"{folder} holds no run to resume: leave `resume` away") from error
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ConfigError(f"{path} is no checkpoint of this version, or damaged ({error}): start anew") from error
 
@@ -187,7 +187,7 @@ def open_run(folder: Path, config: Config, *, resume: bool) -> RunRecord:
         raise ConfigError(f"{folder} is a file: choose a folder")
     if (folder / FILE_NAME).exists():
         same = RunRecord.load(folder).digest == config.digest()
-        fix = "add --resume to go on, or choose another folder" if same else "choose another folder"
+        fix = "add `resume` to go on, or choose another folder" if same else "choose another folder"
         raise ConfigError(f"{folder} holds {'this run' if same else 'another run'} already: {fix}")
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError(f"{folder} is not empty and holds no run: choose another folder")

@@ -14,7 +14,7 @@ import numpy as np
 from secp_spu.errors import RuntimeFailure
 from secp_spu.tuning.record import RunRecord, confirms
 
-WHAT_TO_DO = "go on with --resume and more tuning.generations, or look for overflow in the model"
+WHAT_TO_DO = "go on with `resume` and more tuning.generations, or look for overflow in the model"
 
 
 class Selection:

@@ -77,6 +77,24 @@ def read_texts(path: Path, section: TaskSection) -> list[Text]:
     return texts
 
 
+def texts_of(objects: Sequence[str | Mapping[str, object]], section: TaskSection) -> list[Text]:
+    """Texts from objects with the template's fields, or from plain strings where it has one field.
+
+    Raises: ConfigError naming the text: a missing field, or a string for a template of several; for no texts.
+    """
+    names, texts = template_fields(section.template), []
+    if isinstance(objects, str | Mapping) or not len(objects):
+        raise ConfigError("`texts` must be a list of strings or of objects, and hold at least one")
+    for number, content in enumerate(objects):
+        where = f"`texts`[{number}]"
+        if isinstance(content, str):
+            if len(names) > 1:
+                raise ConfigError(f"{where} is a string, but task.template has fields {', '.join(names)}: name them")
+            content = {names[0]: content}
+        texts.append(Text(_fields(content, section.template, where), where=where))
+    return texts
+
+
 def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """The objects of a JSON-lines file, each with the words for where it stands; at least one."""
     empty = True

@@ -290,7 +290,7 @@ def test_ctrl_c_before_the_run_began_promises_nothing(recipe, tmp_path, monkeypa
 def test_a_run_that_diverges_ends_with_its_last_good_state(recipe, tmp_path):
     """The first of two steps of warm-up is of length zero, the second far too long."""
     recipe = replace(recipe, rate=1e30, steps=20)
-    with pytest.raises(ConfigError, match=r"diverged, .* is nan at step 2: lower --rate 1e\+30, and choose another"):
+    with pytest.raises(ConfigError, match=r"diverged, .* is nan at step 2: lower `rate` 1e\+30, and choose another"):
         adapt(replace(recipe, every=1), tmp_path / "out", resume=False, progress=Progress())
     assert [row["step"] for row in log_of(tmp_path / "out")] == [0, 1]
     assert serialization.msgpack_restore((tmp_path / "out" / STATE).read_bytes())["step"] == 1
@@ -309,7 +309,7 @@ def test_a_model_that_overflows_is_named(recipe, tmp_path):
     with pytest.raises(CheckpointError, match="huge computes values that are not finite: take a model whose"):
         call(replace(recipe, model=huge, activation="series"), tmp_path / "series")
     assert not (tmp_path / "series").exists()
-    with pytest.raises(ConfigError, match="--model .*huge: similarity is nan before training"):
+    with pytest.raises(ConfigError, match="`model` .*huge: similarity is nan before training"):
         call(replace(recipe, model=huge), tmp_path / "out")
 
 
@@ -342,10 +342,10 @@ def test_a_run_is_resumed_with_its_own_recipe_and_corpus_alone(recipe, corpus, t
     before = content_of(out)
     again = partial(adapt, out=out, resume=True, progress=Progress())
 
-    with pytest.raises(ConfigError, match=r"--resume: rate was 0.003 in .*, now it is 0.001"):
+    with pytest.raises(ConfigError, match=r"`resume`: rate was 0.003 in .*, now it is 0.001"):
         again(replace(recipe, rate=1e-3))
     lines.write_text(lines.read_text() + "w1 w2 w3 w4\n")
-    with pytest.raises(ConfigError, match=r"--resume: corpus_sha256 was '\w{64}' in .*, now it is '\w{64}': give the"):
+    with pytest.raises(ConfigError, match=r"`resume`: corpus_sha256 was '\w{64}' in .*, now it is '\w{64}': give the"):
         again(recipe)
     assert content_of(out) == before
 
@@ -436,7 +436,7 @@ def test_bad_input_is_refused_before_anything_is_written(models_of, recipe, tmp_
     refused(ConfigError, "cannot be read", corpus=tmp_path / "none.txt")
     short = write_lines(tmp_path / "short.txt", HELD_OUT + 7)
     refused(ConfigError, "has 263 different lines, needed are 264", corpus=short)
-    refused(ConfigError, "--max-tokens 18 and --prompt-tokens 3: the model has 20 positions", max_tokens=18)
+    refused(ConfigError, "`max_tokens` 18 and `prompt_tokens` 3: the model has 20 positions", max_tokens=18)
     headed = tmp_path / "headed"
     shutil.copytree(models_of[True], headed)
     write_tokenizer(headed / "tokenizer.json", mask="[NONE]")
@@ -455,20 +455,20 @@ def test_a_folder_that_will_not_do_is_named_before_anything_is_computed(whole, t
             adapt(recipe, out, resume=resume, progress=Progress())
 
     (tmp_path / "file").touch()
-    refused("--out: .*file is a file: choose a folder", tmp_path / "file")
-    refused("--out .*out holds an adaptation already: choose another folder, or go on with --resume", finished)
+    refused("`out`: .*file is a file: choose a folder", tmp_path / "file")
+    refused("`out` .*out holds an adaptation already: choose another folder, or go on with `resume`", finished)
     for name in (RECIPE, "adaptation.jsonl"):
         damaged = tmp_path / name.split(".")[0]
         shutil.copytree(finished, damaged)
         (damaged / name).write_bytes((damaged / name).read_bytes()[:-20])
-        refused(f"--resume: .*{name} is damaged", damaged, resume=True)
+        refused(f"`resume`: .*{name} is damaged", damaged, resume=True)
 
 
 def test_a_damaged_state_is_named(whole, tmp_path):
     recipe, finished = whole
     shutil.copytree(finished, tmp_path / "out")
     (tmp_path / "out" / STATE).write_bytes(b"")
-    with pytest.raises(ConfigError, match="--resume: .*state.msgpack is damaged"):
+    with pytest.raises(ConfigError, match="`resume`: .*state.msgpack is damaged"):
         adapt(recipe, tmp_path / "out", resume=True, progress=Progress())
 
 
@@ -477,7 +477,7 @@ def test_a_folder_that_can_no_longer_be_written_is_named(recipe, tmp_path, monke
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(adaptation, "write_whole", full)
-    with pytest.raises(ConfigError, match="--out .*out cannot be written .*No space left.*: make room, or choose an"):
+    with pytest.raises(ConfigError, match="`out` .*out cannot be written .*No space left.*: make room, or choose an"):
         adapt(recipe, tmp_path / "out", resume=False, progress=Progress())
 
 

@@ -41,9 +41,9 @@ def assert_damaged(name, function, *arguments):
     with pytest.raises(ConfigError) as caught:
         function(*arguments)
     text = str(caught.value)
-    assert text.startswith("--resume: ")
+    assert text.startswith("`resume`: ")
     assert f"{name} is damaged (" in text
-    assert text.endswith("): leave --resume away, and choose another --out")
+    assert text.endswith("): leave `resume` away, and choose another `out`")
     assert len(text) < 400
     assert "\n" not in text
 
@@ -141,17 +141,17 @@ def test_a_folder_that_a_run_cannot_have_is_named(out, tmp_path, monkeypatch):
         with pytest.raises(ConfigError, match=message):
             refuse_folder(folder, resume=resume)
 
-    refused("--out .* holds an adaptation already: choose another folder, or go on with --resume", out)
+    refused("`out` .* holds an adaptation already: choose another folder, or go on with `resume`", out)
     refuse_folder(out, resume=True)
     (tmp_path / "other").mkdir()
     refuse_folder(tmp_path / "other", resume=False)
-    refused("--resume: .*other holds no adaptation: leave --resume away", tmp_path / "other", resume=True)
+    refused("`resume`: .*other holds no adaptation: leave `resume` away", tmp_path / "other", resume=True)
     (tmp_path / "other" / "file").touch()
-    refused("--out .*other is not empty and holds no adaptation: choose another folder", tmp_path / "other")
+    refused("`out` .*other is not empty and holds no adaptation: choose another folder", tmp_path / "other")
     for folder in (tmp_path / "other" / "file", tmp_path / "other" / "file" / "out"):
         for resume in (False, True):
-            refused("--out: .*file is a file: choose a folder", folder, resume=resume)
+            refused("`out`: .*file is a file: choose a folder", folder, resume=resume)
     refuse_folder(tmp_path / "new" / "out", resume=False)
     monkeypatch.setattr("os.access", lambda *_: False)
-    refused(f"--out: {tmp_path} cannot be written: choose another folder", tmp_path / "new" / "out")
+    refused(f"`out`: {tmp_path} cannot be written: choose another folder", tmp_path / "new" / "out")
     assert not (tmp_path / "new").exists()

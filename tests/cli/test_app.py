@@ -17,6 +17,7 @@ import secp_spu.__main__
 import secp_spu.cli
 from secp_spu.cli.app import DEMO_CONFIG, main
 from secp_spu.config import load_config
+from secp_spu.errors import ConfigError
 from secp_spu.tuning.programs import audit_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -368,3 +369,34 @@ def test_a_search_without_a_slope_ends_in_order_and_says_which_key_to_change(tmp
     assert "this run has finished before: nothing is left to do" in again.stdout
     assert line in again.stdout
     assert "after 1 generation (10 evaluations of a prompt)" in again.stdout
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        (
+            "`out` runs/x holds an adaptation already: go on with `resume`",
+            "--out runs/x holds an adaptation already: go on with --resume",
+        ),
+        ("lower `batch_tokens`", "lower --batch-tokens"),
+        ("go on with `tune(resume=True)`", "go on with secp-spu tune --resume"),
+        ("the line has no `label`", "the line has no `label`"),
+    ],
+)
+def test_a_message_names_options_where_the_package_names_arguments(message, shown, monkeypatch, capsys):
+    def refuse():
+        raise ConfigError(message)
+
+    monkeypatch.setattr(secp_spu.cli.app, "app", refuse)
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    assert capsys.readouterr().err == f"error: {shown}\n"
+
+
+def test_messages_of_the_package_name_no_options():
+    """Only the command line knows them: `secp_spu.cli.terminal.with_options`."""
+    package = Path(secp_spu.cli.__file__).parent.parent
+    for folder in ("adaptation", "inference", "model", "network", "protocol", "runtime", "tuning"):
+        for path in (package / folder).rglob("*.py"):
+            assert not re.search(r'"[^"\n]*--[a-z]', path.read_text()), path

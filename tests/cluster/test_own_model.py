@@ -19,7 +19,7 @@ def test_the_example_runs_and_its_errors_are_small():
     assert 0 < float(errors["cosine and sine"]) < bound
     # a feature's error enters numerator and denominator of a mean over 8 tokens and 32 features
     assert 0 < float(errors["random feature attention"]) < 20 * bound
-    for name, mask in (("cosine", "2"), ("attention", "2.features")):
+    for name, mask in (("cosine", "1.0"), ("attention", "6.0")):
         proof = rf"^{name}: 1 opening, masked by {re.escape(mask)}\.mask, SHA-256 [0-9a-f]{{16}}\.\.\.$"
         assert re.search(proof, done.stdout, re.MULTILINE)
 

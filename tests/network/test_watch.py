@@ -198,7 +198,7 @@ def test_check_names_the_first_one_gone(start, look):
     message = _until_gone(watching)
     assert message.startswith("carol has gone (")
     assert message.endswith(
-        "see its own output; once it is back, start all parties again, the data owner with --resume"
+        "see its own output; once it is back, start all parties again, the data owner with `resume`"
     )
     assert "bob" not in message
 

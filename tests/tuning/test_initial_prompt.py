@@ -107,7 +107,7 @@ def test_a_run_does_not_go_on_from_another_initial_prompt(tmp_path):
 
 def test_a_run_that_has_not_finished_is_no_initial_prompt(tmp_path):
     owner(tmp_path / "begun").begin()
-    with pytest.raises(ConfigError, match="holds a run that has not finished: go on with secp-spu tune --resume"):
+    with pytest.raises(ConfigError, match=r"holds a run that has not finished: go on with `tune\(resume=True\)`"):
         owner(tmp_path / "run", f"tuning.initial_prompt.run={tmp_path / 'begun'}")
 
 

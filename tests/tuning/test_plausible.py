@@ -159,7 +159,7 @@ def test_a_run_that_stopped_with_a_pending_best_goes_on_as_if_it_had_not(honest,
 
 def test_no_candidate_with_plausible_logits_is_a_failure_that_says_what_to_do(tmp_path):
     changes = {_training(2): lambda logits: 1e6 * logits}
-    with pytest.raises(RuntimeFailure, match=r"all candidates of generation 2 are implausible .* go on with --resume"):
+    with pytest.raises(RuntimeFailure, match=r"all candidates of generation 2 are implausible .* go on with `resume`"):
         _run(tmp_path / "run", changes=changes)
     assert len(RunRecord.load(tmp_path / "run").generations) == 1
     assert len(_run(tmp_path / "run", resume=True)[0].generations) == GENERATIONS
@@ -167,7 +167,7 @@ def test_no_candidate_with_plausible_logits_is_a_failure_that_says_what_to_do(tm
 
 def test_no_confirmed_point_is_a_failure_that_says_what_to_do(labels, tmp_path):
     changes = {_validation(1): perfect(labels["validation"], 16.0, 0)}
-    with pytest.raises(RuntimeFailure, match="no two evaluations of one agree; go on with --resume"):
+    with pytest.raises(RuntimeFailure, match="no two evaluations of one agree; go on with `resume`"):
         _run(tmp_path / "run", "tuning.generations=1", changes=changes)
 
 

@@ -245,7 +245,7 @@ def test_a_run_that_is_none_or_not_finished_is_refused(run, tmp_path):
     with pytest.raises(ConfigError, match="holds no tuned prompt"):
         load_run(tmp_path)
     RunRecord.load(run).save(tmp_path / "begun")
-    with pytest.raises(ConfigError, match="has not finished: go on with secp-spu tune --resume"):
+    with pytest.raises(ConfigError, match=r"has not finished: go on with `tune\(resume=True\)`"):
         load_run(tmp_path / "begun")
     shutil.copy(run / "prompt.safetensors", tmp_path / "begun")
     with pytest.raises(ConfigError, match=r"has no config.yaml: put the configuration there"):

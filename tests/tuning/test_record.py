@@ -207,7 +207,7 @@ def test_a_run_goes_on_where_the_data_owner_has_the_tables_alone(own):
 def test_a_new_folder_is_made_and_claimed(tmp_path):
     folder = tmp_path / "a" / "b"
     open_run(folder, CONFIG, resume=False).save(folder)
-    with pytest.raises(ConfigError, match="holds this run already: add --resume"):
+    with pytest.raises(ConfigError, match="holds this run already: add `resume`"):
         open_run(folder, CONFIG, resume=False)
     with pytest.raises(ConfigError, match="holds another run already"):
         open_run(folder, OTHER, resume=False)

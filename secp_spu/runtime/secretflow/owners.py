@@ -12,8 +12,8 @@ import secretflow as sf
 
 from secp_spu.protocol import Correction, CosineCorrelation, Dealer, MaskStream, Scheme
 from secp_spu.protocol.sharing import KEY_BYTES
-from secp_spu.runtime.base import Owned, spec_of
 from secp_spu.runtime.compute_party import join, split
+from secp_spu.runtime.handles import Owned, spec_of
 from secp_spu.runtime.program import Tree
 
 
@@ -81,7 +81,7 @@ class DealerHost:
         return self._keys[component]
 
     def correct(self, wanted: CosineCorrelation) -> Correction:
-        """See `Dealer.correct`; for the holders of the last component."""
+        """The last component of fresh factors, for its holders."""
         return self._dealer.correct(wanted)
 
 

@@ -6,18 +6,17 @@ import os
 import socket
 from typing import Any
 
-import numpy as np
 import secretflow as sf
 import secretflow.distributed as sfd
 from secretflow.device.device.spu import SPURuntime
 from spu import libspu
 
 from secp_spu.config import ClusterSection
-from secp_spu.protocol import Correction, CosineCorrelation, MaskStream, Scheme
+from secp_spu.protocol import MaskStream, Scheme
 from secp_spu.protocol.sharing import KEY_BYTES
 from secp_spu.runtime.cgroup import available_bytes
-from secp_spu.runtime.compute_party import ComputeParty, spu_settings
-from secp_spu.runtime.ledger import Cost, Ledger, Phase
+from secp_spu.runtime.compute_party import BOOKED, ComputeParty, spu_settings
+from secp_spu.runtime.ledger import Ledger, Phase
 from secp_spu.runtime.local import first_line
 from secp_spu.runtime.profile import profile_log
 from secp_spu.runtime.secretflow.start import certificates_of
@@ -116,38 +115,15 @@ class _SpuParty(SPURuntime):
         self._keys.clear()
         self._side = ComputeParty(self._scheme, self._rank, self.runtime, self.link, streams=streams)
 
-    def store_secret(self, phase: Phase, names: list[str], dtypes: list[np.dtype], parts: list[dict]) -> None:
-        with self._ledger.phase(phase), self._ledger.timed("share") as rows:
-            received = self._side.store_secret(names, dtypes, parts)
-            rows.append(("share", Cost(received, len(names))))
-
-    def store_public(self, names: list[str], values: list[np.ndarray]) -> None:
-        self._side.store_public(names, values)
-
-    def open(self, phase: Phase, names: list[str]) -> list[np.ndarray]:
-        with self._ledger.phase(phase), self._ledger.timed("open_to") as rows:
-            parts = self._side.parts(names)
-            rows.append(("open_to", Cost(sum(part.nbytes for part in parts), len(names))))
-        return parts
-
-    def free(self, names: list[str]) -> None:
-        self._side.free(names)
-
-    def correlate(self, phase: Phase, wanted: CosineCorrelation, names: CosineCorrelation) -> None:
-        with self._ledger.phase(phase), self._ledger.timed("correlate") as rows:
-            sent = self._side.correlate(wanted, names)
-            rows.append(("correlate", Cost(sum(sent), len(sent))))
-
-    def draw(self, phase: Phase, wanted: CosineCorrelation, mask: str, cos: list[str], sin: list[str]) -> None:
-        with self._ledger.phase(phase), self._ledger.timed("draw"):
-            self._side.draw(wanted, mask, cos, sin)
-
-    def deal(
-        self, phase: Phase, wanted: CosineCorrelation, names: CosineCorrelation, correction: Correction | None
-    ) -> None:
-        with self._ledger.phase(phase), self._ledger.timed("deal") as rows:
-            received = self._side.deal(wanted, names, correction)
-            rows.append(("deal", Cost(received, int(received > 0))))
+    def ask(self, phase: Phase, method: str, *args: Any) -> Any:
+        """Run a method of `ComputeParty`, and book what it costs under a phase."""
+        if method not in BOOKED:
+            return self._side.ask(method, *args)[0]
+        with self._ledger.phase(phase), self._ledger.timed(BOOKED[method]) as rows:
+            result, cost = self._side.ask(method, *args)
+            if cost is not None:
+                rows.append((BOOKED[method], cost))
+        return result
 
     def load(self, number: int, name: str, code: bytes, openings: int) -> None:
         self._programs[number] = name, code, openings

@@ -20,14 +20,15 @@ import ray
 import secretflow as sf
 import secretflow.distributed as sfd
 from fed.exceptions import FedRemoteError
+from typing_extensions import override
 
 from secp_spu.config import ClusterSection
 from secp_spu.errors import ConfigError, RuntimeFailure
 from secp_spu.network.meeting import Facts
 from secp_spu.network.messages import RefusedMessage, shown
-from secp_spu.protocol import CosineCorrelation, Scheme
-from secp_spu.runtime.base import Correlations, Owned, Runtime, Stored, is_declared
+from secp_spu.protocol import CosineCorrelation
 from secp_spu.runtime.cgroup import oom_kills, why_killed
+from secp_spu.runtime.handles import Owned, Stored
 from secp_spu.runtime.journal import Journal
 from secp_spu.runtime.local import first_line
 from secp_spu.runtime.program import Program, Tree
@@ -45,6 +46,7 @@ from secp_spu.runtime.secretflow.party import SpuDevice
 from secp_spu.runtime.secretflow.ray_processes import end_ray_processes
 from secp_spu.runtime.secretflow.spu_logging import SPU_LOGGING_PATCHED, worker_hook
 from secp_spu.runtime.secretflow.start import Agree, linger, start_party, start_simulation
+from secp_spu.runtime.sharing_runtime import SharingRuntime
 
 _POLL_SECONDS = 0.5
 
@@ -54,7 +56,7 @@ RAY_KILLED = (
 )
 
 
-class SecretFlowRuntime(Runtime):
+class SecretFlowRuntime(SharingRuntime):
     """SecretFlow devices as parties: a PYU for each owner and the dealer, an SPU over the compute parties.
 
     Args:
@@ -77,7 +79,7 @@ class SecretFlowRuntime(Runtime):
         agree: Agree = lambda _: None,
     ):
         super().__init__(protocol, len(cluster.compute))
-        self._scheme, self._cluster, self._party = Scheme(protocol, self.parties), cluster, party
+        self._cluster, self._party = cluster, party
         self._owners = {"data_owner": cluster.data_owner, "model_owner": cluster.model_owner}
         self._failure: RuntimeFailure | None = None
         self._oom_kills = oom_kills()
@@ -115,102 +117,69 @@ class SecretFlowRuntime(Runtime):
                 self._tell(names[rank], "take_key", component, key)
         return dealer
 
+    @override
     def gather(self, value: Any) -> dict[str, Any]:
-        """See `Runtime.gather`."""
         everyone = self._cluster.everyone
         return dict(zip(everyone, self._reveal([sf.PYU(p)(same)(value).data for p in everyone]), strict=True))
 
+    @override
     def actor(self, party: str, make: Callable[..., Any], *args: Any, **kwargs: Any) -> OwnerActor:
-        """See `Runtime.actor`."""
         return OwnerActor(party, actor(OwnerHost, sf.PYU(self._owners[party]), make, args, kwargs))
 
-    def share(self, values: Owned) -> Tree:
-        """See `Runtime.share`. Components are drawn at the owner; each party receives those that it holds."""
-        shared = sf.PYU(self._owners[values.party])(split_at_owner, num_returns=1 + self.parties)(
-            values.value, self._scheme
-        )
-        specs, *parts = [part.data for part in shared]
+    @property
+    @override
+    def _has_dealer(self) -> bool:
+        return self._dealer is not None
+
+    @override
+    def _split_at_owner(self, values: Owned) -> tuple[Tree, list[tuple[int, list[Any]]]]:
+        split = sf.PYU(self._owners[values.party])(split_at_owner, num_returns=1 + self.parties)
+        specs, *parts = [part.data for part in split(values.value, self._scheme)]
         (found,) = self._reveal([specs])
-        handles = jax.tree.map(lambda spec: Stored(next(self._names), spec), found)
-        names = [handle.name for handle in jax.tree.leaves(handles)]
-        dtypes = [handle.spec.dtype for handle in jax.tree.leaves(handles)]
-        for name, part in zip(self._cluster.compute, parts, strict=True):
-            self._tell(name, "store_secret", self.ledger.current, names, dtypes, part)
-        return handles
+        return found, [(len(jax.tree.leaves(found)), parts)]
 
-    def publish(self, values: Tree) -> Tree:
-        """See `Runtime.publish`."""
-        leaves, tree = jax.tree.flatten(values)
-        handles = self._public_handles(leaves)
-        if leaves:
-            self._everywhere("store_public", [handle.name for handle in handles], leaves)
-        return jax.tree.unflatten(tree, handles)
-
-    def open_to(self, party: str, values: Tree) -> Owned:
-        """See `Runtime.open_to`. Each compute party sends one component, 8 bytes an element."""
-        self._refuse_unopenable(values)
-        parts = self._everywhere("open", self.ledger.current, [handle.name for handle in jax.tree.leaves(values)])
-        specs, owner = jax.tree.map(lambda handle: handle.spec, values), sf.PYU(self._owners[party])
-        shapes = [spec.shape for spec in jax.tree.leaves(specs)]
+    @override
+    def _join_at_owner(self, party: str, specs: Tree, parts: list[Any]) -> Owned:
+        owner, shapes = sf.PYU(self._owners[party]), [spec.shape for spec in jax.tree.leaves(specs)]
         self.journal.write("opened", to=self._owners[party], shapes=shapes, numbers=sum(map(math.prod, shapes)))
         return Owned(party, owner(join_at_owner)(specs, *(sf.PYUObject(owner, part) for part in parts)))
 
+    @override
+    def _correct(self, wanted: CosineCorrelation) -> Any:
+        return self._dealer.correct(wanted).data
+
+    @override
+    def _ask_all(self, method: str, *args: Any, each: Sequence[Any] | None = None) -> list[Any]:
+        """References to what it returned; parties book in their own ledgers, under the phase of now."""
+        rest: list[list[Any]] = [[]] * self.parties if each is None else [[value] for value in each]
+        return [
+            self._tell(party, "ask", self.ledger.current, method, *args, *more)
+            for party, more in zip(self._cluster.compute, rest, strict=True)
+        ]
+
+    @override
     def disclose(self, value: Owned) -> Any:
-        """See `Runtime.disclose`."""
         return self._reveal([value.value.data])[0]
 
+    @override
     def at_home(self, value: Owned) -> Any:
-        """See `Runtime.at_home`."""
         return self._own(self._owners[value.party], value.value.data)
 
+    @override
     def settle(self) -> None:
-        """See `Runtime.settle`."""
         drained = self._reveal(self._everywhere("drain"))
         for costs in drained:
             self.ledger.add(costs)
         sent = [sum(phase["total"]["bytes_total"] for phase in costs.values()) for costs in drained]
         self.journal.write("sent", bytes_by_party=dict(zip(self._cluster.compute, sent, strict=True)))
 
+    @override
     def free_memory_bytes(self) -> int:
-        """See `Runtime.free_memory_bytes`. A simulation's parties share one machine."""
+        # A simulation's parties share one machine.
         sharing = self.parties if self._party is None else 1
         return min(self._reveal(self._everywhere("free_memory_bytes"))) // sharing
 
-    def correlations(self, declared: Tree) -> Correlations:
-        """See `Runtime.correlations`."""
-        make = self._deal if self._dealer is not None else self._make_jointly
-        return self._made(jax.tree.map(make, declared, is_leaf=is_declared))
-
-    def _deal(self, wanted: CosineCorrelation) -> CosineCorrelation:
-        handles = self._handles(wanted)
-        names = jax.tree.map(lambda handle: handle.name, handles)
-        correction = self._dealer.correct(wanted).data
-        for rank, name in enumerate(self._cluster.compute):
-            received = correction if rank in self._scheme.holders(self.parties - 1) else None
-            self._tell(name, "deal", self.ledger.current, wanted, names, received)
-        return handles
-
-    def _make_jointly(self, wanted: CosineCorrelation) -> CosineCorrelation:
-        return self._correlate(wanted) if self._scheme.replicated else self._combine(wanted)
-
-    def _correlate(self, wanted: CosineCorrelation) -> CosineCorrelation:
-        handles = self._handles(wanted)
-        self._everywhere("correlate", self.ledger.current, wanted, jax.tree.map(lambda handle: handle.name, handles))
-        return handles
-
-    def _combine(self, wanted: CosineCorrelation) -> CosineCorrelation:
-        handles = self._handles(wanted)
-        factors = self._factor_handles(handles)
-        cos, sin = ([handle.name for handle in row] for row in factors)
-        self._everywhere("draw", self.ledger.current, wanted, handles.mask.name, cos, sin)
-        return self._combined(handles, factors)
-
-    def free(self, values: Tree) -> None:
-        """See `Runtime.free`."""
-        self._let_go(values)
-        if names := [handle.name for handle in jax.tree.leaves(values)]:
-            self._everywhere("free", names)
-
+    @override
     def _execute(self, program: Program, inputs: list[Stored], outputs: list[Stored]) -> None:
         if id(program) not in self._loaded:  # programs live as long as the runtime
             self._agree_on(program)
@@ -240,8 +209,8 @@ class SecretFlowRuntime(Runtime):
                 )
                 raise self._failure
 
+    @override
     def close(self) -> None:
-        """See `Runtime.close`."""
         if self._failure:
             return
         if self._watch:
@@ -252,9 +221,11 @@ class SecretFlowRuntime(Runtime):
         sf.shutdown(barrier_on_shutdown=False)
         end_ray_processes()
 
+    @override
     def abandon(self) -> None:
-        """See `Runtime.abandon`. The process should end after it, by `end_ray_processes` and then at once.
+        """As `close`, but nothing is waited for that may never come.
 
+        The process should end after it, by `end_ray_processes` and then at once.
         SecretFlow's own shutdown waits for parties that may be gone, and Ray's crashes while a thread waits for it.
         """
         with suppress(ConfigError):  # there is an error already

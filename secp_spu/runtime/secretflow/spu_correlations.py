@@ -28,12 +28,14 @@ from secp_spu.protocol import (
     MaskStream,
     Message,
     Scheme,
+    SpendingFunction,
     SpentCorrelationError,
     combine_factors,
     finish_exchange,
 )
 from secp_spu.protocol.sharing import KEY_BYTES
-from secp_spu.runtime.base import Correlations, is_declared
+from secp_spu.runtime.handles import Correlations, is_declared
+from secp_spu.runtime.jitted import name_of
 from secp_spu.runtime.program import Program, Spec, compile_program
 
 
@@ -74,6 +76,27 @@ class SpuCorrelations:
     def programs(self) -> list[Program]:
         """Everything that `run` has compiled, with its proof."""
         return list(self._compiled.values())
+
+    def jit(self, fn: Callable, *, name: str | None = None) -> Callable[..., SPUObject]:
+        """A JAX function as a secure one, which makes and spends its own correlations: see `Runtime.jit`.
+
+        It takes pytrees of device objects and of public arrays, and returns its results as one object of the device.
+
+        Args:
+            fn: a JAX function that gives the same for the same arguments.
+            name: of the program, in messages; by default the function's.
+        """
+        program, called = SpendingFunction(fn), name or name_of(fn)
+
+        def secure(*args: Any) -> SPUObject:
+            (placed, _) = self._spu._place_arguments(*args)
+            specs = self._specs(placed)
+            declared = program.declared(specs)
+            wanted = jax.tree.map(lambda leaf: Spec(leaf.shape, np.dtype(leaf.dtype), True), declared)
+            self._compile(called, program, (*specs, wanted))  # first, so that nothing is made for what is refused
+            return self.run(called, program, *placed, self.make(declared))
+
+        return secure
 
     def make(self, declared: Any) -> Correlations:
         """Correlations for one run of one program.

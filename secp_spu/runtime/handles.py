@@ -1,0 +1,56 @@
+"""What a driver holds: handles to arrays of the compute parties, owners' values, and correlations to be spent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from secp_spu.protocol import CosineCorrelation
+from secp_spu.runtime.program import Spec, Tree
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A handle to an array that the compute parties keep: a leaf of the pytrees that programs take and return."""
+
+    name: str
+    spec: Spec
+
+
+@dataclass(frozen=True, repr=False)
+class Owned:
+    """A value at one party, which the driver moves without looking at it."""
+
+    party: str
+    value: Any
+
+    def __repr__(self) -> str:
+        return f"Owned(by {self.party})"
+
+
+@dataclass(frozen=True)
+class Correlations:
+    """A batch of correlations for one run of one program; only `Runtime.correlations` makes them."""
+
+    tree: Tree
+
+
+def is_declared(node: object) -> bool:
+    """For `is_leaf` of JAX's tree functions: a correlation, of arrays or of handles."""
+    return isinstance(node, CosineCorrelation)
+
+
+def names_of(node: CosineCorrelation | Stored) -> tuple[str, ...]:
+    """The names of a correlation's mask, cos and sin; of a single handle, its name."""
+    parts: tuple[Any, ...] = (node,)
+    if isinstance(node, CosineCorrelation):
+        parts = node.mask, node.cos, node.sin
+    return tuple(stored.name for stored in parts)
+
+
+def spec_of(value: np.ndarray | jax.Array | jax.ShapeDtypeStruct, *, secret: bool) -> Spec:
+    """The spec of an array that is to be shared or published."""
+    return Spec(tuple(value.shape), np.dtype(value.dtype), secret)
