@@ -17,7 +17,7 @@ from secp_spu.protocol import FRACTION_BITS, Number
 class Activation(nn.Module):
     """The function between the two dense layers of a feed-forward layer.
 
-    A new activation is a subclass in a file of its own and one line in `ACTIVATIONS`. The subclass's `__call__` takes
+    A new one is a subclass in a file of its own and one line in `ACTIVATIONS`. The subclass has a `__call__` that takes
     `Fixed` or arrays [..., intermediate] and returns the same shape. What the class attributes and static methods say
     is all that the rest of the project asks of an activation.
 
