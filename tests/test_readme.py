@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-import secp_spu
 from secp_spu.config import load_config
 
 ROOT = Path(__file__).parent.parent
@@ -19,7 +18,6 @@ import update_docs  # noqa: E402
 PAGES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in update_docs.pages()}
 PAGES |= {name: (ROOT / name).read_text(encoding="utf-8") for name in ("CONTRIBUTING.md", "SECURITY.md")}
 README, QUICKSTART, CLUSTER = PAGES["README.md"], PAGES["docs/quickstart.md"], PAGES["docs/cluster.md"]
-API = pytest.mark.skipif("tune" not in dir(secp_spu), reason="this version has no secp_spu.tune")
 SHORT = '"{config}", settings=["protocol=plaintext", "tuning.generations=2"]'
 
 
@@ -37,9 +35,7 @@ def printed(code: str, folder: Path) -> list[str]:
     return done.stdout.splitlines()
 
 
-@pytest.mark.parametrize(
-    ("page", "name"), [("quickstart", "ledger"), pytest.param("quickstart", "cosine", marks=API)], ids=str
-)
+@pytest.mark.parametrize(("page", "name"), [("quickstart", "ledger"), ("quickstart", "cosine")], ids=str)
 def test_the_library_examples_print_what_their_comments_say(page, name, tmp_path):
     code = python(PAGES[f"docs/{page}.md"], name)
     expected = re.findall(r"print\(.*\)  # (.+)$", code, re.MULTILINE)
@@ -49,7 +45,6 @@ def test_the_library_examples_print_what_their_comments_say(page, name, tmp_path
         assert comment.startswith(line)
 
 
-@API
 def test_the_python_quickstart_tunes_predicts_and_exports(tmp_path):
     code = python(README, "tune")
     short = code.replace('"configs/demo.yaml"', SHORT.format(config=ROOT / "configs" / "demo.yaml"))
