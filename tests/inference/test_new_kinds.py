@@ -1,13 +1,12 @@
-"""A new attention, activation and family of checkpoints: a class each, and one entry in a registry."""
+"""A new attention, activation and family of checkpoints: the worked example of docs/development.md runs."""
 
 from dataclasses import replace
-from typing import ClassVar
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from pages import example
 from parties import ABY3
 from test_secure_model import CONFIG, PROMPT_TOKENS, TOKENS, flax_logits, make_parts, random_variables, run_model
 
@@ -16,64 +15,23 @@ from secp_spu.model import (
     ACTIVATIONS,
     ATTENTIONS,
     FAMILIES,
-    Activation,
-    Attention,
     LabelWordHead,
     Transformer,
     load_checkpoint,
     save_checkpoint,
 )
-from secp_spu.protocol import rearranged
 from secp_spu.runtime import PlaintextRuntime
 
 BOUND = 0.02
 """Of logits under MPC: hidden states are good to 2**-12, and a layer and the head make some ten times that of it."""
 
 
-class FirstToken(Attention):
-    """Every token gets the values of the first one, which is never padding."""
-
-    @nn.compact
-    def __call__(self, query, key, value, weights):
-        """Attend."""
-        del query, key, weights
-        return rearranged(lambda x: jnp.broadcast_to(x[:, :, :1], x.shape), value)
-
-
-class Shift(Activation):
-    """u and a learned number for every neuron."""
-
-    element_bytes: ClassVar[int] = 10
-    parameters: ClassVar[tuple[str, ...]] = ("shift",)
-
-    @nn.compact
-    def __call__(self, u):
-        """Apply."""
-        return u if self.setting.folded else u + self.param("shift", nn.initializers.ones, u.shape[-1:])
-
-    @staticmethod
-    def initial(deviation):
-        """Half of the inputs' deviation."""
-        return {"shift": deviation / 2}
-
-    @staticmethod
-    def fold(params, kernel, bias, output_kernel, output_bias):
-        """The shift is added to the bias before the activation."""
-        del output_kernel
-        return kernel, bias + params["shift"], output_bias
-
-    @staticmethod
-    def result_bits(bits):
-        """As many as the inputs have."""
-        return bits
-
-
 @pytest.fixture(autouse=True)
 def registered(monkeypatch):
-    """The three entries."""
-    monkeypatch.setitem(ATTENTIONS, "first", FirstToken)
-    monkeypatch.setitem(ACTIVATIONS, "shift", Shift)
-    monkeypatch.setitem(FAMILIES, "toy", FAMILIES["bert"]._replace(classes="Toy", prefix="toy."))
+    """The example's files, and their entries in the registries."""
+    monkeypatch.setitem(ATTENTIONS, "first", example("attention").FirstTokenAttention)
+    monkeypatch.setitem(ACTIVATIONS, "shift", example("activation").Shift)
+    monkeypatch.setitem(FAMILIES, "toy", example("family").TOY)
 
 
 NEW = replace(CONFIG, attention="first", activation="shift", layers=2)
