@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "network": set(),
     "auditing": set(),
     "model": {"protocol"},
-    "config": {"protocol", "optimizers"},
+    "config": {"protocol", "optimizers", "model"},
     "runtime": {"protocol", "auditing", "network", "config"},
     "inference": {"protocol", "model", "runtime"},
     "adaptation": {"protocol", "model"},

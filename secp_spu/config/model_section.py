@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import (
     Field,
@@ -13,7 +13,14 @@ from pydantic import (
 )
 
 from secp_spu.config.section import OWN, Section, locate
+from secp_spu.model import ACTIVATIONS
 from secp_spu.protocol.gelu import LIMITS, TERMS
+
+if TYPE_CHECKING:
+    ActivationChoice = str
+else:
+    ActivationChoice = Literal[("checkpoint", *ACTIVATIONS)]
+    """"checkpoint", or a name of `ACTIVATIONS`."""
 
 
 class ModelSection(Section):
@@ -32,13 +39,11 @@ class ModelSection(Section):
         "`label_embeddings`: the similarity of the pooled embedding to a text that describes each label, for encoders "
         "without a language-model head.",
     )
-    activation: Literal["checkpoint", "gelu", "gelu_tanh", "relu", "series", "quadratic"] = Field(
+    activation: ActivationChoice = Field(
         default="checkpoint",
         description="The activation of the feed-forward layers. "
         "`checkpoint`: the activation that the checkpoint was trained or adapted with. "
-        "`gelu`: GELU. `gelu_tanh`: GELU within 5e-4, five times cheaper. `relu`: for checkpoints of relu. "
-        "`series`: GELU within `activation_range`, much cheaper still. "
-        "`quadratic`: a learned quadratic function, for checkpoints that were adapted to it.",
+        + " ".join(f"`{name}`: {activation.about}." for name, activation in ACTIVATIONS.items()),
     )
     activation_range: float | None = Field(
         default=None,

@@ -26,6 +26,7 @@ class Activation(nn.Module):
         setting: where the module runs; with folded parameters `parameters` are in the dense layers around it.
 
     Class attributes:
+        about: what it is, in a few words, for the description of the configuration's key.
         element_bytes: memory that an element takes of a compute party while it is computed, without `pairs`.
         function: the function itself where it is one of SPU's own, which heads may have too.
         hub_names: values of Hugging Face's `hidden_act`, the one that is written first; without any the activation
@@ -38,6 +39,7 @@ class Activation(nn.Module):
     config: TransformerConfig
     setting: Setting = PLAIN
 
+    about: ClassVar[str] = "an activation without a description"
     element_bytes: ClassVar[int] = 0
     function: ClassVar[Callable[[Array], Array] | None] = None
     hub_names: ClassVar[tuple[str, ...]] = ()

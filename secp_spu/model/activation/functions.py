@@ -26,6 +26,7 @@ def gelu_tanh(x: Array) -> Array:
 class Gelu(Activation):
     """GELU by erf. Under MPC an element takes 1,951 bytes and 181 sends (SEMI2K)."""
 
+    about: ClassVar[str] = "GELU"
     element_bytes: ClassVar[int] = 750
     function = staticmethod(gelu)
     hub_names: ClassVar[tuple[str, ...]] = ("gelu",)
@@ -39,6 +40,7 @@ class Gelu(Activation):
 class GeluTanh(Activation):
     """GELU's tanh form. Under MPC an element takes 396 bytes and 45 sends (SEMI2K)."""
 
+    about: ClassVar[str] = "GELU within 5e-4, five times cheaper"
     element_bytes: ClassVar[int] = 430
     function = staticmethod(gelu_tanh)
     hub_names: ClassVar[tuple[str, ...]] = ("gelu_new", "gelu_pytorch_tanh")
@@ -52,6 +54,7 @@ class GeluTanh(Activation):
 class Relu(Activation):
     """max(u, 0). Under MPC an element takes 72 bytes (SEMI2K), or 60 (ABY3)."""
 
+    about: ClassVar[str] = "for checkpoints of relu"
     element_bytes: ClassVar[int] = 250
     function = staticmethod(jax.nn.relu)
     hub_names: ClassVar[tuple[str, ...]] = ("relu",)

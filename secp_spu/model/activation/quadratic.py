@@ -25,6 +25,7 @@ class Quadratic(Activation):
     takes 52/3 bytes and 8/3 sends (ABY3), or 20 and 2 (SEMI2K with two parties).
     """
 
+    about: ClassVar[str] = "a learned quadratic function, for checkpoints that were adapted to it"
     element_bytes: ClassVar[int] = 170
     parameters: ClassVar[tuple[str, ...]] = ("scale", "shift", "offset")
 
