@@ -1,6 +1,6 @@
 """Arithmetic as SPU's may turn out: float64, with each operation off by a random part of what it may be off.
 
-SPU's own functions are held against these errors, over the ranges in use, in `test_forward.py`.
+SPU's own functions are held against these errors, over the ranges in use, in `test_secure_model.py`.
 """
 
 from __future__ import annotations
