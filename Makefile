@@ -19,8 +19,10 @@ demo: install  ## tune a prompt for the shipped tiny model, under ABY3, in one p
 	rm -rf runs/demo
 	$(BIN)/secp-spu demo --out runs/demo
 
+# Two at a time, but for clusters, whose parties use all cores and measure how long others take to answer.
 test: install-dev  ## the whole test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not cluster"
+	$(BIN)/python -m pytest -m cluster
 
 # What needs no SecretFlow, which there is for SPU 0.9.5 alone.
 TESTS10 = $(addprefix tests/,protocol auditing runtime model inference adaptation optimizers tuning baseline config \

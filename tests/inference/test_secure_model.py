@@ -251,8 +251,8 @@ which right results exceed in one run of twelve."""
 def expected_and_tolerance(runtime, parts, compute):
     """The exact result, and the error that a right one may have.
 
-    The errors of a result are sums of many, so they are nearly normal. Their standard deviation is that of DRAWS results
-    whose every operation is off by a random part of its bound.
+    A result's error is a sum of many, so it is nearly normal. Its standard deviation is that of DRAWS results whose
+    every operation is off by a random part of its bound.
     """
     mask_error = joint_error_bound(Scheme(runtime.protocol, runtime.parties), FACTOR_BITS)
     exact = compute(SecondModel(parts, mask_error, Arithmetic()))
