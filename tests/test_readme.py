@@ -96,7 +96,7 @@ def test_the_configuration_for_an_own_model_is_good(tmp_path):
 
 def test_every_make_target_named_is_there():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = found(r"`make ([a-z-]+)") + found(r"(?m)^make ([a-z-]+)")
+    targets = found(r"`make ([a-z0-9-]+)") + found(r"(?m)^make ([a-z-]+)")
     assert {"install", "demo", "lint", "docs", "tables"} <= set(targets)
     for target in targets:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
