@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTHON311 ?= $(PYTHON)
 VENV10 := .venv-spu10
 
-.PHONY: help install install-dev demo test test-spu10 smoke-spu10 lint docs tables lock clean
+.PHONY: help install install-dev demo test check test-spu10 smoke-spu10 lint docs tables lock clean
 
 help:  ## what each command does
 	@sed -n 's/^\([a-z0-9-]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -23,6 +23,9 @@ demo: install  ## tune a prompt for the shipped tiny model, under ABY3, in one p
 test: install-dev  ## the whole test suite
 	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not cluster"
 	$(BIN)/python -m pytest -m cluster
+
+check: lint  ## lint, and what needs neither a cluster nor more than a few seconds
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not cluster and not slow"
 
 # What needs no SecretFlow, which there is for SPU 0.9.5 alone.
 TESTS10 = $(addprefix tests/,protocol auditing runtime model inference adaptation optimizers tuning baseline config \

@@ -39,6 +39,7 @@ def test_secure_logits_are_those_of_plaintext(tmp_path):
     assert abs(np.diff(logits["plaintext"])).min() > 0.5
 
 
+@pytest.mark.slow
 def test_tuning_lowers_the_loss_on_real_texts(tmp_path):
     settings = ["protocol=plaintext", "task.shots=8", "task.validation_shots=4", "task.test_examples=8"]
     settings += ["tuning.population=8", "tuning.generations=4", "tuning.candidates_per_call=8"]

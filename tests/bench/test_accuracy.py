@@ -61,6 +61,7 @@ def records(folder):
     return {record["variant"]: record for record in found}
 
 
+@pytest.mark.slow
 def test_every_method_is_measured(records):
     for method, record in records.items():
         assert 0 <= record["accuracy"] <= 1
@@ -74,6 +75,7 @@ def test_every_method_is_measured(records):
     assert records["fot"]["evaluations"] == GENERATIONS * 4
 
 
+@pytest.mark.slow
 def test_tuning_under_mpc_is_tuning_in_plaintext(records):
     """The same texts, prompts and candidates: only fixed point is between them."""
     plain, secure = records["fot-adapted"], records["fot-secure"]
@@ -82,12 +84,14 @@ def test_tuning_under_mpc_is_tuning_in_plaintext(records):
     assert "online" not in plain
 
 
+@pytest.mark.slow
 def test_a_transferred_prompt_is_another_start(records):
     """Source and target are the same task here: the source's gradient prompt is where tuning begins."""
     assert records["fot-transfer"]["untuned"] == records["gradient-prompt"]["accuracy"]
     assert records["fot-transfer"]["validation_loss"] != records["fot"]["validation_loss"]
 
 
+@pytest.mark.slow
 def test_the_table_has_a_row_a_method_and_secure_runs_beside_plaintext(records, tmp_path):
     first, second = accuracy_tables(list(records.values()))
     names = [row[0] for row in first.rows]
@@ -109,6 +113,7 @@ def test_the_table_has_a_row_a_method_and_secure_runs_beside_plaintext(records, 
     assert {path.name for path in written} == {"report.md", "accuracy.png"}
 
 
+@pytest.mark.slow
 def test_fewer_test_texts_are_a_row_of_their_own(folder, records):
     run = FewShotRun("sst2", "fot-adapted", 0, 1, folder / "adapted", test_texts=5)
     found = measure_all(accuracy_cases([run], Progress()), RecordFile(), Progress())
@@ -119,6 +124,7 @@ def test_fewer_test_texts_are_a_row_of_their_own(folder, records):
     assert table.rows[0][1].endswith("(1)")
 
 
+@pytest.mark.slow
 def test_softmax_stands_beside_what_was_tested_on_as_many_texts(records):
     softmax, adapted = records["fot"], records["fot-adapted"]
     few = {**adapted, "test_texts": 5, "model": "another"}
@@ -135,6 +141,7 @@ def test_softmax_stands_beside_what_was_tested_on_as_many_texts(records):
     assert [len(rows) for rows in shown(softmax, adapted, few).values()] == [4, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fine-tuning", "gradient-prompt"])
 def test_gradients_lower_the_loss(folder, method):
     task = FewShot(load_config(folder / "task.yaml", ["tuning.seed=0"]))

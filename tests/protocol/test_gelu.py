@@ -142,6 +142,7 @@ def test_the_widest_range_and_the_most_terms_are_fitted():
 # Under MPC
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("of", [SHORT, WIDE], ids=["short", "wide"])
 def test_secure_series_gelu_matches_gelu(runtimes, setting, source, of):
@@ -202,6 +203,7 @@ def test_beyond_its_range_a_series_is_wrong(runtimes):
     assert wrong[6] > 40 * half
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(7,), (5, 13)])
 @pytest.mark.parametrize("of", [SHORT, WIDE], ids=["short", "wide"])
 def test_secure_series_gelu_costs_one_opening(runtimes, setting, shape, of):
