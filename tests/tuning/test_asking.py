@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
-from runs import LABELS, SMALL, tune_in_plaintext
+from small_runs import LABELS, SMALL, tune_in_plaintext
 
 from secp_spu.cli.app import DEMO_CONFIG
 from secp_spu.config import load_config

@@ -5,8 +5,8 @@ import shutil
 
 import numpy as np
 import pytest
-from runs import LABELS, PRIVATE, SMALL
 from safetensors.numpy import load_file
+from small_runs import LABELS, PRIVATE, SMALL
 
 from secp_spu.cli.app import DEMO_CONFIG
 from secp_spu.config import load_config

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from runs import LABELS, PRIVATE, SMALL, answers_of, tune_in_plaintext
+from small_runs import LABELS, PRIVATE, SMALL, answers_of, tune_in_plaintext
 
 from secp_spu.cli.app import DEMO_CONFIG
 from secp_spu.config import load_config

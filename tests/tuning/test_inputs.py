@@ -1,7 +1,7 @@
 """What a data owner's texts need of the model, and what is said where they do not have it."""
 
 import pytest
-from runs import LABELS, SMALL
+from small_runs import LABELS, SMALL
 
 from secp_spu.cli.app import DEMO_CONFIG
 from secp_spu.config import load_config

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 from passes import ENCODER
-from runs import LABELS, SMALL, predict_texts
 from safetensors.numpy import load_file, save_file
 from small_decoder import write_decoder
+from small_runs import LABELS, SMALL, predict_texts
 
 from secp_spu.cli.app import DEMO_CONFIG
 from secp_spu.config import load_config, save_config

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from corrupting import Corrupting, perfect
-from runs import SMALL
+from small_runs import SMALL
 
 from secp_spu.cli.app import DEMO_CONFIG
 from secp_spu.config import load_config

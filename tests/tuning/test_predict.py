@@ -9,7 +9,7 @@ import pytest
 import yaml
 from corrupting import Corrupting
 from passes import Small, Stages
-from runs import LABELS, PRIVATE, answers_of, predict_texts, tune_in_plaintext
+from small_runs import LABELS, PRIVATE, answers_of, predict_texts, tune_in_plaintext
 
 from secp_spu.config import load_config
 from secp_spu.errors import ConfigError, RuntimeFailure
