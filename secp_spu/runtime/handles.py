@@ -54,3 +54,19 @@ def names_of(node: CosineCorrelation | Stored) -> tuple[str, ...]:
 def spec_of(value: np.ndarray | jax.Array | jax.ShapeDtypeStruct, *, secret: bool) -> Spec:
     """The spec of an array that is to be shared or published."""
     return Spec(tuple(value.shape), np.dtype(value.dtype), secret)
+
+
+def values_for(party: str, arguments: Tree) -> Tree:
+    """The arguments of a call at a party, with that party's own values in place of what the driver moves.
+
+    Raises: ValueError for a value of another party.
+    """
+
+    def value_of(node: Any) -> Any:
+        if not isinstance(node, Owned):
+            return node
+        if node.party != party:
+            raise ValueError(f"{party} was given a value of {node.party}: owners do not see each other's values")
+        return node.value
+
+    return jax.tree.map(value_of, arguments, is_leaf=lambda node: isinstance(node, Owned))

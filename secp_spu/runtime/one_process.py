@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import jax
 from typing_extensions import override
 
 from secp_spu.runtime.base import Runtime
-from secp_spu.runtime.handles import Owned
+from secp_spu.runtime.handles import Owned, values_for
 
 
 class OneProcessRuntime(Runtime):
@@ -38,14 +37,7 @@ class LocalActor:
         method = getattr(self._instance, name)
 
         def call(*args: Any, **kwargs: Any) -> Owned:
-            plain, named = jax.tree.map(self._mine, (args, kwargs), is_leaf=lambda node: isinstance(node, Owned))
+            plain, named = values_for(self._party, (args, kwargs))
             return Owned(self._party, method(*plain, **named))
 
         return call
-
-    def _mine(self, value: Any) -> Any:
-        if not isinstance(value, Owned):
-            return value
-        if value.party != self._party:
-            raise ValueError(f"{self._party} was given a value of {value.party}: owners do not see each other's values")
-        return value.value

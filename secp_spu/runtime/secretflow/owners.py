@@ -13,7 +13,7 @@ import secretflow as sf
 from secp_spu.protocol import Correction, CosineCorrelation, Dealer, MaskStream, Scheme
 from secp_spu.protocol.sharing import KEY_BYTES
 from secp_spu.runtime.compute_party import join, split
-from secp_spu.runtime.handles import Owned, spec_of
+from secp_spu.runtime.handles import Owned, spec_of, values_for
 from secp_spu.runtime.program import Tree
 
 
@@ -56,17 +56,10 @@ class OwnerActor:
 
     def __getattr__(self, name: str) -> Callable[..., Owned]:
         def call(*args: Any, **kwargs: Any) -> Owned:
-            plain = jax.tree.map(self._mine, (args, kwargs), is_leaf=lambda node: isinstance(node, Owned))
+            plain = values_for(self._party, (args, kwargs))
             return Owned(self._party, self._host.call(name, *plain))
 
         return call
-
-    def _mine(self, value: Any) -> Any:
-        if not isinstance(value, Owned):
-            return value
-        if value.party != self._party:
-            raise ValueError(f"{self._party} was given a value of {value.party}: owners do not see each other's values")
-        return value.value
 
 
 class DealerHost:
