@@ -1,15 +1,28 @@
 """Runtimes that tests share, for starting one and compiling for it takes longer than most tests; and PyTorch."""
 
 import os
+import sys
 from collections.abc import Callable
 from importlib.metadata import distributions
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 from parties import SETTINGS, Setting
 
 from secp_spu.auditing import AuditReport
 from secp_spu.runtime import LocalRuntime, profile, program
+
+HOOKS = Path(__file__).parent / "hooks"
+sys.path.insert(0, str(HOOKS))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Programs are compiled once for all tests, and kept for the next time."""
+    from shared_programs import share
+
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(HOOKS), *filter(None, [os.environ.get("PYTHONPATH")])])
+    share(config.rootpath / ".pytest_cache" / "programs")
 
 
 def missing_libraries() -> str | None:

@@ -1,17 +1,10 @@
 """Real processes: what the parties compare at the start, what the model owner's limits refuse, and what is logged."""
 
 import json
-import subprocess
-import sys
-import time
 from contextlib import suppress
-from pathlib import Path
 
-import numpy as np
 import pytest
-from cluster_on_this_machine import Cluster
-from safetensors.numpy import load_file, save_file
-from small import CONFIG, SMALL
+from small import CONFIG, PARTIES, SMALL, errors_at_end, start_apart, wait_for_line
 
 from secp_spu.config import LimitsSection, load_config
 from secp_spu.tuning import RunRecord
@@ -20,64 +13,15 @@ from secp_spu.tuning.limits import Account, Amounts, LimitReached
 pytestmark = pytest.mark.cluster
 
 SETTINGS = [*SMALL, "tuning.generations=30"]
-SEED = "--set=tuning.seed=2"
-COMMAND = Path(sys.executable).parent / "secp-spu"
-SECONDS = 240
-"""Of a cluster that ends by itself, start included, on a busy machine."""
 
 TEXTS_A_DAY = 100_000
 LOSS_DIGITS = 8
 
 
-@pytest.fixture(scope="module")
-def embeddings(tmp_path_factory):
-    """What bob gives to alice."""
-    folder = tmp_path_factory.mktemp("given") / "embeddings"
-    subprocess.run([COMMAND, "embeddings", "--model", load_config(CONFIG).model.folder, "--out", folder], check=True)
-    return folder
-
-
-def _start(out, embeddings, *, alice=(), bob=(), carol=(), settings=()):
-    """Parties of which each has its own files alone."""
-    own = {
-        "alice": [SEED, f"--set=model.folder={embeddings}", *alice],
-        "bob": ["--set=task.pool=none", "--set=task.test=none", *bob],
-        "carol": ["--set=task.pool=none", "--set=task.test=none", "--set=model.folder=none", *carol],
-    }
-    return Cluster(CONFIG, out, [*SETTINGS, *settings], own=own, quiet=True)
-
-
-def _errors(cluster, status):
-    """The line that each party ends with; all end by themselves."""
-    assert cluster.wait(timeout=SECONDS) == dict.fromkeys(("alice", "bob", "carol"), status)
-    errors = {n: [line for line in p.lines if line.startswith("error")] for n, p in cluster.parties.items()}
-    for name, lines in errors.items():
-        assert len(lines) == 1, cluster.parties[name].lines
-        assert not any("Traceback" in line for line in cluster.parties[name].lines)
-    return {name: lines[0] for name, lines in errors.items()}
-
-
-def test_tables_that_differ_end_all_before_anything_is_shared(tmp_path, embeddings):
-    other = tmp_path / "other"
-    other.mkdir()
-    for path in embeddings.iterdir():
-        (other / path.name).write_bytes(path.read_bytes())
-    tensors = load_file(other / "model.safetensors")
-    words = next(name for name in tensors if name.endswith("word_embeddings.weight"))
-    save_file(tensors | {words: np.ascontiguousarray(tensors[words][::-1])}, other / "model.safetensors")
-    with _start(tmp_path / "run", other) as cluster:
-        for error in _errors(cluster, 2).values():
-            assert "model folders differ: embedding table `word` is" in error
-            assert "at alice" in error
-            assert "at bob" in error
-    assert not (tmp_path / "run").exists()
-
-
 def test_a_program_that_differs_ends_all_before_it_runs(tmp_path, embeddings, monkeypatch):
-    here = Path(__file__).parent
-    monkeypatch.setenv("PYTHONPATH", f"{here / 'altered'}:{here / 'hooks'}")
-    with _start(tmp_path / "run", embeddings) as cluster:
-        errors = _errors(cluster, 1)
+    monkeypatch.setenv("SECP_SPU_TEST_HOOKS", "altered")
+    with start_apart(tmp_path / "run", SETTINGS, embeddings) as cluster:
+        errors = errors_at_end(cluster, dict.fromkeys(PARTIES, 1))
     for name in ("alice", "carol"):
         assert "the program head differs: its SHA-256 is" in errors[name]
         assert f"at {name}, but bob has ['head', '" in errors[name]
@@ -93,23 +37,19 @@ def refused(tmp_path_factory, embeddings):
     """
     folder = tmp_path_factory.mktemp("limits")
     bob = [f"--set=cluster.limits={{texts_a_day: {TEXTS_A_DAY}, file: {folder / 'limits.json'}}}"]
-    log = [f"cluster.log={folder}/{{party}}.jsonl"]
-    with _start(folder / "run", embeddings, bob=bob, settings=log) as cluster:
-        alice, end = cluster.parties["alice"], time.monotonic() + SECONDS
-        while not any(line.startswith("generation   1") for line in alice.lines):
-            assert alice.process.poll() is None, alice.lines
-            assert time.monotonic() < end
-            time.sleep(0.05)
+    settings = [*SETTINGS, f"cluster.log={folder}/{{party}}.jsonl"]
+    with start_apart(folder / "run", settings, embeddings, bob=bob) as cluster:
+        wait_for_line(cluster.parties["alice"], "generation   1")
         account = Account(LimitsSection(texts_a_day=TEXTS_A_DAY, file=str(folder / "limits.json")))
         left = TEXTS_A_DAY - _counts(folder)["texts_a_day"]
         while left > 0:
             with suppress(LimitReached):  # the run has counted in between
                 account.count(Amounts(texts=left))
             left = TEXTS_A_DAY - _counts(folder)["texts_a_day"]
-        first = _errors(cluster, 1)
+        first = errors_at_end(cluster, dict.fromkeys(PARTIES, 1))
     made = len(RunRecord.load(folder / "run").generations)
-    with _start(folder / "run", embeddings, alice=["--resume"], bob=bob, settings=log) as cluster:
-        second = _errors(cluster, 1)
+    with start_apart(folder / "run", settings, embeddings, alice=["--resume"], bob=bob) as cluster:
+        second = errors_at_end(cluster, dict.fromkeys(PARTIES, 1))
     assert len(RunRecord.load(folder / "run").generations) == made > 0
     return folder, first, second
 
@@ -149,7 +89,7 @@ def test_what_was_opened_stays_counted_and_no_more_was_opened(refused):
 
 def test_each_partys_log_says_who_asked_for_what_and_what_ran(refused):
     folder = refused[0]
-    logs = {party: _events(folder, party) for party in ("alice", "bob", "carol")}
+    logs = {party: _events(folder, party) for party in PARTIES}
     for party, events in logs.items():
         assert (folder / f"{party}.jsonl").stat().st_mode & 0o777 == 0o600
         assert {event["party"] for event in events} == {party}

@@ -1,10 +1,8 @@
 """A tuned prompt and texts at alice's, the model at bob's: a cluster's labels are those of one process."""
 
 import json
-import shutil
 
 import pytest
-import yaml
 from cluster_on_this_machine import Cluster
 from small import CONFIG, SMALL, tune_in_plaintext
 
@@ -54,19 +52,6 @@ def test_a_cluster_predicts_as_one_process_does(run, texts, tmp_path):
     for name in ("bob", "carol"):
         assert lines[name][-1] == "done; the outputs are with the data owner"
         assert not any("texts:" in line or "negative" in line for line in lines[name])
-
-
-def test_a_run_of_another_model_shape_is_noticed_before_anything_is_shared(run, texts, tmp_path):
-    shutil.copytree(run, tmp_path / "run")
-    path = tmp_path / "run" / "config.yaml"
-    content = yaml.safe_load(path.read_text())
-    content["task"]["max_tokens"] += 1
-    path.write_text(yaml.safe_dump(content))
-    with Cluster(CONFIG, tmp_path / "out.jsonl", SETTINGS, texts=(tmp_path / "run", texts), quiet=True) as cluster:
-        assert cluster.wait(timeout=300) == {"alice": 2, "bob": 2, "carol": 2}
-        for party in cluster.parties.values():
-            assert "the parties' configurations differ: task.max_tokens is 1" in party.lines[-1]
-    assert not (tmp_path / "out.jsonl").exists()
 
 
 def _read(path):

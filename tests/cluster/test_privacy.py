@@ -5,18 +5,12 @@ SPU's, whose openings the audit proves masked.
 """
 
 import re
-import shutil
-import subprocess
-import sys
-import tempfile
-import time
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from cluster_on_this_machine import Cluster
-from small import CONFIG, SMALL
+from small import CONFIG, SEED
+from watched import SETTINGS
 
 from secp_spu.config import load_config
 from secp_spu.model import load_checkpoint
@@ -26,47 +20,13 @@ from secp_spu.tuning import DataOwner, RunRecord
 
 pytestmark = pytest.mark.cluster
 
-SETTINGS = [*SMALL, "tuning.generations=40"]
-COMMAND = Path(sys.executable).parent / "secp-spu"
 MODEL = load_config(CONFIG).model.folder
-SEED = "tuning.seed=2"
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A cluster in its third generation: (parties, folder of messages received, Ray's folder, outputs)."""
-    folder, ray = (
-        tmp_path_factory.mktemp("privacy"),
-        tempfile.mkdtemp(prefix="ray", dir="/tmp"),
-    )  # sockets' paths must be short
-    record = folder / "received"
-    record.mkdir()
-    with pytest.MonkeyPatch.context() as patch:
-        here = Path(__file__).parent
-        patch.setenv("PYTHONPATH", f"{here / 'recorder'}:{here / 'hooks'}")
-        patch.setenv("SECP_SPU_RECORD", str(record))
-        patch.setenv("RAY_TMPDIR", ray)
-        subprocess.run([COMMAND, "embeddings", "--model", MODEL, "--out", folder / "embeddings"], check=True)
-        # nobody has a file that is another's: alice has no weights, bob no texts, carol neither
-        own = {
-            "alice": [f"--set={SEED}", f"--set=model.folder={folder / 'embeddings'}"],
-            "bob": ["--set=task.pool=none", "--set=task.test=none"],
-            "carol": ["--set=task.pool=none", "--set=task.test=none", "--set=model.folder=none"],
-        }
-        with Cluster(CONFIG, folder / "run", SETTINGS, own=own, quiet=True) as cluster:
-            alice, end = cluster.parties["alice"], time.monotonic() + 200
-            while not any(line.startswith("generation   2") for line in alice.lines):
-                assert alice.process.poll() is None, alice.lines
-                assert time.monotonic() < end
-                time.sleep(0.1)
-            yield cluster.parties, record, Path(ray), folder / "run"
-    shutil.rmtree(ray, ignore_errors=True)
-
-
-@pytest.fixture(scope="module")
-def secrets_of_alice(run, tmp_path_factory):
+def secrets_of_alice(watched, tmp_path_factory):
     """Byte strings that only alice may have, by what they are."""
-    config, record = load_config(CONFIG, [*SETTINGS, SEED]), RunRecord.load(run[3])
+    config, record = load_config(CONFIG, [*SETTINGS, SEED]), RunRecord.load(watched.out)
     copy = tmp_path_factory.mktemp("copy")
     record.save(copy)
     owner = DataOwner(config, copy, resume=True)
@@ -98,28 +58,21 @@ def _found(secrets, content):
     return {name for name, secret in secrets.items() if secret in content}
 
 
-def _files(run, name):
-    """A party's own output and Ray's logs of its session."""
-    parties, _, ray, out = run
-    yield from (path for path in out.with_name(f"{out.name}.logs").glob(f"{name}.log"))
-    yield from (path for path in ray.glob(f"ray/session_*_{parties[name].process.pid}/logs/**/*") if path.is_file())
-
-
-def test_messages_to_the_others_hold_no_secret_of_the_data_owner(run, secrets_of_alice):
+def test_messages_to_the_others_hold_no_secret_of_the_data_owner(watched, secrets_of_alice):
     for party in ("bob", "carol"):
-        messages = _received(run[1], party)
+        messages = _received(watched.received, party)
         assert len(messages) > 20
         for message in messages:
             assert not _found(secrets_of_alice, message)
 
 
-def test_the_others_receive_shares_keys_and_what_all_may_know(run):
+def test_the_others_receive_shares_keys_and_what_all_may_know(watched):
     """Floats are public frequencies; arrays of ring elements are shares; anything else is small."""
     public = load_checkpoint(MODEL)
     frequencies = [np.asarray(leaf) for leaf in jax.tree.leaves(public.variables["public"])]
     shares = 0
     for party in ("bob", "carol"):
-        for message in _received(run[1], party):
+        for message in _received(watched.received, party):
             for leaf in jax.tree.leaves(decode(message)):
                 if not isinstance(leaf, np.ndarray):
                     continue
@@ -130,12 +83,12 @@ def test_the_others_receive_shares_keys_and_what_all_may_know(run):
     assert shares > 20
 
 
-def test_parts_that_are_opened_go_to_the_data_owner_alone(run):
+def test_parts_that_are_opened_go_to_the_data_owner_alone(watched):
     """A message with a bare list of ring elements is one party's part of logits; shares come as dicts by component."""
     for party in ("alice", "bob", "carol"):
         parts = [
             value
-            for message in _received(run[1], party)
+            for message in _received(watched.received, party)
             if isinstance(value := decode(message), list)
             and value
             and all(isinstance(part, np.ndarray) for part in value)
@@ -144,19 +97,18 @@ def test_parts_that_are_opened_go_to_the_data_owner_alone(run):
 
 
 @pytest.mark.parametrize("party", ["bob", "carol"])
-def test_what_the_others_write_holds_no_secret_of_the_data_owner(run, secrets_of_alice, party):
-    files = list(_files(run, party))
-    assert len(files) > 5
-    for path in files:
+def test_what_the_others_write_holds_no_secret_of_the_data_owner(watched, secrets_of_alice, party):
+    assert len(watched.written[party]) > 5
+    for path in watched.written[party]:
         content = path.read_bytes()
         assert not _found(secrets_of_alice, content), path
         assert b"accuracy" not in content, path
         assert b"generation" not in content or party not in path.name, path
 
 
-def test_messages_and_files_of_the_others_hold_no_weights(run, secrets_of_bob):
+def test_messages_and_files_of_the_others_hold_no_weights(watched, secrets_of_bob):
     for party in ("alice", "carol"):
-        messages = _received(run[1], party)
+        messages = _received(watched.received, party)
         assert len(messages) > 20
-        for content in (*messages, *(path.read_bytes() for path in _files(run, party))):
+        for content in (*messages, *(path.read_bytes() for path in watched.written[party])):
             assert not _found(secrets_of_bob, content)

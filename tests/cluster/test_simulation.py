@@ -2,11 +2,10 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from small import SMALL
+from small import COMMAND, SMALL
 
 from secp_spu.config import load_config
 from secp_spu.progress import Progress
@@ -15,7 +14,6 @@ from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, RunRecord, set_up
 
 pytestmark = pytest.mark.cluster
 
-COMMAND = Path(sys.executable).parent / "secp-spu"
 SETTINGS = [*SMALL, "tuning.generations=2", "tuning.seed=2"]
 MPC_ERROR = 0.01  # of a loss, between any two runs: see test_tune
 

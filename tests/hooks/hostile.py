@@ -1,4 +1,4 @@
-"""Makes carol hostile, for test_hostile_party; on PYTHONPATH there alone.
+"""Makes carol hostile, for test_hostile.
 
 From her 8th message to alice on, SECP_SPU_HOSTILE says what she sends: "payload", a pickle that makes the file
 FOLDER/ran where it is unpickled; or "as bob", beside her own message one in place of bob's, whose number is one below

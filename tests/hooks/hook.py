@@ -1,4 +1,4 @@
-"""Changes a module when it is imported, in processes of a cluster whose PYTHONPATH has a `sitecustomize` that asks."""
+"""Changes a module when it is imported, or now if it has been."""
 
 import importlib.abc
 import importlib.util
@@ -26,4 +26,7 @@ class _Hook(importlib.abc.MetaPathFinder):
 
 def after_import(name, change):
     """Call change(module) when the module of that name has been imported."""
+    if name in sys.modules:
+        change(sys.modules[name])
+        return
     sys.meta_path.insert(0, _Hook(name, change))

@@ -1,4 +1,4 @@
-"""Writes down every message that a party receives in this process, for test_privacy; on PYTHONPATH there alone."""
+"""Writes down every message that a party receives in this process, for test_privacy."""
 
 import os
 from pathlib import Path

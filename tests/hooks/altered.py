@@ -1,4 +1,4 @@
-"""Alters one program at bob's, as a changed copy of secp_spu would; on PYTHONPATH in test_oversight alone."""
+"""Alters one program at bob's, as a changed copy of secp_spu would; for test_oversight."""
 
 import os
 
