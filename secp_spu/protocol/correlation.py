@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,9 @@ LEAST_FACTOR_BITS, MOST_FACTOR_BITS = 9, 27
 
 ANGLE_BITS = 7
 """Bits of an angle beyond those of a factor that is looked up by it: adds a twentieth to the error of rounding."""
+
+
+Leaf: TypeAlias = Any  # Any: an array in a program, a shape where it is declared, a runtime's handle outside.
 
 
 class SpentCorrelationError(RuntimeError):
@@ -45,9 +48,9 @@ class CosineCorrelation:
         multiples: the k, positive and increasing.
     """
 
-    mask: Any
-    cos: Any
-    sin: Any
+    mask: Leaf
+    cos: Leaf
+    sin: Leaf
     factor_bits: int = struct.field(pytree_node=False, default=DEFAULT_FACTOR_BITS)
     turn_bits: int = struct.field(pytree_node=False, default=TURN_BITS)
     multiples: tuple[int, ...] = struct.field(pytree_node=False, default=(1,))
@@ -55,7 +58,7 @@ class CosineCorrelation:
     @property
     def harmonics(self) -> int:
         """How many multiples of the angle the factors cover."""
-        return self.cos.shape[0]
+        return int(self.cos.shape[0])
 
 
 def declare_correlation(
@@ -96,7 +99,7 @@ def declare_correlation(
 def is_declared_by(declare: Callable[[], CosineCorrelation], correlation: CosineCorrelation) -> bool:
     """Is it of the shape, the multiples and the bits that this call of `declare_correlation` says?"""
     found = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.int32), correlation)
-    return found == jax.eval_shape(declare)
+    return bool(found == jax.eval_shape(declare))
 
 
 def joint_plan(scheme: Scheme, factor_bits: int) -> list[int]:

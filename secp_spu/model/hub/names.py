@@ -26,7 +26,9 @@ class Leaf(NamedTuple):
 Leaves = dict[tuple[str, ...], Leaf]
 
 
-def module_leaves(config: TransformerConfig, modules: Sequence[Module], path: tuple = (), prefix: str = "") -> Leaves:
+def module_leaves(
+    config: TransformerConfig, modules: Sequence[Module], path: tuple[str, ...] = (), prefix: str = ""
+) -> Leaves:
     """The arrays of modules, by their path in our tree."""
     leaves = {}
     for module in modules:
