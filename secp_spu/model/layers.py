@@ -37,6 +37,7 @@ from secp_spu.protocol import (
     spend,
     to_fixed,
 )
+from secp_spu.trees import Tree
 
 SHARE_BITS, ROOT_BITS = 20, 14
 """Fraction bits of the public factors that a norm makes of the width: 1/width, and a root between 0.7 and 1."""
@@ -62,6 +63,12 @@ def spent_correlation(
     if module.has_variable("correlations", name):
         return module.get_variable("correlations", name)
     return spend(declare)
+
+
+def apply(module: nn.Module, variables: Tree, *inputs: Tree) -> Tree:
+    """What a module computes, where no collection of its variables changes."""
+    result: Tree = module.apply(variables, *inputs)
+    return result
 
 
 class Dense(nn.Module):

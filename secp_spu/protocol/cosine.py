@@ -1,8 +1,9 @@
 """Cosine and sine of a secret x times public frequencies, with one opening."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -129,9 +130,14 @@ def _horner(x: Array, coefficients: Sequence[float]) -> Array:
 def _plain_polynomials() -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Coefficients of cos(pi t) and sin(pi t) / t in t**2, for |t| <= 1."""
     functions = (lambda square: np.cos(np.pi * np.sqrt(square)), lambda square: np.pi * np.sinc(np.sqrt(square)))
-    series = [Chebyshev.interpolate(function, 7, domain=[0, 1]) for function in functions]
-    of_cos, of_sin = (tuple(one.convert(kind=Polynomial).coef.tolist()) for one in series)
+    of_cos, of_sin = (_interpolated(function, 7) for function in functions)
     return of_cos, of_sin
+
+
+def _interpolated(function: Callable[[Floats], Floats], degree: int) -> tuple[float, ...]:
+    """Coefficients of the polynomial that interpolates a function on [0, 1], from the constant on."""
+    interpolate: Any = Chebyshev.interpolate  # Any: NumPy's polynomials have no types.
+    return tuple(interpolate(function, degree, domain=[0, 1]).convert(kind=Polynomial).coef.tolist())
 
 
 def secure_cos_sin(x: Fixed, frequencies: Array | Floats, correlation: CosineCorrelation) -> tuple[Fixed, Fixed]:
@@ -189,8 +195,7 @@ def public_cos_sin(delta: Array, turn_bits: int, bits: int) -> tuple[Array, Arra
 @cache
 def cosine_polynomial() -> tuple[float, ...]:
     """c_k of -cos(2 pi a) = sum_k c_k (2 a)^(2 k) for |a| <= 1/2, by Chebyshev interpolation; off by 8e-7."""
-    series = Chebyshev.interpolate(lambda square: -np.cos(np.pi * np.sqrt(square)), 5, domain=[0, 1])
-    return tuple(series.convert(kind=Polynomial).coef)
+    return _interpolated(lambda square: -np.cos(np.pi * np.sqrt(square)), 5)
 
 
 def _check_turns(turns: Fixed, correlation: CosineCorrelation) -> None:

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import EllipsisType
 from typing import Literal, TypeAlias, TypeVar, cast, overload
 
+import jax
 import jax.numpy as jnp
-from flax import struct
 from jax import Array, lax
 from jax.core import Tracer
 from jax.typing import ArrayLike
@@ -32,9 +33,9 @@ Index: TypeAlias = "int | slice | EllipsisType | None | tuple[int | slice | Elli
 """What an array is indexed by."""
 
 
-@struct.dataclass
+@dataclass(frozen=True)
 class Fixed:
-    """Secret ring integers z for the numbers z 2**-bits; local, but for products and `to`.
+    """Secret ring integers z for the numbers z 2**-bits; local, but for products and `to`. A pytree.
 
     Attributes:
         ring: int32 to JAX, whole 64-bit ring elements to SPU.
@@ -42,7 +43,7 @@ class Fixed:
     """
 
     ring: Array
-    bits: int = struct.field(pytree_node=False)
+    bits: int
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -108,6 +109,8 @@ class Fixed:
         raised: Array = self.ring * jnp.int32(1 << (bits - self.bits))
         return raised
 
+
+jax.tree_util.register_dataclass(Fixed, ["ring"], ["bits"])
 
 Number = Fixed | Array
 """A secret under SPU, or a plain array."""

@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
@@ -24,7 +23,7 @@ from secp_spu.model.activation import ACTIVATIONS, is_gelu
 from secp_spu.model.attention import ATTENTIONS, attention_class
 from secp_spu.model.hub.config_json import CheckpointError, read_config, write_config
 from secp_spu.model.hub.families import FAMILIES
-from secp_spu.model.hub.names import module_leaves, transformer_leaves
+from secp_spu.model.hub.names import flatten, module_leaves, transformer_leaves, unflatten
 from secp_spu.model.hub.tensors import Tensors, scatter
 from secp_spu.model.transformer_config import ActivationKind, AttentionKind, TransformerConfig
 from secp_spu.protocol import GeluSeries, fit_gelu
@@ -242,8 +241,8 @@ def _describe(config: TransformerConfig) -> str:
 
 def _without_activation(variables: dict[str, Tree]) -> dict[str, Tree]:
     """Without the parameters of an activation, which another has no use for."""
-    flat = flatten_dict(variables["params"])
-    return {**variables, "params": unflatten_dict({p: leaf for p, leaf in flat.items() if p[1] != "activation"})}
+    flat = flatten(variables["params"])
+    return {**variables, "params": unflatten({p: leaf for p, leaf in flat.items() if p[1] != "activation"})}
 
 
 def _public(config: TransformerConfig) -> Tree:

@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-from flax.traverse_util import flatten_dict
 
 from secp_spu.model.hub.config_json import read_config, read_json
-from secp_spu.model.hub.names import Leaves, module_leaves, transformer_leaves
+from secp_spu.model.hub.names import Leaves, flatten, module_leaves, transformer_leaves
 from secp_spu.model.hub.tensors import Tensors
 from secp_spu.trees import JsonObject
 
@@ -105,7 +104,7 @@ def _fingerprint(tensors: Tensors, parts: Iterable[Leaves]) -> str:
     for number, leaves in enumerate(parts):
         for path in sorted(leaves):
             as_stored = leaves[path]._replace(transposed=False)  # to transpose takes longer than all the rest
-            (array,) = flatten_dict(tensors.gather({path: as_stored})).values()
+            (array,) = flatten(tensors.gather({path: as_stored})).values()
             values = np.ascontiguousarray(array, "<f4")
             digest.update(f"{number} {'/'.join(path)} {values.shape}\n".encode())
             digest.update(values.data)

@@ -3,15 +3,15 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError, safe_open
 
 from secp_spu.model.hub.config_json import CheckpointError, read_json
 from secp_spu.model.hub.families import FAMILIES
-from secp_spu.model.hub.names import Leaf, Leaves
+from secp_spu.model.hub.names import Leaf, Leaves, flatten, unflatten
 from secp_spu.trees import Floats, JsonObject, Tree
 
 
@@ -70,7 +70,7 @@ class Tensors:
         for path, leaf in leaves.items():
             parts = [self._read(name, leaf.shape) for name in leaf.tensors]
             arrays[path] = np.concatenate([part.T if leaf.transposed else part for part in parts], axis=-1)
-        return unflatten_dict(arrays)
+        return unflatten(arrays)
 
     def _read(self, name: str, shape: tuple[int, ...]) -> Floats:
         if name not in self._places:
@@ -93,7 +93,7 @@ class Tensors:
 
 def scatter(leaves: Leaves, tree: Tree, *, float16: bool) -> dict[str, npt.NDArray[np.generic]]:
     """Tensors by Hugging Face's names, from our tree."""
-    arrays = flatten_dict(dict(tree))
+    arrays = flatten(dict(tree))
     for path in sorted(leaves.keys() ^ arrays.keys()):
         raise CheckpointError(f"params and config disagree about {'/'.join(path)}: pass the params of this config")
     tensors = {}
@@ -124,7 +124,7 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[safe_open]:
+def _opened(path: Path) -> Iterator[Any]:  # Any: safetensors has no types for an open file.
     try:
         with safe_open(path, framework="np") as file:
             yield file
