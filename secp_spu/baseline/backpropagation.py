@@ -14,7 +14,7 @@ import numpy.typing as npt
 from jax import Array
 
 from secp_spu.baseline.adam import LOSS_SCALE
-from secp_spu.model import ATTENTIONS, EncoderLayer, LabelWordHead, TransformerConfig, apply, attention_class
+from secp_spu.model import ATTENTIONS, EncoderLayer, LabelWordHead, TransformerConfig, apply_module, attention_class
 from secp_spu.runtime import Runtime, Stored
 from secp_spu.trees import Tree
 
@@ -145,13 +145,13 @@ class Backpropagation:
 
 def _run_layer(module: EncoderLayer, active: tuple[Array, Tree], padding_mask: Array) -> Array:
     hidden, params = active
-    result: Array = apply(module, {"params": params}, hidden, padding_mask)
+    result: Array = apply_module(module, {"params": params}, hidden, padding_mask)
     return result
 
 
 def _loss(module: LabelWordHead, active: tuple[Array, Tree], readout: Array, labels: Array) -> Array:
     hidden, params = active
-    logits: Array = apply(module, {"params": params}, hidden, readout)
+    logits: Array = apply_module(module, {"params": params}, hidden, readout)
     return -jnp.mean(jnp.sum(jax.nn.log_softmax(logits) * labels, -1))
 
 

@@ -10,7 +10,7 @@ from jax import Array
 from secp_spu.baseline.adam import Adam, Moments
 from secp_spu.baseline.backpropagation import Backpropagation, OnLayer, Segment, TrainingTexts, silent
 from secp_spu.inference import look_up, one_hot, parts, setting_of
-from secp_spu.model import PLAIN, Norm, Setting, TransformerConfig, apply
+from secp_spu.model import PLAIN, Norm, Setting, TransformerConfig, apply_module
 from secp_spu.protocol import FRACTION_BITS, Fixed, from_storage, to_storage
 from secp_spu.runtime import Owned, Runtime, Stored
 from secp_spu.trees import Tree
@@ -133,7 +133,7 @@ def _without_text(texts: TrainingTexts) -> TrainingTexts:
 def _embed(config: TransformerConfig, active: tuple[Array, Tree]) -> Array:
     words, table = active
     norm = Norm(config.layer_norm_epsilon)
-    hidden: Array = apply(norm, {"params": table["norm"]}, words + table["position"] + table["type"])
+    hidden: Array = apply_module(norm, {"params": table["norm"]}, words + table["position"] + table["type"])
     return hidden
 
 

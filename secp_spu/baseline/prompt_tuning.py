@@ -9,7 +9,7 @@ from jax import Array
 
 from secp_spu.baseline.adam import Adam
 from secp_spu.baseline.backpropagation import Backpropagation, OnLayer, Segment, silent
-from secp_spu.model import Norm, TransformerConfig, apply
+from secp_spu.model import Norm, TransformerConfig, apply_module
 from secp_spu.runtime import Owned, Runtime, Stored
 from secp_spu.trees import Tree
 
@@ -75,7 +75,7 @@ def _added(config: TransformerConfig, embeddings: Tree, tokens: int) -> Tree:
 def _assemble(config: TransformerConfig, prompt: Array, added: Tree, texts: Array) -> Array:
     """[prompt; text] for every text [texts, tokens, width]."""
     norm = Norm(config.layer_norm_epsilon)
-    hidden: Array = apply(norm, {"params": added["norm"]}, prompt + added["rows"])
+    hidden: Array = apply_module(norm, {"params": added["norm"]}, prompt + added["rows"])
     return jnp.concatenate([jnp.broadcast_to(hidden, (len(texts), *hidden.shape)), texts], 1)
 
 

@@ -13,7 +13,7 @@ from jax import Array
 from secp_spu.bench.mpc_setting import MpcSetting, measure_function
 from secp_spu.bench.records import Case, Record
 from secp_spu.bench.shapes import SHAPES
-from secp_spu.model import ACTIVATIONS, FOLDED, Activation, ActivationKind, apply
+from secp_spu.model import ACTIVATIONS, FOLDED, Activation, ActivationKind, apply_module
 from secp_spu.model.attention.random_features import PROJECTION_BITS
 from secp_spu.protocol import GeluSeries, Number, fit_gelu, from_storage, to_storage
 from secp_spu.trees import Tree
@@ -55,5 +55,5 @@ def _measure(setting: MpcSetting, kind: ActivationKind, elements: int) -> Record
 
 def _apply(module: Activation, x: Array, _public: Tree, correlations: Tree, *, secure: bool) -> Number:
     spent = {"correlations": correlations} if correlations else {}
-    result: Number = apply(module, spent, from_storage(x, PROJECTION_BITS, secure=secure))
+    result: Number = apply_module(module, spent, from_storage(x, PROJECTION_BITS, secure=secure))
     return result

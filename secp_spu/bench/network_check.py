@@ -17,7 +17,7 @@ from secp_spu.bench.network_model import NETWORKS, PREDICTED_PHASES, Network, pr
 from secp_spu.bench.processes import ProcessRuntime
 from secp_spu.bench.records import Case, Record
 from secp_spu.bench.tables import Table, setting_name
-from secp_spu.model import FOLDED, HIDDEN_BITS, EncoderLayer, TransformerConfig, apply, fold_layer
+from secp_spu.model import FOLDED, HIDDEN_BITS, EncoderLayer, TransformerConfig, apply_module, fold_layer
 from secp_spu.protocol import FRACTION_BITS, Number, from_storage, to_storage
 from secp_spu.trees import Tree
 
@@ -121,7 +121,7 @@ def _apply(
     params, hidden, padding_mask = given
     spent = {"correlations": correlations} if correlations else {}
     inputs = from_storage(hidden, HIDDEN_BITS, secure=secure), from_storage(padding_mask, FRACTION_BITS, secure=secure)
-    result: Number = apply(module, {"params": params, "public": public, **spent}, *inputs)
+    result: Number = apply_module(module, {"params": params, "public": public, **spent}, *inputs)
     return result
 
 

@@ -18,7 +18,7 @@ from secp_spu.baseline.backpropagation import Segment
 from secp_spu.bench.mpc_setting import OWNER, MpcSetting, measure_function
 from secp_spu.bench.records import Record
 from secp_spu.bench.scaling import stages
-from secp_spu.model import Dense, Norm, Setting, TransformerConfig, activation_class, apply, attention_class
+from secp_spu.model import Dense, Norm, Setting, TransformerConfig, activation_class, apply_module, attention_class
 from secp_spu.model.attention.fourier import ANGLE_SCALE, FourierAttention
 from secp_spu.model.attention.random_features import INITIAL_LENGTH, PROJECTION_BITS
 from secp_spu.model.layers import Residual
@@ -229,9 +229,9 @@ def _apply(
     params, inputs, fixed = given
     spent = {"correlations": correlations} if correlations else {}
     numbers = (from_storage(array, b, secure=secure) for array, b in zip((*inputs, *fixed), bits, strict=True))
-    return apply(module, {"params": params, "public": public, **spent}, *numbers)
+    return apply_module(module, {"params": params, "public": public, **spent}, *numbers)
 
 
 def _apply_to(module: nn.Module, active: Tree, *rest: Tree, weights: bool) -> Tree:
     (inputs, params), (fixed,) = (active, rest) if weights else ((active, rest[0]), rest[1:])
-    return apply(module, {"params": params}, *inputs, *fixed)
+    return apply_module(module, {"params": params}, *inputs, *fixed)

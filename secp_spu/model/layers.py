@@ -65,7 +65,7 @@ def spent_correlation(
     return spend(declare)
 
 
-def apply(module: nn.Module, variables: Tree, *inputs: Tree) -> Tree:
+def apply_module(module: nn.Module, variables: Tree, *inputs: Tree) -> Tree:
     """What a module computes, where no collection of its variables changes."""
     result: Tree = module.apply(variables, *inputs)
     return result

@@ -198,7 +198,7 @@ def as_plain(x: Number) -> Array:
     Raises: ValueError for `Fixed`.
     """
     if isinstance(x, Fixed):
-        raise ValueError("x is secret, but there is no correlation to spend: call this in a program of a runtime")
+        raise ValueError("x is secret, but a plain array is needed here: call this in a program of a runtime")
     return x
 
 
