@@ -16,3 +16,6 @@ JsonObject: TypeAlias = dict[str, Json]
 
 Floats: TypeAlias = npt.NDArray[np.float32 | np.float64]
 """An array of NumPy with numbers of either precision."""
+
+Ints: TypeAlias = npt.NDArray[np.int32 | np.int64]
+"""An array of NumPy with integers of either size."""

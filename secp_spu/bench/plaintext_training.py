@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpy.typing as npt
 import optax
 from jax import Array
 from scipy.optimize import minimize
@@ -21,14 +19,11 @@ from scipy.optimize import minimize
 from secp_spu.config import Config
 from secp_spu.model import PooledEmbedding, Transformer, load_checkpoint
 from secp_spu.model.head import SIMILARITY_SCALE
-from secp_spu.trees import Floats, Tree
+from secp_spu.trees import Floats, Ints, Tree
 from secp_spu.tuning.data_owner import Texts, read_splits
 from secp_spu.tuning.initial_prompt import make_initial_prompt, prompt_generator
 from secp_spu.tuning.logits import accuracy, losses
 from secp_spu.tuning.task import TaskTokenizer
-
-Integers: TypeAlias = npt.NDArray[np.int32 | np.int64]
-"""Numbers of labels, or token ids."""
 
 RATES = {"fine-tuning": (1e-5, 3e-5, 1e-4), "gradient-prompt": (2e-2,)}
 """Learning rates, found on the tasks' pools; the validation texts choose one."""
@@ -66,7 +61,7 @@ class FewShot:
         self._embed = jax.jit(self.embed)
         self.labels = self._embed(self.params, self.prompt[:0], described.token_ids, described.padding_mask)
 
-    def embed(self, params: Tree, prompt: Array | Floats, ids: Integers, mask: Array | Floats) -> Array:
+    def embed(self, params: Tree, prompt: Array | Floats, ids: Ints, mask: Array | Floats) -> Array:
         """Sentence embeddings [texts, width] of token ids [texts, tokens] behind a prompt [prompt_tokens, width]."""
         before = jnp.broadcast_to(prompt, (len(ids), *prompt.shape))
         vectors = jnp.concatenate([before, params["embeddings"]["word"]["embedding"][ids]], 1)
@@ -173,12 +168,12 @@ def descend(task: FewShot, method: str, on_step: Callable[[], None] = lambda: No
     return least, {**given, **best}
 
 
-def _cross_entropy(logits: Array | Floats, labels: Integers) -> Array:
+def _cross_entropy(logits: Array | Floats, labels: Ints) -> Array:
     loss: Array = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
     return loss
 
 
-def _loss(logits: Floats, labels: Integers) -> float:
+def _loss(logits: Floats, labels: Ints) -> float:
     return float(losses("cross_entropy", logits[None], labels)[0])
 
 

@@ -10,7 +10,7 @@ from typing import ClassVar, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from secp_spu.trees import Floats
+from secp_spu.trees import Floats, Ints
 
 Points: TypeAlias = npt.NDArray[np.float64]
 """A point z [intrinsic_dim], or several, one a row."""
@@ -32,7 +32,7 @@ class Search:
     population: int
     sigma: float
     seed: list[int]
-    labels: npt.NDArray[np.int32 | np.int64]
+    labels: Ints
 
 
 class Optimizer(ABC):
