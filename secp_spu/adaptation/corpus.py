@@ -21,7 +21,7 @@ from secp_spu.model.hub.tokenizer import MASK_TOKENS, mask_token, open_tokenizer
 TokenIds: TypeAlias = npt.NDArray[np.int32]
 Numbers: TypeAlias = npt.NDArray[np.int64]
 Flags: TypeAlias = npt.NDArray[np.bool_]
-"""Token ids of a line, numbers of lines or of tokens, and which of the lines stand behind a prompt."""
+"""Token ids of a line; numbers of lines or of tokens; whether each line stands behind a prompt."""
 
 HELD_OUT = 256
 """Lines that are never trained on."""

@@ -21,7 +21,7 @@ from secp_spu.trees import Tree
 OnLayer = Callable[[], None]
 
 Secret: TypeAlias = Stored | Array | npt.NDArray[np.generic]
-"""A handle, or at the data owner the array that it is of."""
+"""An array of the data owner: its handle, or at the owner the array itself."""
 
 
 def silent() -> None:

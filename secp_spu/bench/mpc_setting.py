@@ -22,6 +22,8 @@ ProtocolName: TypeAlias = Literal["aby3", "semi2k"]
 Source: TypeAlias = Literal["joint", "dealt"]
 
 SOURCES: tuple[Source, ...] = ("joint", "dealt")
+"""Where correlations come from: made by the parties jointly, or dealt."""
+
 LEAST_PARTIES: dict[ProtocolName, int] = {"aby3": 3, "semi2k": 2}
 MOST_PARTIES: dict[ProtocolName, int] = {"aby3": 3, "semi2k": 10}
 """All parties are threads of this process, each linked to every other: some ten start within seconds, forty do not."""

@@ -46,7 +46,7 @@ Shares = tuple[libspu.Share, libspu.Share, libspu.Share]
 Message = RingArray | None
 """What a rank sends or receives in one round: [2, harmonics, ...], or nothing."""
 
-Received: TypeAlias = Any  # Any: a Message; a rank knows in which rounds it is none, mypy does not.
+Received: TypeAlias = Any  # Any: a Message, None in rounds that only the exchange itself knows.
 
 Exchange = Generator[Message, Received, Shares]
 """A rank's side of a joint correlation: yields what it sends, wants to be sent what it receives, returns its shares."""

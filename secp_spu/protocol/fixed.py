@@ -120,7 +120,7 @@ NumberT = TypeVar("NumberT", Fixed, Array, Number)
 
 
 def constant(value: float, bits: int, like: NumberT) -> NumberT:
-    """A public number with `bits` fraction bits, for products with `like`; a plain one stands for an array."""
+    """A public number with `bits` fraction bits, for products with `like`; a plain one is the number itself."""
     return Fixed(jnp.int32(round(value * 2**bits)), bits) if isinstance(like, Fixed) else cast(Array, value)
 
 
