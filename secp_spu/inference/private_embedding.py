@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 
 from secp_spu.inference.secure_model import setting_of
-from secp_spu.model import FOLDED, PLAIN, SUM_BITS, Norm, Setting, TransformerConfig, hidden_bits
+from secp_spu.model import FOLDED, PLAIN, SUM_BITS, Norm, Setting, TransformerConfig, apply_module, hidden_bits
 from secp_spu.protocol import FRACTION_BITS, Fixed, from_storage, rounded, to_storage
 from secp_spu.runtime.base import Runtime, Stored
 from secp_spu.runtime.program import Tree
@@ -172,4 +172,4 @@ def _for_layers(config: TransformerConfig, placed: Any, keep: Any) -> Any:
     if config.causal:
         return to_storage(rounded(placed, bits), bits)
     norm = Norm(config.layer_norm_epsilon, FOLDED)
-    return to_storage(norm.apply({}, rounded(placed, SUM_BITS), keep), bits)
+    return to_storage(apply_module(norm, {}, rounded(placed, SUM_BITS), keep), bits)

@@ -24,6 +24,7 @@ from secp_spu.model import (
     PooledEmbedding,
     Setting,
     TransformerConfig,
+    apply_module,
     attention_class,
     hidden_bits,
     layer_class,
@@ -208,7 +209,7 @@ def _run_layer(module: EncoderLayer, cached: bool, variables: Tree, correlations
     hidden = hidden_bits(module.config)
     bits = hidden, FRACTION_BITS, attention_class(module.config).weight_bits or FRACTION_BITS
     numbers = (from_storage(array, b, secure=module.setting.secure) for array, b in zip(inputs, bits, strict=False))
-    return to_storage(module.apply({**variables, "correlations": correlations}, *numbers), hidden)
+    return to_storage(apply_module(module, {**variables, "correlations": correlations}, *numbers), hidden)
 
 
 def _weigh_tokens(config: TransformerConfig, padding_mask: Array) -> Any:
