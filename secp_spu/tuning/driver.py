@@ -9,8 +9,7 @@ from secp_spu.config import Config
 from secp_spu.errors import RuntimeFailure
 from secp_spu.inference import Batch, parts
 from secp_spu.progress import Progress
-from secp_spu.runtime import Owned, Runtime
-from secp_spu.runtime.handles import Actor
+from secp_spu.runtime import Actor, Owned, Runtime
 from secp_spu.tuning.batching import FINALISTS, Batching, choose_batching
 from secp_spu.tuning.inputs import PromptSet, Split
 from secp_spu.tuning.limits import Allowance, Amounts

@@ -8,8 +8,7 @@ from typing_extensions import override
 
 from secp_spu.inference import Batch, PrivateEmbedding
 from secp_spu.model import TransformerConfig
-from secp_spu.runtime import Owned, Runtime, Stored
-from secp_spu.runtime.handles import Actor
+from secp_spu.runtime import Actor, Owned, Runtime, Stored
 from secp_spu.tuning.inputs import PromptSet, Split, TokenSet
 
 

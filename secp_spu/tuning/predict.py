@@ -18,8 +18,7 @@ from secp_spu.errors import ConfigError, RuntimeFailure
 from secp_spu.files import make_private_folder, write_whole
 from secp_spu.inference import parts
 from secp_spu.progress import Progress
-from secp_spu.runtime import Owned, Runtime, Stored
-from secp_spu.runtime.handles import Actor
+from secp_spu.runtime import Actor, Owned, Runtime, Stored
 from secp_spu.trees import Floats
 from secp_spu.tuning.batching import even
 from secp_spu.tuning.finished_run import load_tuned_prompt

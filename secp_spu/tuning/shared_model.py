@@ -8,8 +8,7 @@ from secp_spu.config import Config
 from secp_spu.errors import RuntimeFailure
 from secp_spu.inference import Batch, SecureModel
 from secp_spu.progress import Progress
-from secp_spu.runtime import Owned, Runtime, Stored
-from secp_spu.runtime.handles import Actor
+from secp_spu.runtime import Actor, Owned, Runtime, Stored
 from secp_spu.tuning.batching import sequences_that_fit
 from secp_spu.tuning.embedding import Embedding, make_embedding
 from secp_spu.tuning.inputs import PromptSet, Split

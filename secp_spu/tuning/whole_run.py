@@ -7,8 +7,7 @@ from pathlib import Path
 
 from secp_spu.config import Config
 from secp_spu.progress import Progress
-from secp_spu.runtime import Runtime
-from secp_spu.runtime.handles import Actor
+from secp_spu.runtime import Actor, Runtime
 from secp_spu.tuning.data_owner import DataOwner
 from secp_spu.tuning.driver import set_up, tune
 from secp_spu.tuning.limits import make_allowance
