@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -22,6 +22,13 @@ class Activation(str, Enum):
 
     series = "series"
     quadratic = "quadratic"
+
+
+INSTEAD: dict[Activation, Literal["series", "quadratic"]] = {
+    Activation.series: "series",
+    Activation.quadratic: "quadratic",
+}
+"""What a recipe calls them."""
 
 
 def adapt(
@@ -47,7 +54,7 @@ def adapt(
     quiet: QuietOption = False,
 ) -> None:
     """Give a pre-trained model attention by features, by distillation in plaintext: the model owner's own step."""
-    kind: Any = activation.value if activation else None
+    kind = INSTEAD[activation] if activation else None
     recipe = Recipe(
         model,
         corpus,

@@ -8,7 +8,7 @@ import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -38,6 +38,7 @@ from secp_spu.progress import Progress
 from secp_spu.runtime.secretflow.ray_processes import end_ray_processes, ray_was_started
 from secp_spu.tuning import RunRecord, open_run
 from secp_spu.tuning.record import FILE_NAME as CHECKPOINT
+from secp_spu.tuning.run_report import RunReport
 from secp_spu.tuning.whole_run import run_tuning
 
 app = typer.Typer(
@@ -151,7 +152,7 @@ def _how_to_go_on(out: Path) -> str:
     return f"interrupted after generation {len(RunRecord.load(out).generations)}; go on with --resume --out {out}"
 
 
-def _summarise(console: Console, report: dict[str, Any], out: Path) -> None:
+def _summarise(console: Console, report: RunReport, out: Path) -> None:
     made = len(report["loss"])
     generations = f"{made} generation{'s' if made > 1 else ''}"
     console.print(costs_table(report["ledger"]))

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -19,6 +19,7 @@ from secp_spu.config import Config, load_config
 from secp_spu.errors import ConfigError
 from secp_spu.files import unwritable, write_whole
 from secp_spu.runtime import Program
+from secp_spu.trees import JsonObject
 from secp_spu.tuning.programs import audit_config
 
 
@@ -53,7 +54,7 @@ def _folder(path: Path) -> str | None:
     return f"{path} is a folder: name a file" if path.is_dir() else None
 
 
-def _facts(config: Config) -> dict[str, Any]:
+def _facts(config: Config) -> JsonObject:
     return {
         "protocol": config.protocol,
         "parties": config.parties,

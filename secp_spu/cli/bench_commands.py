@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, cast, get_args
+from typing import Annotated, TypeVar, get_args
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -63,6 +63,8 @@ from secp_spu.cli.terminal import QuietOption, TerminalProgress
 from secp_spu.errors import ConfigError
 from secp_spu.optimizers import OPTIMIZERS
 from secp_spu.progress import Progress
+
+Name = TypeVar("Name", bound=str)
 
 bench = typer.Typer(no_args_is_help=True, help="Measure what private tuning costs, and what the alternatives would.")
 
@@ -154,13 +156,13 @@ def iteration(
     wanted = [
         Iteration(
             setting,
-            cast(Any, method),
+            method,
             model,
             length,
             batch,
             layers or (SHAPES[model].layers if model in SHAPES else 1),
             extrapolate,
-            cast(Any, activation),
+            activation,
             features,
         )
         for length in _counts(lengths)
@@ -222,7 +224,7 @@ def _forward_pass(
 ) -> Iteration:
     """One evaluation by forward-only tuning with the cheapest attention."""
     count = layers or (SHAPES[model].layers if model in SHAPES else 1)
-    return Iteration(setting, "fot-fourier", model, length, batch, count, extrapolate, cast(Any, activation), features)
+    return Iteration(setting, "fot-fourier", model, length, batch, count, extrapolate, activation, features)
 
 
 @bench.command()
@@ -269,7 +271,7 @@ def optimizers(
     for name in left_out:
         Console(quiet=quiet).print(f"{name} is left out: {DATA_SETTING} is not set, which says where its texts are")
     wanted = [
-        Comparison(task, cast(Any, kind), seed, evaluations)
+        Comparison(task, kind, seed, evaluations)
         for task in names
         if task not in left_out
         for kind in kinds
@@ -292,7 +294,7 @@ def accuracy(
     """Accuracy of MiniLM on real tasks: untuned, tuned by every method, adapted, and under MPC."""
     if not has_data():
         raise ConfigError(f"bench accuracy: {DATA_SETTING} is not set, which says where the tasks' texts are")
-    wanted = [cast(AccuracyMethod, name) for name in _known(methods, get_args(AccuracyMethod), "--methods")]
+    wanted: list[AccuracyMethod] = _known(methods, get_args(AccuracyMethod), "--methods")
     if adapted is None and (needing := [name for name in wanted if name in ADAPTED]):
         raise ConfigError(f"--adapted is missing: {needing[0]} takes a folder that `secp-spu adapt` wrote")
     runs = [
@@ -334,12 +336,13 @@ def _read(paths: Iterable[Path]) -> list[Record]:
     return [record for path in dict.fromkeys(paths) for record in read_records(path)]
 
 
-def _known(text: str, known: Iterable[str], option: str) -> list[str]:
+def _known(text: str, known: Iterable[Name], option: str) -> list[Name]:
     """Names with commas between them, each once."""
     names = list(dict.fromkeys(name.strip() for name in text.split(",")))
-    if strangers := [name for name in names if name not in known]:
-        raise ConfigError(f"{option} {strangers[0] or repr(text)}: must be some of {', '.join(known)}")
-    return names
+    by_name: dict[str, Name] = {name: name for name in known}
+    if strangers := [name for name in names if name not in by_name]:
+        raise ConfigError(f"{option} {strangers[0] or repr(text)}: must be some of {', '.join(by_name)}")
+    return [by_name[name] for name in names]
 
 
 def _counts(text: str) -> list[int]:

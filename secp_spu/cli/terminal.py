@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -16,6 +15,7 @@ from typing_extensions import override
 from secp_spu.config import Config
 from secp_spu.progress import Progress
 from secp_spu.runtime import Runtime
+from secp_spu.runtime.ledger import LedgerReport
 from secp_spu.tuning import join_cluster, make_runtime
 from secp_spu.tuning.agreement import Purpose
 
@@ -51,7 +51,7 @@ def start_runtime(console: Console, config: Config, party: str | None, purpose: 
     return join_cluster(config, party, purpose) if party else make_runtime(config)
 
 
-def costs_table(ledger: Mapping[str, Any]) -> Table:
+def costs_table(ledger: LedgerReport) -> Table:
     """What `Ledger.report` says, by phase."""
     table = Table("phase", "MB a party", "MB in all", "sends a party", "seconds", title="What it cost")
     for column in table.columns[1:]:

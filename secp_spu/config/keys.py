@@ -183,7 +183,7 @@ def _allowed(schema: JsonSchemaValue) -> str:
         return f"{schema['type']} above {schema['exclusiveMinimum']:g}"
     if "maximum" in schema:
         return f"{schema['type']} from {schema['minimum']:g} to {schema['maximum']:g}"
-    return schema["type"] + least
+    return f"{schema['type']}{least}"
 
 
 def _size(schema: JsonSchemaValue) -> str | None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 import yaml
 from pydantic import (
     ValidationError,
 )
+from pydantic_core import ErrorDetails
 
 from secp_spu.config.keys import section_of
 from secp_spu.config.run_config import Config
@@ -57,7 +57,7 @@ def load_config(
         raise ConfigError(f"configuration {path}: {_explain(error.errors()[0])}") from error
 
 
-def _roles(content: dict[str, Any], party: str, path: Path) -> Set[Role]:
+def _roles(content: Mapping[str, object], party: str, path: Path) -> Set[Role]:
     """What a party owns, read before validation: it decides which files have to be there."""
     cluster = content.get("cluster")
     if not isinstance(cluster, dict):
@@ -74,22 +74,23 @@ def _roles(content: dict[str, Any], party: str, path: Path) -> Set[Role]:
     return {role for role in OWNERS if cluster.get(role) == party}
 
 
-def _set(content: dict[str, Any], setting: str) -> None:
+def _set(content: dict[str, object], setting: str) -> None:
     key, equals, value = setting.partition("=")
     if not equals or not key:
         raise ConfigError(f"--set {setting}: write KEY=VALUE, for example --set tuning.population=8")
     *sections, name = key.split(".")
     for section in sections:
-        content = content.setdefault(section, {})
-        if not isinstance(content, dict):
+        inner = content.setdefault(section, {})
+        if not isinstance(inner, dict):
             raise ConfigError(f"--set {setting}: {section} is no section")
+        content = inner
     try:
         content[name] = yaml.safe_load(value)
     except (yaml.YAMLError, ValueError, RecursionError):
         content[name] = value  # a template, such as {text} It was {mask}
 
 
-def _explain(error: Any) -> str:
+def _explain(error: ErrorDetails) -> str:
     """One line for what pydantic found: the key, what is wrong, and the mend."""
     key = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
