@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from importlib.metadata import distributions
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,6 +23,20 @@ def pytest_configure(config: pytest.Config) -> None:
 
     os.environ["PYTHONPATH"] = os.pathsep.join([str(HOOKS), *filter(None, [os.environ.get("PYTHONPATH")])])
     share(config.rootpath / ".pytest_cache" / "programs")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pycollect_makeitem(collector: pytest.Collector) -> Generator[None, object, object]:
+    """A test is slow for a reason, which its mark gives. An error raised here is shown with `-n` too."""
+    made = yield
+    for item in made if isinstance(made, list) else ():
+        for mark in item.iter_markers("slow"):
+            if mark.kwargs or len(mark.args) != 1 or not str(mark.args[0]).strip():
+                raise collector.CollectError(
+                    f'{item.nodeid}: a slow test needs a reason: write @pytest.mark.slow("what this test alone holds, '
+                    'and why it must be slow")'
+                )
+    return made
 
 
 def missing_libraries() -> str | None:

@@ -85,7 +85,7 @@ def test_tuning_returns_the_prompt_its_history_accuracies_and_costs(run):
     assert run.config.protocol == "plaintext"
 
 
-@pytest.mark.slow
+@pytest.mark.slow("the API and the command give one prompt, exactly; a process beside a run")
 def test_the_command_line_tunes_the_same_prompt(run, tmp_path):
     settings = [f"--set={setting}" for setting in PLAINTEXT]
     command = [sys.executable, "-m", "secp_spu", "tune", "--config", DEMO_CONFIG, "--out", tmp_path / "run", *settings]
@@ -93,7 +93,7 @@ def test_the_command_line_tunes_the_same_prompt(run, tmp_path):
     np.testing.assert_array_equal(load_run(tmp_path / "run").prompt, run.prompt)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("the API resumes and shows progress as told; three runs")
 def test_tuning_takes_a_configuration_and_goes_on_with_a_run(tmp_path):
     config = load_config(str(DEMO_CONFIG), PLAINTEXT)
     shorter = config.model_copy(update={"tuning": config.tuning.model_copy(update={"generations": 1})})
@@ -183,7 +183,7 @@ def test_a_folder_without_a_finished_run_is_refused(run, tmp_path):
             load_run(copy)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("the API audits each program of a configuration; compiles them twice")
 def test_the_audit_is_that_of_the_command_line():
     programs = audit(DEMO_CONFIG)
     expected = audit_config(load_config(DEMO_CONFIG))

@@ -8,7 +8,7 @@ import pytest
 MODULES = ("secp_spu.api", "secp_spu.runtime.base", "secp_spu.runtime.local", "secp_spu.protocol.cosine")
 
 
-@pytest.mark.slow
+@pytest.mark.slow("examples in docstrings print what they say; some run under MPC")
 @pytest.mark.parametrize("name", MODULES)
 def test_examples(name):
     found = doctest.testmod(import_module(name))

@@ -78,7 +78,7 @@ def test_a_file_that_is_not_secret_has_the_umasks_mode(tmp_path):
     assert (_mode(tmp_path / "new"), _mode(tmp_path / "new" / "public")) == (0o755, 0o644)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("each file's mode, of every writer; two runs and more")
 def test_nobody_else_reads_a_runs_outputs_also_not_after_a_resume(tmp_path):
     before = os.umask(0)
     try:

@@ -25,7 +25,7 @@ def _session(runtime, config, folder):
     return set_up(runtime, config, owner, runtime.actor("model_owner", ModelOwner, config), Progress())
 
 
-@pytest.mark.slow
+@pytest.mark.slow("a real model's range of values under MPC, which no tiny one has")
 def test_secure_logits_are_those_of_plaintext(tmp_path):
     logits = {}
     for protocol in ("plaintext", "aby3"):
@@ -39,7 +39,7 @@ def test_secure_logits_are_those_of_plaintext(tmp_path):
     assert abs(np.diff(logits["plaintext"])).min() > 0.5
 
 
-@pytest.mark.slow
+@pytest.mark.slow("the shipped defaults learn on real texts; a real model's run")
 def test_tuning_lowers_the_loss_on_real_texts(tmp_path):
     settings = ["protocol=plaintext", "task.shots=8", "task.validation_shots=4", "task.test_examples=8"]
     settings += ["tuning.population=8", "tuning.generations=4", "tuning.candidates_per_call=8"]

@@ -45,7 +45,7 @@ def test_the_library_examples_print_what_their_comments_say(page, name, tmp_path
         assert comment.startswith(line)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("README's Python works as it is printed; it tunes and predicts")
 def test_the_python_quickstart_tunes_predicts_and_exports(tmp_path):
     code = python(README, "tune")
     short = code.replace('"configs/demo.yaml"', SHORT.format(config=ROOT / "configs" / "demo.yaml"))

@@ -49,7 +49,7 @@ def test_the_wheel_asks_for_the_first_release_of_spu(wheel):
     assert fields["Requires-Python"] == "<3.12,>=3.10"
 
 
-@pytest.mark.slow
+@pytest.mark.slow("no file is missing from the wheel; a whole run from it")
 def test_the_demo_runs_from_the_wheel_in_another_folder(wheel, tmp_path):
     """Without MPC: how the demo runs under ABY3 is tested elsewhere."""
     command = [sys.executable, "-m", "secp_spu", "demo", "--set", "protocol=plaintext", "--set", "tuning.generations=1"]

@@ -146,7 +146,7 @@ def params_of(folder):
     return flatten_dict(load_checkpoint(folder).variables["params"])
 
 
-@pytest.mark.slow
+@pytest.mark.slow("adapting pays for every activation and head; six whole adaptations")
 @pytest.mark.parametrize("activation", [None, "series", "quadratic"])
 @pytest.mark.parametrize("head", [False, True], ids=["bare", "head"])
 def test_adaptation_brings_the_model_back(models_of, recipe, tmp_path, activation, head):
@@ -171,7 +171,7 @@ def test_adaptation_brings_the_model_back(models_of, recipe, tmp_path, activatio
     }
 
 
-@pytest.mark.slow
+@pytest.mark.slow("the similarity told is that of the saved model; a whole adaptation")
 def test_what_is_loaded_is_what_was_measured(recipe, tmp_path):
     done = adapt(recipe, tmp_path / "out", resume=False, progress=Progress())
     assert _similarity(recipe, tmp_path / "out", prompted=False) == pytest.approx(done.similarity, abs=1e-5)
@@ -230,7 +230,7 @@ def assert_same_run(out, whole):
     assert content_of(out).keys() == content_of(whole).keys()
 
 
-@pytest.mark.slow
+@pytest.mark.slow("the optimizer's state survives Ctrl-C at any step; whole adaptations")
 @pytest.mark.parametrize("step", [16, 20, 23], ids=["between", "measured", "last"])
 def test_ctrl_c_loses_no_step(whole, tmp_path, step):
     """The rest of the run is what it would have been."""
@@ -242,7 +242,7 @@ def test_ctrl_c_loses_no_step(whole, tmp_path, step):
     assert_same_run(tmp_path / "out", undisturbed)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("the log has no gap after a stop inside a measurement; whole adaptations")
 @pytest.mark.parametrize("number", [0, 1, 3], ids=["first", "between", "last"])
 def test_ctrl_c_while_measuring_loses_no_measurement(whole, tmp_path, monkeypatch, number):
     """The step before the measurement is done again, so that its losses are in the log."""
@@ -264,7 +264,7 @@ def test_ctrl_c_while_measuring_loses_no_measurement(whole, tmp_path, monkeypatc
     assert_same_run(tmp_path / "out", undisturbed)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("a stop after the last step loses nothing; a whole adaptation")
 def test_ctrl_c_while_the_figure_is_drawn_leaves_a_run_to_finish(whole, tmp_path, monkeypatch):
     recipe, undisturbed = whole
     with monkeypatch.context() as patch:
@@ -292,7 +292,7 @@ def test_ctrl_c_before_the_run_began_promises_nothing(recipe, tmp_path, monkeypa
         monkeypatch.undo()
 
 
-@pytest.mark.slow
+@pytest.mark.slow("no state with nan is ever saved; adaptations that really diverge")
 def test_a_run_that_diverges_ends_with_its_last_good_state(recipe, tmp_path):
     """The first of two steps of warm-up is of length zero, the second far too long."""
     recipe = replace(recipe, rate=1e30, steps=20)
@@ -340,7 +340,7 @@ def test_resuming_a_finished_run_changes_nothing_and_says_so(whole, monkeypatch)
     assert content_of(out) == before
 
 
-@pytest.mark.slow
+@pytest.mark.slow("a changed corpus or recipe is refused on resume; runs to resume")
 def test_a_run_is_resumed_with_its_own_recipe_and_corpus_alone(recipe, corpus, tmp_path):
     lines = tmp_path / "lines.txt"
     lines.write_bytes(corpus.read_bytes())
@@ -365,7 +365,7 @@ def test_a_run_is_resumed_with_its_own_recipe_and_corpus_alone(recipe, corpus, t
     assert written[0]["corpus_sha256"] == written[1]["secp_spu"]["adapted"]["corpus_sha256"]
 
 
-@pytest.mark.slow
+@pytest.mark.slow("`accumulate` takes a mean, not a sum; compiles a real gradient")
 def test_accumulated_gradients_are_those_of_a_larger_batch(recipe, texts_of):
     """The mean of two batches' gradients, in one step."""
     teacher = load_checkpoint(recipe.model)

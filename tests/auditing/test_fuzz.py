@@ -219,7 +219,7 @@ def outcome(seed, leak):
     return len(report.openings), program.openings
 
 
-@pytest.mark.slow
+@pytest.mark.slow("leaks and programs that nobody thought of; 2,000 compiled ones")
 @pytest.mark.parametrize("chunk", range(20))
 def test_no_planted_leak_passes_and_no_legal_program_is_refused(chunk):
     for seed in range(chunk * PROGRAMS, (chunk + 1) * PROGRAMS):
@@ -233,7 +233,7 @@ def test_no_planted_leak_passes_and_no_legal_program_is_refused(chunk):
             assert f"program {seed}, line " in found
 
 
-@pytest.mark.slow
+@pytest.mark.slow("each kind of leak by itself, among random code; many programs to compile")
 @pytest.mark.parametrize("leak", LEAKS)
 def test_every_kind_of_leak_is_refused(leak):
     for seed in range(8):

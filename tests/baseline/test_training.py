@@ -73,7 +73,7 @@ def train(runtime, make):
     return [float(opened(runtime, trainer.step())) for _ in range(STEPS)], trainer
 
 
-@pytest.mark.slow
+@pytest.mark.slow("gradients of all weights, embeddings too, against JAX's; compiles both")
 def test_plaintext_fine_tuning_is_jax_and_optax():
     runtime = PlaintextRuntime()
     losses, trainer = train(runtime, fine_tuning)
@@ -99,7 +99,7 @@ def test_plaintext_prompt_tuning_is_jax_and_optax():
     assert np.quantile(np.abs(opened(runtime, trainer.prompt) - prompt), 0.99) < PROMPT_RATE / 10
 
 
-@pytest.mark.slow
+@pytest.mark.slow("whole steps of the baselines, optimizer included, under MPC")
 @pytest.mark.parametrize(("setting", "make"), [(ABY3, fine_tuning), (SEMI2K_2, prompt_tuning)])
 def test_under_mpc_follows_plaintext_and_lowers_the_loss(setting, make):
     expected, _ = train(PlaintextRuntime(), make)
@@ -120,7 +120,7 @@ def first_gradients(runtime, make):
     return {key: np.concatenate([np.ravel(g) for g in opened(runtime, m.first)]) for key, m in moments.items()}
 
 
-@pytest.mark.slow
+@pytest.mark.slow("each weight's own gradient under MPC, which a loss hides")
 @pytest.mark.parametrize("make", [fine_tuning, prompt_tuning])
 def test_gradients_under_mpc_match_plaintext(make):
     expected = first_gradients(PlaintextRuntime(), make)

@@ -61,7 +61,7 @@ def records(folder):
     return {record["variant"]: record for record in found}
 
 
-@pytest.mark.slow
+@pytest.mark.slow("all methods give full records; trains, and tunes under MPC too")
 def test_every_method_is_measured(records):
     for method, record in records.items():
         assert 0 <= record["accuracy"] <= 1
@@ -75,7 +75,7 @@ def test_every_method_is_measured(records):
     assert records["fot"]["evaluations"] == GENERATIONS * 4
 
 
-@pytest.mark.slow
+@pytest.mark.slow("the bench's secure run has plaintext's loss; a run under MPC")
 def test_tuning_under_mpc_is_tuning_in_plaintext(records):
     """The same texts, prompts and candidates: only fixed point is between them."""
     plain, secure = records["fot-adapted"], records["fot-secure"]
@@ -84,14 +84,14 @@ def test_tuning_under_mpc_is_tuning_in_plaintext(records):
     assert "online" not in plain
 
 
-@pytest.mark.slow
+@pytest.mark.slow("transfer does start from the source's prompt; needs both tasks' runs")
 def test_a_transferred_prompt_is_another_start(records):
     """Source and target are the same task here: the source's gradient prompt is where tuning begins."""
     assert records["fot-transfer"]["untuned"] == records["gradient-prompt"]["accuracy"]
     assert records["fot-transfer"]["validation_loss"] != records["fot"]["validation_loss"]
 
 
-@pytest.mark.slow
+@pytest.mark.slow("the report takes real records of all methods")
 def test_the_table_has_a_row_a_method_and_secure_runs_beside_plaintext(records, tmp_path):
     first, second = accuracy_tables(list(records.values()))
     names = [row[0] for row in first.rows]
@@ -113,7 +113,7 @@ def test_the_table_has_a_row_a_method_and_secure_runs_beside_plaintext(records, 
     assert {path.name for path in written} == {"report.md", "accuracy.png"}
 
 
-@pytest.mark.slow
+@pytest.mark.slow("`test_texts` limits what is measured; one more tuning run")
 def test_fewer_test_texts_are_a_row_of_their_own(folder, records):
     run = FewShotRun("sst2", "fot-adapted", 0, 1, folder / "adapted", test_texts=5)
     found = measure_all(accuracy_cases([run], Progress()), RecordFile(), Progress())
@@ -124,7 +124,7 @@ def test_fewer_test_texts_are_a_row_of_their_own(folder, records):
     assert table.rows[0][1].endswith("(1)")
 
 
-@pytest.mark.slow
+@pytest.mark.slow("rows of unlike test sets stay apart; needs real records")
 def test_softmax_stands_beside_what_was_tested_on_as_many_texts(records):
     softmax, adapted = records["fot"], records["fot-adapted"]
     few = {**adapted, "test_texts": 5, "model": "another"}
@@ -141,7 +141,7 @@ def test_softmax_stands_beside_what_was_tested_on_as_many_texts(records):
     assert [len(rows) for rows in shown(softmax, adapted, few).values()] == [4, 1]
 
 
-@pytest.mark.slow
+@pytest.mark.slow("the gradient methods learn at all; real training at all their rates")
 @pytest.mark.parametrize("method", ["fine-tuning", "gradient-prompt"])
 def test_gradients_lower_the_loss(folder, method):
     task = FewShot(load_config(folder / "task.yaml", ["tuning.seed=0"]))

@@ -192,7 +192,7 @@ def test_activations_cost_less_the_simpler_they_are():
     assert (fit["terms"], fit["range"], fit["fit_error"]) == (5, 8, pytest.approx(2.1e-3, rel=0.01))
 
 
-@pytest.mark.slow
+@pytest.mark.slow("bytes against length, as the documents claim; six runs under MPC")
 def test_attention_is_linear_with_features_and_not_with_softmax():
     config = replace(SHAPES["tiny"], heads=2, width=16)
     records = measure(attention_cases(ABY3, config, [16, 64], [64]))
@@ -215,7 +215,7 @@ def test_learned_features_stay_above_the_reciprocals_floor(features, length):
     assert part.inputs[0].std() * 2 * np.pi / ANGLE_SCALE == pytest.approx(length, rel=0.4)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("the estimate holds for a process's real memory, under MPC")
 @pytest.mark.parametrize("setting", [ABY3, SEMI2K], ids=str)
 @pytest.mark.parametrize("activation", ["gelu_tanh", "series"])
 def test_batches_save_sends_and_stay_below_the_memory_estimate(setting, activation):
@@ -247,7 +247,7 @@ def test_embedding_records_tell_what_privacy_costs():
     assert [row[0] for row in table.rows][-1] == "forward pass"
 
 
-@pytest.mark.slow
+@pytest.mark.slow("one layer measured predicts the whole model; all methods under MPC")
 def test_extrapolation_is_within_five_per_cent_of_a_full_run(tiny):
     full, scaled = tiny
     for whole, part in zip(full[: len(METHODS)], scaled, strict=True):
@@ -257,7 +257,7 @@ def test_extrapolation_is_within_five_per_cent_of_a_full_run(tiny):
                 assert part[phase][figure] == pytest.approx(whole[phase][figure], rel=0.05), (phase, figure)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("no byte of an iteration is booked twice or nowhere; needs runs under MPC")
 def test_iterations_are_right_and_split_by_stage(tiny):
     for record in tiny[0][: len(METHODS)]:
         assert record["max_abs_error"] < 0.05
@@ -268,7 +268,7 @@ def test_iterations_are_right_and_split_by_stage(tiny):
         assert (record["offline"]["bytes"] > 0) == (record["variant"] in ("fot-rfa", "fot-fourier"))
 
 
-@pytest.mark.slow
+@pytest.mark.slow("operations measured alone cost what they do in a layer; runs under MPC")
 def test_the_parts_of_a_layer_add_up_to_it(tiny):
     for method in ("fot", "fot-rfa", "fot-fourier"):
         parts = [r for r in tiny[0] if r["bench"] == "operation" and r["variant"] == method]
@@ -347,7 +347,7 @@ def test_optimizers_are_compared_by_the_real_driver():
 # Report and command line
 
 
-@pytest.mark.slow
+@pytest.mark.slow("the report takes every kind of record as measured, under MPC")
 def test_the_report_has_tables_and_figures(tiny, tmp_path):
     runs = [whole_run("cma", s, [0.9, 0.5]) for s in (0, 1)]
     config = replace(SHAPES["tiny"], heads=2, width=16)
@@ -409,7 +409,7 @@ def test_tables_are_whole_in_any_terminal(columns, monkeypatch, capsys):
         assert any(all(cell in line for cell in row) for line in lines)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("papers' rows join equal shapes alone; needs real records")
 def test_published_figures_stand_beside_ours_of_the_same_shape_alone(tiny):
     assert published_tables(tiny[0]) == []
     ours = {**tiny[0][3], "model": "roberta-large", "seq_len": 512}

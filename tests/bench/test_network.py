@@ -113,7 +113,7 @@ def test_bad_input_is_one_line(more, monkeypatch, capsys, tmp_path):
     assert capsys.readouterr().err.count("\n") == 1
 
 
-@pytest.mark.slow
+@pytest.mark.slow("predicted seconds are what slow links take; processes on real delays")
 @pytest.mark.parametrize("protocol", ["aby3", "semi2k"])
 def test_prediction_against_relayed_links(protocol):
     """Far more delay than this busy machine's own; that the output is right shows that the parties did compute."""

@@ -45,7 +45,7 @@ def _tune(out, *more):
     return _call("tune", "--config", DEMO_CONFIG, "--out", out, *SMALL, *more)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("`tune` runs ABY3 from a shell with nothing on stderr; a run under MPC")
 def test_tune_writes_its_outputs_and_says_where(tmp_path):
     done = _tune(tmp_path / "run")
     assert (done.returncode, done.stderr) == (0, "")
@@ -56,21 +56,21 @@ def test_tune_writes_its_outputs_and_says_where(tmp_path):
     assert {path.name for path in (tmp_path / "run").iterdir()} == names
 
 
-@pytest.mark.slow
+@pytest.mark.slow("--quiet holds all the way through a run; a command's whole run")
 def test_quiet_is_quiet(tmp_path):
     done = _tune(tmp_path / "run", *PLAINTEXT, "--quiet")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert json.loads((tmp_path / "run" / "report.json").read_text())["protocol"] == "plaintext"
 
 
-@pytest.mark.slow
+@pytest.mark.slow("--set reaches `demo`, which has no configuration to give; a whole run")
 def test_demo_takes_settings(tmp_path):
     done = _call("demo", "--out", tmp_path / "run", *SMALL, *PLAINTEXT)
     assert done.returncode == 0
     assert "accuracy on unseen texts" in done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.slow("no bad value ends in a traceback; a process for each")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -100,7 +100,7 @@ def test_bad_input_is_one_line_and_exit_2(tmp_path, arguments, message):
     assert not list((tmp_path / "run").glob("*.png"))
 
 
-@pytest.mark.slow
+@pytest.mark.slow("no lock or file is left by a refusal; two processes")
 def test_a_run_that_failed_on_its_input_leaves_the_folder_free(tmp_path):
     assert _tune(tmp_path / "run", "--set=task.shots=1000").returncode == 2
     assert _tune(tmp_path / "run", *PLAINTEXT).returncode == 0
@@ -123,7 +123,7 @@ def test_weights_with_nan_are_refused_by_tensor(tmp_path):
     assert name in done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.slow("`tune` overwrites no other run; three processes on one folder")
 def test_another_runs_folder_is_left_as_it_is(tmp_path):
     assert _tune(tmp_path / "run", *PLAINTEXT).returncode == 0
     before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
@@ -134,7 +134,7 @@ def test_another_runs_folder_is_left_as_it_is(tmp_path):
     assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
 
 
-@pytest.mark.slow
+@pytest.mark.slow("a second --resume changes no byte and tells the same; two processes")
 def test_a_finished_run_is_resumed_at_no_cost(tmp_path):
     first = _call("demo", "--out", tmp_path / "run", *SMALL, *PLAINTEXT)
     before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
@@ -145,7 +145,7 @@ def test_a_finished_run_is_resumed_at_no_cost(tmp_path):
     assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
 
 
-@pytest.mark.slow
+@pytest.mark.slow("outputs follow from the checkpoint alone; two processes")
 def test_what_a_finished_run_lost_is_made_again(tmp_path):
     assert _tune(tmp_path / "run", *PLAINTEXT).returncode == 0
     prompt = (tmp_path / "run" / "prompt.safetensors").read_bytes()
@@ -154,7 +154,7 @@ def test_what_a_finished_run_lost_is_made_again(tmp_path):
     assert (tmp_path / "run" / "prompt.safetensors").read_bytes() == prompt
 
 
-@pytest.mark.slow
+@pytest.mark.slow("--resume sees the number asked for; three processes")
 def test_a_run_is_resumed_with_more_generations_and_not_with_fewer(tmp_path):
     assert _tune(tmp_path / "run", *PLAINTEXT).returncode == 0
     fewer = _tune(tmp_path / "run", *PLAINTEXT, "--resume", "--set=tuning.generations=1")
@@ -185,7 +185,7 @@ def test_ctrl_c_while_importing_is_one_line(monkeypatch, capsys):
     assert capsys.readouterr().err == "error: interrupted before anything began\n"
 
 
-@pytest.mark.slow
+@pytest.mark.slow("a real SIGINT amid a pass under MPC; two processes")
 def test_ctrl_c_leaves_a_checkpoint_that_resumes(tmp_path):
     folder = tmp_path / "run"
     arguments = ["tune", "--config", str(DEMO_CONFIG), "--out", str(folder), *SMALL, "--set=tuning.generations=500"]
@@ -280,7 +280,7 @@ def test_a_cluster_needs_secretflow(refusal, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
+@pytest.mark.slow("two processes draw two seeds; three of them")
 def test_a_seed_is_drawn_where_there_is_none(tmp_path):
     for name in ("one", "other"):
         assert _tune(tmp_path / name, *PLAINTEXT, "--set=tuning.seed=null").returncode == 0
@@ -318,7 +318,7 @@ def test_there_is_nothing_to_audit_in_plaintext(refusal):
     assert "protocol: is plaintext, where nothing is masked" in refusal("audit", "--config", DEMO_CONFIG, *PLAINTEXT)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("`audit` lists a secure run's programs; compiles them in a process")
 def test_audit_names_every_program_and_what_masks_it():
     done = _call("audit", "--config", DEMO_CONFIG, *SMALL)
     assert done.returncode == 0, done.stderr
@@ -328,7 +328,7 @@ def test_audit_names_every_program_and_what_masks_it():
     assert "mask" in done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.slow("digests agree between two processes; compiles twice")
 def test_audit_writes_the_proofs_with_digests_of_what_is_executed(tmp_path):
     done = _call("audit", "--config", DEMO_CONFIG, *SMALL, "--json", tmp_path / "proofs.json")
     assert done.returncode == 0, done.stderr
@@ -344,7 +344,7 @@ def test_audit_writes_the_proofs_with_digests_of_what_is_executed(tmp_path):
     assert written["versions"]["spu"] == version("spu")
 
 
-@pytest.mark.slow
+@pytest.mark.slow("--show marks real compiled code; compiles it in processes")
 def test_audit_shows_a_program_with_its_openings_marked(refusal):
     done = _call("audit", "--config", DEMO_CONFIG, *SMALL, "--show", "layer")
     assert done.returncode == 0, done.stderr
@@ -370,7 +370,7 @@ def test_help_is_there():
         assert command in done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.slow("its exit status and resume; two processes")
 def test_a_search_without_a_slope_ends_in_order_and_says_which_key_to_change(tmp_path):
     flat = [*PLAINTEXT, "--set=tuning.alpha=1.0e-9", "--set=tuning.generations=10"]
     line = "all candidates' prompts are alike to the secure arithmetic, so further ones would find nothing"

@@ -83,7 +83,7 @@ def test_the_schema_and_the_page_are_printed():
     assert page.stdout == configuration_page()
 
 
-@pytest.mark.slow
+@pytest.mark.slow("`config` refuses in words; a process for each")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -117,7 +117,7 @@ def test_one_thing_is_asked_for_at_a_time(options, capsys):
 # Configurations to start from
 
 
-@pytest.mark.slow
+@pytest.mark.slow("the template runs as it is written; tunes under MPC")
 def test_the_demo_that_init_writes_is_tuned(tmp_path):
     done = _call("init", "demo", "--out", tmp_path / "new" / "demo.yaml")
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{tmp_path}/new/demo.yaml is written\n", "")
@@ -126,7 +126,7 @@ def test_the_demo_that_init_writes_is_tuned(tmp_path):
     assert "generation   1:" in tuned.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.slow("a template not filled in is refused by its key; two processes a case")
 @pytest.mark.parametrize("name", ["own-model", "cluster"])
 def test_what_is_to_be_filled_in_is_said(tmp_path, name):
     done = _call("init", name, "--out", tmp_path / "config.yaml")
@@ -149,7 +149,7 @@ def test_a_file_that_is_there_is_left_as_it_is(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.slow
+@pytest.mark.slow("the system's own errors are one line; a process for each")
 @pytest.mark.parametrize(
     ("out", "message"),
     [

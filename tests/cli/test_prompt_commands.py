@@ -40,7 +40,7 @@ def texts(tmp_path):
     return path
 
 
-@pytest.mark.slow
+@pytest.mark.slow("`predict` from a shell under ABY3, costs and all")
 def test_predict_shows_what_it_cost_and_where_the_results_are(run, texts, tmp_path):
     done = _call("predict", "--run", run, "--texts", texts, "--out", tmp_path / "new" / "out", "--set=protocol=aby3")
     assert (done.returncode, done.stderr) == (0, "")
@@ -87,7 +87,7 @@ CLUSTER = (
 )
 
 
-@pytest.mark.slow
+@pytest.mark.slow("`predict` refuses before it writes; a process for each")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

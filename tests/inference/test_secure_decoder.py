@@ -117,7 +117,7 @@ stream's size to it, softmax also the error of SPU's exp, 2e-3 of a score's weig
 again, and its decoder has weights of one column length. Seen: 1.4e-3 with features, 2.9e-3 with softmax."""
 
 
-@pytest.mark.slow
+@pytest.mark.slow("whole decoders of every attention; compiles and runs them under MPC")
 @pytest.mark.parametrize(
     ("which", "attention"),
     [(ABY3, "fourier"), (ABY3, "rfa"), (ABY3, "softmax"), (SEMI2K_2, "fourier")],
@@ -262,7 +262,7 @@ def attend_to_few_keys(runtime, module, variables, queries, keys, values):
     return opened(runtime, runtime.run("few_keys", attend, *given, correlations))
 
 
-@pytest.mark.slow
+@pytest.mark.slow("normalisers near zero and below, under MPC")
 @pytest.mark.parametrize("kind", ["fourier", "rfa"])
 def test_first_queries_have_the_same_bounded_function_as_in_plaintext(runtimes, kind):
     """Mean kernels of one to three keys, which no number of other keys keeps away from zero.
@@ -321,7 +321,7 @@ def layer_cost(runtime, attention, tokens):
     return cost_of(runtime, lambda: runtime.run("layer", run_layer, handles, correlations, stream))[1]
 
 
-@pytest.mark.slow
+@pytest.mark.slow("a byte or send more in a decoder's layer; compiles each for MPC")
 @pytest.mark.parametrize(("which", "attention"), LAYER_COSTS)
 def test_a_layer_costs_what_it_did(runtimes, which, attention):
     """Pinned, as for encoders."""
@@ -329,7 +329,7 @@ def test_a_layer_costs_what_it_did(runtimes, which, attention):
     assert layer_cost(runtimes(which), attention, 42) == expected
 
 
-@pytest.mark.slow
+@pytest.mark.slow("causal blocks stay linear in the text's length; four sizes under MPC")
 def test_features_cost_in_proportion_to_the_tokens(runtimes):
     """Two and four blocks, and softmax beside them, where scores outweigh all else."""
     half, whole = (layer_cost(runtimes(SEMI2K_2), "fourier", tokens)[0] for tokens in (42, 84))

@@ -297,7 +297,7 @@ def parts_of(attention, layers=1):
     return make_parts(replace(CONFIG, attention=attention, layers=layers), layers)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("whole encoders in every setting, within a derived bound; runs under MPC")
 @pytest.mark.parametrize(
     ("which", "attention"),
     [
@@ -329,7 +329,7 @@ def test_two_layers_match_plaintext(runtimes):
     assert np.abs(flax_logits(swapped) - exact).max() > tolerance, "the tolerance cannot tell the layers' order"
 
 
-@pytest.mark.slow
+@pytest.mark.slow("the head without weights, from descriptions to similarities, under MPC")
 def test_label_embeddings_match_plaintext(runtimes):
     """The head without weights: the similarity of texts to descriptions, which go through the layers too."""
     runtime, parts = runtimes(SEMI2K_2), parts_of("rfa")
@@ -398,7 +398,7 @@ LAYER_COSTS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.slow("a byte or send more in an encoder's layer; compiles each for MPC")
 @pytest.mark.parametrize(("which", "attention"), LAYER_COSTS)
 def test_a_layer_costs_what_it_did(runtimes, which, attention):
     """Pinned: a change of a byte or a message is a change of the protocol, and wants a reason."""

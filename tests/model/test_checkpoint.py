@@ -101,7 +101,7 @@ def assert_same_function(hub, checkpoint, tolerance=TOLERANCE):
         np.testing.assert_allclose(logits, expected_logits, rtol=0, atol=tolerance)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("our layers are transformers' own; seven models compiled in Flax")
 @pytest.mark.parametrize(
     ("name", "settings"),
     [

@@ -32,7 +32,7 @@ def mask_of(length: int):
     return (jnp.arange(TOKENS) < length).astype(jnp.float32) * jnp.ones((BATCH, 1))
 
 
-@pytest.mark.slow
+@pytest.mark.slow("layer-wise running, as under MPC, is exact; compiles each")
 def test_layers_of_a_checkpoint_one_by_one_are_the_encoder(config, tokens, tmp_path):
     save_checkpoint(tmp_path, config, transformer_variables(config))
     checkpoint = load_checkpoint(tmp_path)

@@ -56,7 +56,7 @@ def _meet(ports, certificates, parties=PARTIES, *, seconds=DEADLINE, delay=0.0, 
         return dict(zip(parties, pool.map(hold, range(len(parties)), parties), strict=True))
 
 
-@pytest.mark.slow
+@pytest.mark.slow("parties may come up in any order; they wait for each other")
 @pytest.mark.parametrize("order", [PARTIES, PARTIES[::-1]])
 def test_everybody_learns_everybody_s_facts_and_the_run_s_name(ports, certificates, order):
     met = _meet(ports, certificates, order, delay=0.6)
@@ -78,14 +78,14 @@ def test_two_parties_and_no_other_meet(ports, certificates):
     assert met["alice"] == met["bob"]
 
 
-@pytest.mark.slow
+@pytest.mark.slow("an absent party is named by address; waits until patience ends")
 def test_who_does_not_come_is_named(ports, certificates):
     met = _meet(ports, certificates, ["alice", "bob"], seconds=2)
     for party in ("alice", "bob"):
         assert str(met[party]) == f"after 2 s still not up: carol at {ports['carol']} (connection refused)"
 
 
-@pytest.mark.slow
+@pytest.mark.slow("a stranger's server is not taken for absence; waits until patience ends")
 def test_a_server_that_is_no_party_is_named(ports, certificates):
     files = certificates["carol"]
     server = grpc.server(ThreadPoolExecutor(2))
@@ -122,7 +122,7 @@ def test_a_web_server_of_http_2_that_answers_404_is_named(ports):
     assert "404" in str(met["alice"])
 
 
-@pytest.mark.slow
+@pytest.mark.slow("a valid certificate in another's name is refused; waits in each case")
 @pytest.mark.parametrize("names", [["dave"], ["bob"], []])
 def test_another_s_certificate_is_no_party_s(ports, tmp_path, names):
     """Carol's address answers with a certificate of the authority that names somebody else."""
@@ -137,7 +137,7 @@ def test_another_s_certificate_is_no_party_s(ports, tmp_path, names):
     assert "whoever asks is no party" in str(met["carol"])
 
 
-@pytest.mark.slow
+@pytest.mark.slow("no fallback to an unknown authority or no TLS; two waits")
 def test_another_authority_and_plain_text_are_no_party_s(ports, tmp_path):
     ours, theirs = Authority(tmp_path / "ours"), Authority(tmp_path / "theirs")
     for stranger in (theirs.certify("carol"), None):
@@ -170,7 +170,7 @@ def test_a_port_that_is_taken(ports):
         _meeting(ports, "alice", None).hold(1)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("a meeting survives hostile bytes; a meeting for each")
 @pytest.mark.parametrize(
     "question",
     [

@@ -31,7 +31,7 @@ def test_it_minimises():
     assert np.square(optimizer.mean - target).sum() < np.square(target).sum() / 10
 
 
-@pytest.mark.slow
+@pytest.mark.slow("the documented example tunes in a fresh process, unregistered not")
 @pytest.mark.parametrize("registered", [True, False])
 def test_configurations_take_its_name_from_the_registry(tmp_path, registered):
     script = code("optimizer") + (REGISTER if registered else "") + TUNE

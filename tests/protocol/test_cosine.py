@@ -300,7 +300,7 @@ def publish_raw(runtime, elements):
     return handle
 
 
-@pytest.mark.slow
+@pytest.mark.slow("each of 2**18 angles, where a sample misses the worst; 12 big runs")
 @pytest.mark.parametrize("bits", [9, 12, 18])
 @pytest.mark.parametrize("turn_bits", [18, 31, 36, 45])
 def test_public_cos_sin_of_every_step(runtimes, bits, turn_bits):

@@ -142,7 +142,7 @@ def test_the_widest_range_and_the_most_terms_are_fitted():
 # Under MPC
 
 
-@pytest.mark.slow
+@pytest.mark.slow("the error bound in each setting and source, over the whole range")
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("of", [SHORT, WIDE], ids=["short", "wide"])
 def test_secure_series_gelu_matches_gelu(runtimes, setting, source, of):
@@ -203,7 +203,7 @@ def test_beyond_its_range_a_series_is_wrong(runtimes):
     assert wrong[6] > 40 * half
 
 
-@pytest.mark.slow
+@pytest.mark.slow("one opening however many terms; compiles each setting and shape")
 @pytest.mark.parametrize("shape", [(7,), (5, 13)])
 @pytest.mark.parametrize("of", [SHORT, WIDE], ids=["short", "wide"])
 def test_secure_series_gelu_costs_one_opening(runtimes, setting, shape, of):

@@ -72,7 +72,7 @@ def test_below_the_floor_it_is_large_and_positive():
     assert (found[below > -1 / 64] < 6 / FLOOR).all()
 
 
-@pytest.mark.slow
+@pytest.mark.slow("the error bound over the whole range under MPC; compiles it four times")
 @pytest.mark.parametrize("setting", [ABY3, SEMI2K_2], ids=["aby3", "semi2k"])
 @pytest.mark.parametrize("source", SOURCES)
 def test_secure_reciprocal_matches_division(runtimes, setting, source):

@@ -89,7 +89,7 @@ def test_arguments_are_pytrees_of_handles_and_plain_arrays_which_are_published_f
     np.testing.assert_allclose(opened(runtime, result)["sum"], X @ FREQUENCIES + 0.5, atol=100 * ULP)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("`jit` supplies GELU's and the reciprocal's masks; compiled for MPC")
 @pytest.mark.parametrize("setting", [ABY3, SEMI2K_2])
 def test_the_series_spend_their_own_correlations(runtimes, setting):
     runtime, series = runtimes(setting), fit_gelu(6.0, 5)

@@ -203,7 +203,7 @@ def broken(setting=SEMI2K_2, rank=1):
     return runtime, x
 
 
-@pytest.mark.slow
+@pytest.mark.slow("one rank's failure frees all; others' patience ends")
 @pytest.mark.parametrize(("setting", "rank"), [(ABY3, 0), (ABY3, 2), (SEMI2K_2, 1)])
 def test_a_party_that_fails_is_named_at_once_and_ends_the_runtime(setting, rank):
     """The others wait for its message until their patience of 2 seconds ends; nobody waits for them."""

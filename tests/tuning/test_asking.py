@@ -56,7 +56,7 @@ def _tune(folder, allowance, *settings, make=DataOwner):
         return runtime.rows
 
 
-@pytest.mark.slow
+@pytest.mark.slow("all announced amounts are those opened; three whole runs")
 @pytest.mark.parametrize("settings", [(), ("tuning.candidates_per_call=1",), LABELS], ids=str)
 def test_a_run_takes_what_it_asks_for_and_opens_that(tmp_path, settings):
     allowance = _Kept()
@@ -68,7 +68,7 @@ def test_a_run_takes_what_it_asks_for_and_opens_that(tmp_path, settings):
     assert rows == 68
 
 
-@pytest.mark.slow
+@pytest.mark.slow("work that was done is not asked for again; a run in two parts")
 def test_a_resumed_run_asks_for_the_rest(tmp_path):
     with pytest.raises(LimitReached):
         _tune(tmp_path / "run", first := _Kept(parts=4))

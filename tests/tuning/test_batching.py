@@ -60,7 +60,7 @@ def run(folder, runtime):
     return RunRecord.load(folder), report["batching"], progress
 
 
-@pytest.mark.slow
+@pytest.mark.slow("no text or candidate is lost or swapped by passes; two runs")
 def test_small_passes_give_the_losses_of_large_ones(tmp_path):
     """Of 6 candidates, 4 training, 6 validation and 7 test texts, in passes of 3 sequences; order included."""
     whole, all_at_once, _ = run(tmp_path / "whole", PlaintextRuntime())
@@ -77,7 +77,7 @@ def test_small_passes_give_the_losses_of_large_ones(tmp_path):
     assert any("1 candidates a pass" in name for name, _, _ in progress.stages)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("passes between one and all, with both splits uneven; two runs")
 def test_candidates_split_before_texts_are(tmp_path):
     whole, _, _ = run(tmp_path / "whole", PlaintextRuntime())
     parts, split, _ = run(tmp_path / "parts", Small(8))

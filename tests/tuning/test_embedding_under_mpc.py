@@ -43,7 +43,7 @@ def home(tmp_path):
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.slow("private embeddings give the public losses, both heads; six runs")
 @pytest.mark.parametrize("head", [(), LABELS], ids=["label-words", "label-embeddings"])
 def test_plaintext_runs_are_the_same(tmp_path, home, head):
     """But for float32 sums in another order; the control: another seed's losses are not."""
@@ -57,7 +57,7 @@ def test_plaintext_runs_are_the_same(tmp_path, home, head):
     assert np.abs(np.subtract(other.generations[0].losses, public.generations[0].losses)).max() > 1e-3
 
 
-@pytest.mark.slow
+@pytest.mark.slow("words and shift add up to the prompt tuned; two runs")
 def test_the_saved_prompt_is_whole_with_the_model_owners_table(tmp_path, home):
     _run(tmp_path / "public", "protocol=plaintext")
     config = load_config(DEMO_CONFIG, SMALL)
@@ -68,7 +68,7 @@ def test_the_saved_prompt_is_whole_with_the_model_owners_table(tmp_path, home):
     np.testing.assert_allclose(combined, whole["prompt"], atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("look-ups of secret words within a real run; a run under MPC")
 def test_under_mpc_it_is_the_run_of_plaintext(tmp_path, home):
     plaintext = _run(tmp_path / "plaintext", "protocol=plaintext")
     secure = _run(tmp_path / "secure", PRIVATE, home=home)
@@ -91,7 +91,7 @@ def test_no_word_embedding_is_left_after_set_up(tmp_path):
         assert not [value for value in runtime._values.values() if vocabulary in value.shape]
 
 
-@pytest.mark.slow
+@pytest.mark.slow("look-ups open nothing; compiles all programs twice")
 @pytest.mark.parametrize("head", [(), LABELS], ids=["label-words", "label-embeddings"])
 def test_every_program_is_audited_and_the_new_ones_open_nothing(head):
     programs = audit_config(load_config(DEMO_CONFIG, [*SMALL, PRIVATE, *head]))

@@ -42,7 +42,7 @@ def tuned(run):
     return answers_of(load_config(run / "config.yaml"), run, "best")
 
 
-@pytest.mark.slow
+@pytest.mark.slow("going on from a prompt starts at its logits; three runs")
 def test_a_tuned_prompt_reproduces_its_logits_at_z_zero(run, tuned, tmp_path):
     """In a run with another seed, hence other words and another A, whose own initial prompt says something else."""
     np.testing.assert_array_equal(untuned(tmp_path / "again", f"tuning.initial_prompt={{run: {run}}}"), tuned)
@@ -55,7 +55,7 @@ def test_an_adapter_reproduces_its_logits_at_z_zero(run, tuned, tmp_path):
     np.testing.assert_array_equal(found, tuned)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("prompts cross between private and public; many runs")
 @pytest.mark.parametrize("head", [(), LABELS], ids=["label-words", "label-embeddings"])
 def test_a_prompt_without_the_table_goes_on_with_and_without_it(tmp_path, head):
     private = tune_in_plaintext(tmp_path / "private", PRIVATE, *head)

@@ -95,7 +95,7 @@ def test_huge_logits_of_a_candidate_and_a_finalist_are_not_taken(labels, tmp_pat
     assert report["best_validation_loss"] == loss
 
 
-@pytest.mark.slow
+@pytest.mark.slow("one false best is caught wherever it falls; whole runs")
 @pytest.mark.parametrize("wrong", [1, 3, GENERATIONS])
 def test_a_perfect_loss_of_a_plausible_size_does_not_stay_the_best(labels, tmp_path, wrong):
     """Only a second evaluation can tell: in the next generation, or for the last one at the end of the run."""
@@ -111,7 +111,7 @@ def test_a_perfect_loss_of_a_plausible_size_does_not_stay_the_best(labels, tmp_p
     assert loss > 0.05
 
 
-@pytest.mark.slow
+@pytest.mark.slow("a true best survives a false check; a whole run")
 def test_a_wrong_second_evaluation_asks_for_a_third(labels, honest, tmp_path):
     """What it was wrong about is right after all, and selected."""
     assert honest.generations[0].validation_loss > AGREEMENT
@@ -148,7 +148,7 @@ def test_every_generation_has_as_many_evaluations_whether_there_was_a_new_best_o
     assert counts[0] == counts[1]
 
 
-@pytest.mark.slow
+@pytest.mark.slow("an open check survives a resume; two runs")
 def test_a_run_that_stopped_with_a_pending_best_goes_on_as_if_it_had_not(honest, tmp_path):
     """The finished run of three generations has its own second evaluation, which the longer one does not take over."""
     _run(tmp_path / "run", "tuning.generations=1")
@@ -160,7 +160,7 @@ def test_a_run_that_stopped_with_a_pending_best_goes_on_as_if_it_had_not(honest,
     assert (resumed.best, resumed.pending, resumed.selected) == (honest.best, honest.pending, honest.selected)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("such a run can go on; a run in two parts")
 def test_no_candidate_with_plausible_logits_is_a_failure_that_says_what_to_do(tmp_path):
     changes = {_training(2): lambda logits: 1e6 * logits}
     with pytest.raises(RuntimeFailure, match=r"all candidates of generation 2 are implausible .* go on with `resume`"):
@@ -180,7 +180,7 @@ def test_implausible_logits_of_test_texts_count_as_wrong(tmp_path):
     assert record.accuracy_before == 0
 
 
-@pytest.mark.slow
+@pytest.mark.slow("no optimizer is led astray by refused losses; a run for each")
 @pytest.mark.parametrize("optimizer", ["gauss-newton", "spsa", "random"])
 def test_every_optimizer_takes_the_stand_ins(labels, tmp_path, optimizer):
     changes = {_training(g): perfect(labels["training"], 1e6, 0) for g in (1, 2)}
@@ -211,7 +211,7 @@ def test_a_bound_that_cannot_be_is_refused(limit):
         check_limit(limit)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("the run ends early with all outputs; a run for each cause")
 @pytest.mark.parametrize(("alpha", "found"), [("1.0e-9", "prompts are alike"), ("1.0e-3", "losses are alike")])
 def test_a_search_without_a_slope_ends_after_a_generation(tmp_path, alpha, found):
     settings = f"tuning.alpha={alpha}", "tuning.generations=10"

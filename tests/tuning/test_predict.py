@@ -41,7 +41,7 @@ def texts(run, tmp_path_factory):
     return path
 
 
-@pytest.mark.slow
+@pytest.mark.slow("predict's logits are bit for bit tuning's; needs a tuned run")
 def test_predictions_are_the_answers_that_tuning_tested(run, texts, tmp_path):
     logits, lines = predict_texts(run, texts, tmp_path / "out.jsonl")
     np.testing.assert_array_equal(logits, answers_of(load_config(run / "config.yaml"), run, "best"))
@@ -72,7 +72,7 @@ def test_passes_do_not_change_what_comes_out(run, texts, tmp_path):
     assert progress.stages == [["set-up", 2, 2], ["6 texts, 3 a pass", 4, 4]]
 
 
-@pytest.mark.slow
+@pytest.mark.slow("nothing of the texts is left with the parties; tunes for each head")
 @pytest.mark.parametrize("settings", [(), LABELS], ids=["label-words", "label-embeddings"])
 def test_the_parties_keep_the_model_alone(settings, texts, tmp_path):
     """No text, description or prompt, which have three axes, and no row of a mask."""
@@ -89,7 +89,7 @@ def test_the_parties_keep_the_model_alone(settings, texts, tmp_path):
     assert not {(texts, 4 + 15) for texts in (2, 3, 6)} & set(runtime.shapes)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("predict follows every kind of run; tunes for each")
 @pytest.mark.parametrize("settings", [(PRIVATE,), LABELS, (PRIVATE, *LABELS)], ids=["private", "labels", "both"])
 def test_other_embeddings_and_heads_answer_as_in_tuning(settings, texts, tmp_path):
     run = tune_in_plaintext(tmp_path / "run", *settings)
@@ -125,7 +125,7 @@ class Watched(LocalRuntime):
         return self._scheme.reconstruct(self._everywhere(lambda party: party.spu.get_var(handle.name)))
 
 
-@pytest.mark.slow
+@pytest.mark.slow("no mask or share is used twice; two calls under MPC")
 def test_two_calls_have_nothing_in_common_but_what_they_compute(run, texts, tmp_path):
     """Same inputs, so that equal masks or shares would tell; every opening is audited to be value - mask."""
     plaintext, _ = predict_texts(run, texts, tmp_path / "plaintext.jsonl")

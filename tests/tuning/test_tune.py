@@ -64,7 +64,7 @@ def secure_folder(tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.slow("MPC leaves the search as it is; a whole run under MPC")
 def test_secure_tuning_proposes_the_candidates_of_plaintext_tuning(plaintext, secure_folder):
     secure = RunRecord.load(secure_folder)
     for one, other in zip(plaintext.generations, secure.generations, strict=True):
@@ -75,14 +75,14 @@ def test_secure_tuning_proposes_the_candidates_of_plaintext_tuning(plaintext, se
     assert secure.accuracy_after == plaintext.accuracy_after
 
 
-@pytest.mark.slow
+@pytest.mark.slow("the control of that comparison: it can fail; one more run")
 def test_losses_under_mpc_are_not_those_of_another_seed(secure_folder, tmp_path):
     other = _run(tmp_path / "other", "protocol=plaintext", "tuning.seed=3")
     secure = RunRecord.load(secure_folder)
     assert np.abs(np.subtract(other.generations[0].losses, secure.generations[0].losses)).max() > 2 * MPC_ERROR
 
 
-@pytest.mark.slow
+@pytest.mark.slow("a secure run's costs add up in its report; needs the run under MPC")
 def test_the_outputs_are_there_and_agree(secure_folder):
     report = json.loads((secure_folder / "report.json").read_text())
     record = RunRecord.load(secure_folder)
@@ -102,7 +102,7 @@ def test_the_outputs_are_there_and_agree(secure_folder):
         assert (secure_folder / name).read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.slow
+@pytest.mark.slow("a party's view of a resumed secure run; needs that run")
 def test_what_is_public_says_nothing_of_losses_or_labels(secure_folder):
     config = load_config(DEMO_CONFIG, SMALL)
     owner = DataOwner(config, secure_folder, resume=True)
@@ -110,7 +110,7 @@ def test_what_is_public_says_nothing_of_losses_or_labels(secure_folder):
     assert set(owner.sizes()) == {"training", "validation", "test"}
 
 
-@pytest.mark.slow
+@pytest.mark.slow("CMA's replay is exact at each generation; two runs in two parts")
 @pytest.mark.parametrize("stop_after", [1, 2])
 def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(plaintext, tmp_path, stop_after):
     folder = tmp_path / "run"
@@ -123,7 +123,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(plaintext, tmp_path, sto
     assert resumed.accuracy_after == plaintext.accuracy_after
 
 
-@pytest.mark.slow
+@pytest.mark.slow("it replays logits, not losses alone; two runs")
 def test_gauss_newton_resumes_from_the_logits_of_its_record(tmp_path):
     settings = ["protocol=plaintext", "tuning.optimizer=gauss-newton"]
     undisturbed = _run(tmp_path / "whole", *settings)
@@ -134,14 +134,14 @@ def test_gauss_newton_resumes_from_the_logits_of_its_record(tmp_path):
     assert np.shape(resumed.generations[0].logits)[0] == len(resumed.generations[0].losses)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("a longer run has the short one's candidates; two runs")
 def test_a_finished_run_grows_by_more_generations(plaintext, tmp_path):
     folder = tmp_path / "run"
     _run(folder, "protocol=plaintext", "tuning.generations=1")
     assert _run(folder, "protocol=plaintext").generations == plaintext.generations
 
 
-@pytest.mark.slow
+@pytest.mark.slow("masks across a resume differ; a run under MPC")
 def test_a_secure_run_resumes_with_its_costs_and_never_replays_a_mask(secure_folder, tmp_path, monkeypatch):
     folder, drawn = tmp_path / "run", []
     draw = LocalRuntime.correlations
@@ -171,7 +171,7 @@ def _correlations(tree):
     return jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, CosineCorrelation))
 
 
-@pytest.mark.slow
+@pytest.mark.slow("a drawn seed is kept and repeats the run; three runs")
 def test_a_run_without_a_seed_goes_on_with_the_one_it_drew(tmp_path):
     """Were it drawn anew, the candidates would not replay, or the losses of other texts would be told."""
     folder = tmp_path / "run"
@@ -187,7 +187,7 @@ def test_a_run_without_a_seed_goes_on_with_the_one_it_drew(tmp_path):
     assert json.loads((folder / "report.json").read_text())["seed"] == stopped.seed
 
 
-@pytest.mark.slow
+@pytest.mark.slow("nothing is shown at the other parties; a run at each place")
 def test_lines_are_shown_where_the_data_owner_is(tmp_path):
     """One for the untuned prompt and one a generation; elsewhere `at_home` has none, and nothing is shown."""
     config = load_config(DEMO_CONFIG, [*SMALL, "protocol=plaintext", "tuning.generations=2"])

@@ -49,7 +49,7 @@ def plaintext(folder, tmp_path_factory):
     return run(tmp_path_factory.mktemp("runs") / "plaintext", folder, "protocol=plaintext").generations[0]
 
 
-@pytest.mark.slow
+@pytest.mark.slow("decoders are tuned under MPC, both embeddings; whole runs")
 @pytest.mark.parametrize("embedding", ["data_owner", "private"])
 def test_secure_tuning_has_the_losses_of_plaintext_tuning(folder, plaintext, embedding, tmp_path):
     secure = run(tmp_path / "secure", folder, f"model.embedding={embedding}").generations[0]
@@ -91,7 +91,7 @@ def test_a_template_that_leaves_nothing_to_go_on_from_is_refused(folder, templat
         tokenizer.encode([Example({"text": ""}, 0)], DEMO.task.model_copy(update={"template": template}))
 
 
-@pytest.mark.slow
+@pytest.mark.slow("adapting knows a decoder's head and causal mask; a whole adaptation")
 def test_a_decoder_is_adapted_as_encoders_are(tmp_path):
     """Nearer to its teacher than it began, and loaded like any checkpoint."""
     (tmp_path / "teacher").mkdir()
