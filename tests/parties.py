@@ -42,7 +42,7 @@ def without_debugging(cost: tuple[int, int], scalars: int) -> tuple[int, int]:
 
 def put(runtime: LocalRuntime, elements: np.ndarray, dtype: type = np.int32) -> Stored:
     """Share ring elements as they are: `Runtime.share` takes 32-bit values alone."""
-    scheme, handle = runtime._scheme, Stored(next(runtime._names), Spec(elements.shape, np.dtype(dtype), True))
+    scheme, handle = runtime._scheme, runtime._handle(Spec(elements.shape, np.dtype(dtype), True))
     components = dict(enumerate(scheme.split(elements.view(np.uint64), MaskStream())))
 
     def store(party: Any) -> None:

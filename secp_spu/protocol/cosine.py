@@ -51,7 +51,9 @@ def cos_sin(
         correlation: see `secure_cos_sin`; None for plain JAX, and inside `jit`.
         factor_bits: of the correlation inside `jit`, see `declare_correlation`.
     Returns: two arrays [..., r], plain or `Fixed`.
+    Raises: TypeError and ValueError for other arguments.
     """
+    _check_arrays(x, frequencies)
     if correlation is None:
         bits = x.bits if isinstance(x, Fixed) else FRACTION_BITS
         shape = (*x.shape[:-1], frequencies.shape[1])
@@ -61,6 +63,15 @@ def cos_sin(
     if correlation is not None:
         return secure_cos_sin(as_fixed(x), frequencies, correlation)
     return plain_cos_sin(as_plain(x) @ frequencies)
+
+
+def _check_arrays(x: object, frequencies: object) -> None:
+    for name, value in (("x", x), ("frequencies", frequencies)):
+        if not hasattr(value, "shape"):
+            raise TypeError(f"`{name}` is a {type(value).__name__}, but must be an array, such as np.float32([[1.0]])")
+        if not value.shape or (name == "frequencies" and len(value.shape) != 2):
+            wanted = "[d, r]" if name == "frequencies" else "[..., d]"
+            raise ValueError(f"`{name}` has shape {tuple(value.shape)}, but must be {wanted}")
 
 
 def cos_sin_of_turns(turns: Number, correlation: CosineCorrelation | None = None) -> tuple[Number, Number]:

@@ -103,6 +103,8 @@ class Scheme:
     def __post_init__(self) -> None:
         if self.protocol not in ("aby3", "semi2k"):
             raise ValueError(f"protocol is {self.protocol!r}, but shares are known for 'aby3' and 'semi2k'")
+        if not isinstance(self.parties, int) or isinstance(self.parties, bool):
+            raise ValueError(f"parties is {self.parties!r}, but must be a whole number")
         if (self.protocol == "aby3" and self.parties != 3) or self.parties < 2:
             raise ValueError(f"{self.protocol} cannot run among {self.parties} parties: aby3 has 3, semi2k 2 or more")
 

@@ -12,7 +12,7 @@ from secp_spu.protocol import CosineCorrelation
 from secp_spu.runtime.handles import Owned, Stored, Value, spec_of
 from secp_spu.runtime.one_process import OneProcessRuntime
 from secp_spu.runtime.program import Program
-from secp_spu.runtime.sharing_runtime import SharingRuntime
+from secp_spu.runtime.sharing_runtime import SharingRuntime, Source, check_source
 from secp_spu.trees import Tree
 
 
@@ -23,9 +23,11 @@ class AuditRuntime(OneProcessRuntime, SharingRuntime):
         protocol: see `LocalRuntime`.
         parties: how many.
         correlations: "joint" or "dealt".
+    Raises: ValueError for a protocol, number of parties or source of correlations that does not exist.
     """
 
-    def __init__(self, protocol: str, parties: int, *, correlations: str = "joint"):
+    def __init__(self, protocol: str, parties: int, *, correlations: Source = "joint"):
+        check_source(correlations)
         super().__init__(protocol, parties)
         self._dealt = correlations == "dealt"
 

@@ -19,8 +19,11 @@ from secp_spu.runtime.handles import Actor, Correlations, Owned, Stored, Value, 
 from secp_spu.runtime.jitted import Jitted
 from secp_spu.runtime.journal import Journal
 from secp_spu.runtime.ledger import Ledger
-from secp_spu.runtime.program import Program, compile_program
+from secp_spu.runtime.program import Program, Spec, compile_program
 from secp_spu.trees import Tree
+
+_NUMBERS = count()
+"""Numbers the runtimes of this process: each runtime names its handles v0, v1 and so on."""
 
 
 class Runtime(ABC):
@@ -38,6 +41,7 @@ class Runtime(ABC):
         self.protocol, self.parties = protocol, parties
         self.ledger, self.journal = Ledger(parties), Journal()
         self._programs: dict[tuple[object, ...], Program] = {}
+        self._number = next(_NUMBERS)
         self._names = (f"v{i}" for i in count())
         self._fresh: set[tuple[str, ...]] = set()
         self._pinned: set[str] = set()
@@ -117,15 +121,17 @@ class Runtime(ABC):
                 by no other way: a copy of its mask, added to a secret, would cancel in the opening.
         Returns: the results, as a pytree of Stored handles.
         Raises: AuditError, before anything runs, if an opening is not proven masked; SpentCorrelationError; ValueError
-            for an array that was freed; RuntimeFailure, also if SPU opened anything else than was proven.
+            for an array that was freed, or a handle of another runtime; TypeError for what is no handle;
+            RuntimeFailure, also if SPU opened anything else than was proven.
         """
         trees = tuple(arg.tree if isinstance(arg, Correlations) else arg for arg in args)
+        self.require_own(trees)
         self._refuse_freed(jax.tree.leaves(trees, is_leaf=is_declared))
-        program = self.compiled(name, fn, trees)
+        program = self.compiled(name, fn, jax.tree.map(lambda stored: stored.spec, trees))
         self._require_pinned(program, jax.tree.leaves(trees))
         spent = [arg.tree for arg in args if isinstance(arg, Correlations)]
         self._spend(jax.tree.leaves(spent, is_leaf=is_declared), trees)
-        outputs = jax.tree.map(lambda spec: Stored(next(self._names), spec), program.outputs)
+        outputs = jax.tree.map(self._handle, program.outputs)
         self._execute(program, jax.tree.leaves(trees), jax.tree.leaves(outputs))
         self.free(spent)
         return outputs
@@ -153,6 +159,7 @@ class Runtime(ABC):
         Args:
             fn: a JAX function that gives the same for the same arguments.
             name: of the program, in the ledger and in messages; by default the function's.
+        Raises: TypeError for what is no function.
         """
         return Jitted(self, fn, name)
 
@@ -162,7 +169,31 @@ class Runtime(ABC):
         SPU keeps the opening of an operand (`make_cached_var`) by the address of its memory; were that given to
         another array, the same mask would hide that one too.
         """
+        self.require_own(values)
         self._pinned |= {stored.name for stored in jax.tree.leaves(values)}
+
+    def require_own(self, values: Tree) -> None:
+        """Refuse what is no handle of this runtime.
+
+        Raises: ValueError for a handle of another runtime; SpentCorrelationError if it is one of a correlation;
+            TypeError for anything else.
+        """
+        for node in jax.tree.leaves(values, is_leaf=is_declared):
+            for leaf in jax.tree.leaves(node):
+                if not isinstance(leaf, Stored):
+                    raise TypeError(
+                        f"a value is a {type(leaf).__name__}, but must be a handle: hand over what share(), publish(), "
+                        "run() or a function of jit() returned"
+                    )
+                if leaf.runtime == self._number:
+                    continue
+                if is_declared(node):
+                    raise SpentCorrelationError(
+                        f"correlation {leaf.name} was not made by this runtime's correlations()"
+                    )
+                raise ValueError(
+                    f"{leaf.name} is a handle of another runtime: a handle is used with the runtime that made it"
+                )
 
     def _require_pinned(self, program: Program, inputs: list[Stored]) -> None:
         for number in program.audit.kept:
@@ -181,6 +212,7 @@ class Runtime(ABC):
 
     def _let_go(self, values: Tree) -> None:
         """Note that arrays are about to be deleted, once that is known to be allowed."""
+        self.require_own(values)
         self._refuse_pinned(values)
         self._freed |= {stored.name for stored in jax.tree.leaves(values)}
 
@@ -193,25 +225,26 @@ class Runtime(ABC):
         """Everything compiled so far."""
         return list(self._programs.values())
 
-    def compiled(self, name: str, fn: Callable[..., Tree], trees: tuple[Tree, ...]) -> Program:
-        """The program of a function for inputs like these handles; compiled and audited unless it was before."""
-        specs = jax.tree.map(lambda stored: stored.spec, trees)
+    def compiled(self, name: str, fn: Callable[..., Tree], specs: tuple[Tree, ...]) -> Program:
+        """The program of a function for inputs of these specs; compiled and audited unless it was before."""
         leaves, tree = jax.tree.flatten(specs)
         key = (fn, tree, tuple(leaves))
         if key not in self._programs:
             self._programs[key] = compile_program(name, fn, specs)
         return self._programs[key]
 
+    def _handle(self, spec: Spec) -> Stored:
+        """A new handle, for an array that is to be stored."""
+        return Stored(next(self._names), spec, self._number)
+
     def _handles(self, wanted: CosineCorrelation) -> CosineCorrelation:
         """Names for a correlation that is to be made."""
-        handles: CosineCorrelation = jax.tree.map(
-            lambda leaf: Stored(next(self._names), spec_of(leaf, secret=True)), wanted
-        )
+        handles: CosineCorrelation = jax.tree.map(lambda leaf: self._handle(spec_of(leaf, secret=True)), wanted)
         return handles
 
     def _factor_handles(self, handles: CosineCorrelation) -> list[list[Stored]]:
         """Names for every party's factors, cosines and sines, of a joint correlation."""
-        return [[Stored(next(self._names), handles.cos.spec) for _ in range(self.parties)] for _ in ("cos", "sin")]
+        return [[self._handle(handles.cos.spec) for _ in range(self.parties)] for _ in ("cos", "sin")]
 
     def _combined(self, handles: CosineCorrelation, factors: list[list[Stored]]) -> CosineCorrelation:
         """The joint correlation of a mask and every party's factors, which are deleted."""
@@ -250,10 +283,11 @@ class Runtime(ABC):
         """
         for leaf in leaves:
             encode(leaf)
-        return [Stored(next(self._names), spec_of(leaf, secret=False)) for leaf in leaves]
+        return [self._handle(spec_of(leaf, secret=False)) for leaf in leaves]
 
     def _refuse_unopenable(self, values: Tree) -> None:
         """A mask must not be seen before the value that it masks is; and comparisons' shares have another form."""
+        self.require_own(values)
         reserved = {name for names in self._fresh for name in names}
         for stored in jax.tree.leaves(values):
             if stored.name in reserved:

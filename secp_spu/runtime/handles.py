@@ -24,6 +24,8 @@ class Stored:
 
     name: str
     spec: Spec
+    runtime: int
+    """The number of the runtime that made it, in this process: another runtime may have given the same name."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -50,6 +52,18 @@ class Correlations:
     tree: Tree
 
 
+def require_owned(values: object) -> None:
+    """Refuse what is to be shared if it belongs to nobody.
+
+    Raises: TypeError.
+    """
+    if not isinstance(values, Owned):
+        raise TypeError(
+            f"`values` is a {type(values).__name__}, but must say whose it is: Owned(party, values), with an array or "
+            "a pytree of arrays"
+        )
+
+
 def is_declared(node: object) -> bool:
     """For `is_leaf` of JAX's tree functions: a correlation, of arrays or of handles."""
     return isinstance(node, CosineCorrelation)
@@ -62,7 +76,12 @@ def names_of(node: CosineCorrelation | Stored) -> tuple[str, ...]:
 
 
 def spec_of(value: npt.NDArray[np.generic] | jax.Array | jax.ShapeDtypeStruct, *, secret: bool) -> Spec:
-    """The spec of an array that is to be shared or published."""
+    """The spec of an array that is to be shared or published.
+
+    Raises: TypeError for what is no array.
+    """
+    if not hasattr(value, "shape") or not hasattr(value, "dtype"):
+        raise TypeError(f"a value is a {type(value).__name__}, but must be an array, such as np.float32([1, 2])")
     return Spec(tuple(value.shape), np.dtype(value.dtype), secret)
 
 

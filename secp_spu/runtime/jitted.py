@@ -28,6 +28,8 @@ class Jitted:
     """
 
     def __init__(self, runtime: Runtime, fn: Callable[..., Tree], name: str | None = None):
+        if not callable(fn):
+            raise TypeError(f"`fn` is a {type(fn).__name__}, but must be a JAX function")
         self._runtime, self._fn, self._name = runtime, fn, name or name_of(fn)
         self._program = SpendingFunction(fn)
 
@@ -38,13 +40,14 @@ class Jitted:
             that might be used more than once (`secp_spu.protocol.spend`); else as `Runtime.run`.
         """
         args = jax.tree.map(_argument, args, is_leaf=_is_whole)
+        self._runtime.require_own([leaf for leaf in jax.tree.leaves(args) if isinstance(leaf, Stored)])
         if not self._runtime.secure:
             return self._run(args, self._fn)
         specs = jax.tree.map(_spec, args)
         declared = self._program.declared(specs)
         wanted = jax.tree.map(lambda leaf: spec_of(leaf, secret=True), declared)
-        handles = jax.tree.map(lambda spec: Stored("", spec), (*specs, wanted))
-        self._runtime.compiled(self._name, self._program, handles)  # first: nothing is made for what is refused
+        # First, so that nothing is made for what is refused.
+        self._runtime.compiled(self._name, self._program, (*specs, wanted))
         return self._run(args, self._program, declared)
 
     def _run(self, args: tuple[Tree, ...], program: Callable[..., Tree], *declared: Tree) -> Tree:

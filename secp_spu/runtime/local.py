@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
-from typing import Literal, NoReturn, TypeAlias, TypeVar
+from typing import NoReturn, TypeAlias, TypeVar
 
 import jax
 from spu import Runtime as SpuRuntime
@@ -22,10 +22,9 @@ from secp_spu.runtime.ledger import Cost
 from secp_spu.runtime.one_process import OneProcessRuntime
 from secp_spu.runtime.profile import UnprovenOpening, profile_log
 from secp_spu.runtime.program import Program
-from secp_spu.runtime.sharing_runtime import SharingRuntime
+from secp_spu.runtime.sharing_runtime import SharingRuntime, Source, check_source
 from secp_spu.trees import Tree
 
-Source = Literal["joint", "dealt"]
 Result = TypeVar("Result")
 
 DEFAULT_TIMEOUT_SECONDS = 300
@@ -55,7 +54,8 @@ class LocalRuntime(OneProcessRuntime, SharingRuntime):
         parties: how many.
         correlations: "joint": made by the parties together; "dealt": by a dealer who knows every mask.
         timeout_seconds: how long a party waits for a message.
-    Raises: ValueError for a protocol or number of parties that does not exist.
+    Raises: ValueError for a protocol, number of parties or source of correlations that does not exist, and for a
+        timeout that is no whole number of seconds.
     """
 
     def __init__(
@@ -66,6 +66,9 @@ class LocalRuntime(OneProcessRuntime, SharingRuntime):
         correlations: Source = "joint",
         timeout_seconds: int = DEFAULT_TIMEOUT_SECONDS,
     ):
+        check_source(correlations)
+        if not isinstance(timeout_seconds, int) or timeout_seconds < 1:
+            raise ValueError(f"timeout_seconds is {timeout_seconds!r}, but must be a whole number, 1 or more")
         super().__init__(protocol, parties)
         self._shares = MaskStream()
         by_rank, originals = party_streams(self._scheme)

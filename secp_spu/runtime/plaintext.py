@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import override
 
-from secp_spu.runtime.handles import Correlations, Owned, Stored, spec_of
+from secp_spu.runtime.handles import Correlations, Owned, Stored, require_owned, spec_of
 from secp_spu.runtime.one_process import OneProcessRuntime
 from secp_spu.runtime.program import Program
 from secp_spu.trees import Tree
@@ -28,6 +28,7 @@ class PlaintextRuntime(OneProcessRuntime):
 
     @override
     def share(self, values: Owned) -> Tree:
+        require_owned(values)
         return self._store(values.value)
 
     @override
@@ -36,6 +37,7 @@ class PlaintextRuntime(OneProcessRuntime):
 
     @override
     def open_to(self, party: str, values: Tree) -> Owned:
+        self.require_own(values)
         return Owned(party, jax.tree.map(lambda handle: np.asarray(self._values[handle.name]), values))
 
     @override
@@ -46,6 +48,7 @@ class PlaintextRuntime(OneProcessRuntime):
 
     @override
     def free(self, values: Tree) -> None:
+        self.require_own(values)
         for handle in jax.tree.leaves(values):
             del self._values[handle.name]
 
@@ -56,6 +59,7 @@ class PlaintextRuntime(OneProcessRuntime):
     @override
     def run(self, name: str, fn: Callable[..., Tree], *args: Tree) -> Tree:
         trees = [arg.tree if isinstance(arg, Correlations) else arg for arg in args]
+        self.require_own(trees)
         values = jax.tree.map(lambda handle: self._values[handle.name], trees)
         compiled = self._compiled_functions.setdefault(fn, jax.jit(fn))
         wait: Callable[[Tree], Tree] = jax.block_until_ready  # which JAX gives no types
@@ -64,7 +68,7 @@ class PlaintextRuntime(OneProcessRuntime):
 
     def _store(self, values: Tree) -> Tree:
         def keep(value: npt.NDArray[np.generic] | jax.Array) -> Stored:
-            handle = Stored(next(self._names), spec_of(value, secret=True))
+            handle = self._handle(spec_of(value, secret=True))
             self._values[handle.name] = jnp.asarray(value)
             return handle
 

@@ -25,7 +25,7 @@ class Spec:
     secret: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Program:
     """A compiled program whose openings are proven masked.
 
@@ -43,6 +43,10 @@ class Program:
     outputs: Tree
     audit: AuditReport
 
+    def __repr__(self) -> str:
+        openings = len(self.audit.openings)
+        return f"Program({self.name}, {self.inputs} inputs, {openings} opening{'' if openings == 1 else 's'})"
+
 
 def compile_program(name: str, fn: Callable[..., Tree], inputs: tuple[Tree, ...]) -> Program:
     """Compile `fn` for SPU and prove its openings masked.
@@ -51,7 +55,7 @@ def compile_program(name: str, fn: Callable[..., Tree], inputs: tuple[Tree, ...]
         name: of the program.
         fn: a JAX function of `len(inputs)` pytrees.
         inputs: the same pytrees with a Spec at every leaf; a CosineCorrelation of Specs is what one run spends.
-    Raises: AuditError if an opening is not proven masked.
+    Raises: AuditError if an opening is not proven masked; ValueError for a function without results.
     """
     leaves, tree = jax.tree.flatten(inputs)
     names = [input_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(inputs)]
@@ -67,6 +71,8 @@ def compile_program(name: str, fn: Callable[..., Tree], inputs: tuple[Tree, ...]
     executable, results = frontend.compile(
         frontend.Kind.JAX, program, shapes, {}, names, vis, lambda out: [str(i) for i in range(len(out))], copts=options
     )
+    if not jax.tree.leaves(results):
+        raise ValueError(f"{name} returns no array, so there is nothing to compute: let it return its results")
     code = executable.code
     audit = audit_program(code.decode(), names, correlations=correlation_inputs(inputs), program=name)
     return Program(name, code, len(leaves), _output_specs(parse_program(code.decode()), results), audit)

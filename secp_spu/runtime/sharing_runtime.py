@@ -6,14 +6,24 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
+from typing import Literal, get_args
 
 import jax
 from typing_extensions import override
 
 from secp_spu.protocol import CosineCorrelation, Scheme
 from secp_spu.runtime.base import Runtime
-from secp_spu.runtime.handles import Correlations, Owned, Stored, Value, is_declared
+from secp_spu.runtime.handles import Correlations, Owned, Stored, Value, is_declared, require_owned
 from secp_spu.trees import Tree
+
+Source = Literal["joint", "dealt"]
+"""Who makes correlations: the parties together, or a dealer."""
+
+
+def check_source(correlations: object) -> None:
+    """Raises: ValueError for what is no source of correlations."""
+    if correlations not in get_args(Source):
+        raise ValueError(f"correlations is {correlations!r}, but must be 'joint' or 'dealt'")
 
 
 class SharingRuntime(Runtime):
@@ -26,8 +36,8 @@ class SharingRuntime(Runtime):
     """
 
     def __init__(self, protocol: str, parties: int):
-        super().__init__(protocol, parties)
         self._scheme = Scheme(protocol, parties)
+        super().__init__(protocol, parties)
 
     @abstractmethod
     def _ask_all(self, method: str, *args: object, each: Sequence[object] | None = None) -> list[Value]:
@@ -68,8 +78,9 @@ class SharingRuntime(Runtime):
 
     @override
     def share(self, values: Owned) -> Tree:
+        require_owned(values)
         specs, batches = self._split_at_owner(values)
-        handles = jax.tree.map(lambda spec: Stored(next(self._names), spec), specs)
+        handles = jax.tree.map(self._handle, specs)
         rest: Iterator[Stored] = iter(jax.tree.leaves(handles))
         with self._booked("share"):
             for count, parts in batches:

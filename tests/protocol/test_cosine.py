@@ -37,7 +37,7 @@ from secp_spu.protocol import (
 from secp_spu.protocol.correlation import ANGLE_BITS
 from secp_spu.protocol.cosine import POLYNOMIAL_ERROR, plain_cos_sin, public_cos_sin, public_factor_bits
 from secp_spu.protocol.sharing import _raw_share
-from secp_spu.runtime import Spec, Stored
+from secp_spu.runtime import Spec
 
 pytestmark = pytest.mark.smoke
 
@@ -293,7 +293,7 @@ def test_a_mask_used_twice_is_seen_through(runtimes):
 
 def publish_raw(runtime, elements):
     """A public value of 64 bits: `publish` takes 32-bit values alone."""
-    handle = Stored(next(runtime._names), Spec(elements.shape, np.dtype(np.int32), False))
+    handle = runtime._handle(Spec(elements.shape, np.dtype(np.int32), False))
     public = libspu.Visibility.VIS_PUBLIC
     share = _raw_share(elements.shape, handle.spec.dtype, "Pub2k<FM64>", elements.tobytes(), public)
     runtime._everywhere(lambda party: party.spu.set_var(handle.name, share))
@@ -383,3 +383,17 @@ def test_error_bound_grows_with_each_of_its_terms():
 
     for worse in ({"x_l1": 2}, {"frequency_l1": 2}, {"mask_error": 2e-3}, {"x_bits": 13}, {"factor_bits": 16}):
         assert bound() < bound(**worse)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((np.ones((1, 1), np.float32), [[1.0]]), TypeError, "`frequencies` is a list, but must be an array"),
+        ((0.5, np.ones((1, 1))), TypeError, "`x` is a float, but must be an array"),
+        ((np.ones((1, 1)), np.ones(1)), ValueError, r"`frequencies` has shape \(1,\), but must be \[d, r\]"),
+        ((np.float32(1), np.ones((1, 1))), ValueError, r"`x` has shape \(\), but must be \[..., d\]"),
+    ],
+)
+def test_arguments_that_are_no_arrays_are_named(arguments, error, message):
+    with pytest.raises(error, match=message):
+        cos_sin(*arguments)

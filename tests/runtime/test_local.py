@@ -10,7 +10,7 @@ from parties import ABY3, SEMI2K_2, ULP, opened, peek, shared
 
 from secp_spu.errors import RuntimeFailure
 from secp_spu.protocol import SpentCorrelationError, cos_sin, declare_correlation, open_masked, to_ring
-from secp_spu.runtime import LocalRuntime, Owned, Spec, Stored
+from secp_spu.runtime import AuditRuntime, LocalRuntime, Owned, PlaintextRuntime, Spec, Stored
 
 FLOATS = np.array([[0, 1, -1, 0.1, -1234.5], [ULP, -ULP, 2.0**44, -(2.0**44), 3.25]], np.float32)
 INTEGERS = np.array([0, 1, -1, 2**31 - 1, -(2**31)], np.int32)
@@ -104,6 +104,22 @@ def test_protocols_that_do_not_exist_are_refused(protocol, parties):
     before = threading.active_count()
     with pytest.raises(ValueError, match=protocol):
         LocalRuntime(protocol, parties)
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        (("semi2k", "2"), {}, "parties is '2', but must be a whole number"),
+        ((3,), {}, "protocol is 3, but shares are known for 'aby3' and 'semi2k'"),
+        ((), {"correlations": "x"}, "correlations is 'x', but must be 'joint' or 'dealt'"),
+        ((), {"timeout_seconds": 0.5}, "timeout_seconds is 0.5, but must be a whole number, 1 or more"),
+    ],
+)
+def test_arguments_that_name_no_runtime_are_refused(arguments, options, message):
+    before = threading.active_count()
+    with pytest.raises(ValueError, match=message):
+        LocalRuntime(*arguments, **options)
     assert threading.active_count() == before
 
 
@@ -341,11 +357,71 @@ def test_a_correlation_survives_only_in_its_runtime():
             second.run("cos_sin", cos_sin, x, w, foreign)
 
 
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda runtime, x: runtime.run("scale", scale, x),
+        lambda runtime, x: runtime.jit(scale)(x),
+        lambda runtime, x: runtime.open_to("alice", x),
+        lambda runtime, x: runtime.free(x),
+        lambda runtime, x: runtime.pin([x]),
+    ],
+    ids=["run", "jit", "open_to", "free", "pin"],
+)
+@pytest.mark.parametrize("make", [PlaintextRuntime, lambda: AuditRuntime(*ABY3)], ids=["plaintext", "audit"])
+def test_a_handle_of_another_runtime_is_refused(use, make):
+    """Both runtimes call their first array v0."""
+    with make() as first, make() as second:
+        x, y = shared(first, FLOATS), shared(second, -FLOATS)
+        assert x.name == y.name
+        with pytest.raises(ValueError, match="v0 is a handle of another runtime: a handle is used with the runtime"):
+            use(second, x)
+        use(second, y)
+
+
+def test_a_correlation_of_another_runtime_is_refused_whose_names_are_the_same():
+    def open_it(x, c):
+        return open_masked(to_ring(x), c.mask)
+
+    with AuditRuntime(*ABY3) as first, AuditRuntime(*ABY3) as second:
+        made = [runtime.correlations(declare_correlation((3,))) for runtime in (first, second)]
+        assert made[0].tree.mask.name == made[1].tree.mask.name
+        x = shared(second, np.ones(3, np.float32))
+        with pytest.raises(SpentCorrelationError, match="not made by this runtime"):
+            second.run("open", open_it, x, made[0])
+        with pytest.raises(ValueError, match="is a handle of another runtime"):
+            second.run("mask", lambda x, mask: to_ring(x) - mask, x, made[0].tree.mask)
+        second.run("open", open_it, x, made[1])
+
+
+@pytest.mark.parametrize(
+    ("use", "message"),
+    [
+        (lambda runtime: runtime.share(FLOATS), r"`values` is a ndarray, .* whose it is: Owned\(party, values"),
+        (lambda runtime: runtime.share(Owned("alice", [1.0])), "a value is a float, but must be an array, such as"),
+        (lambda runtime: runtime.open_to("alice", FLOATS), "a value is a ndarray, but must be a handle"),
+        (lambda runtime: runtime.open_to("alice", Owned("alice", FLOATS)), "a value is a Owned, but must be a handle"),
+        (lambda runtime: runtime.run("scale", scale, FLOATS), "a value is a ndarray, but must be a handle"),
+        (lambda runtime: runtime.jit(3), "`fn` is a int, but must be a JAX function"),
+    ],
+)
+@pytest.mark.parametrize("make", [PlaintextRuntime, lambda: AuditRuntime(*ABY3)], ids=["plaintext", "audit"])
+def test_arguments_of_another_kind_are_named(use, message, make):
+    with make() as runtime, pytest.raises(TypeError, match=message):
+        use(runtime)
+
+
+def test_a_function_without_results_is_refused(runtimes):
+    runtime = runtimes(ABY3)
+    with pytest.raises(ValueError, match="lambda returns no array"):
+        runtime.jit(lambda x: (x, None)[1])(shared(runtime, FLOATS))
+
+
 def test_a_handle_is_only_a_name(runtimes):
     """A handle that goes out of scope deletes nothing; a copy of it means the same."""
     runtime = runtimes(ABY3)
     x = shared(runtime, INTEGERS)
-    copy = Stored(x.name, x.spec)
+    copy = Stored(x.name, x.spec, x.runtime)
     del x
     gc.collect()
     np.testing.assert_array_equal(opened(runtime, copy), INTEGERS)

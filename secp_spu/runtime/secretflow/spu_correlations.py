@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import ClassVar
 from weakref import WeakSet
 
 import jax
@@ -53,6 +54,9 @@ class SpuCorrelations:
     Raises: ValueError for another device.
     """
 
+    _parts: ClassVar[WeakSet[SPUObject]] = WeakSet()
+    """The parts of all correlations that are made in this process, whoever made them."""
+
     def __init__(self, spu: sf.SPU):
         protocol = spu.conf.protocol.name.lower()
         if spu.conf.field != libspu.FieldType.FM64 or spu.conf.fxp_fraction_bits != FRACTION_BITS:
@@ -62,7 +66,6 @@ class SpuCorrelations:
             )
         self._spu, self._scheme = spu, Scheme(protocol, spu.world_size)
         self._fresh: list[Correlations] = []
-        self._parts: WeakSet[SPUObject] = WeakSet()
         self._compiled: dict[tuple[object, ...], Program] = {}
         places = [sf.PYU(party) for party in spu.actors]
         make = sf.proxy(sf.PYUObject)(_MakerHost)
