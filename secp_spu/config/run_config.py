@@ -96,7 +96,11 @@ class Config(Section):
         return flat
 
     def digest(self) -> str:
-        """SHA-256 of all values that decide a run's course; `generations` may grow when a run is resumed.
+        """SHA-256 of `deciding`."""
+        return hashlib.sha256(json.dumps(self.deciding(), sort_keys=True).encode()).hexdigest()
+
+    def deciding(self) -> JsonObject:
+        """All values that decide a run's course; `generations` may grow when a run is resumed.
 
         Where the parties are and how they link up does not decide it, nor do paths, but what they lead to: a run may go
         on elsewhere (`tuning.contents`).
@@ -107,4 +111,5 @@ class Config(Section):
         content["task"]["labels"] = list(content["task"]["labels"].items())  # their order numbers the classes
         initial = content["tuning"]["initial_prompt"]
         initial |= {key: initial[key] is not None for key in ("run", "peft")}
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        deciding: JsonObject = content
+        return deciding

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 from secp_spu.config import Config
 from secp_spu.model import describe_config, fingerprint_json, fingerprint_weights
@@ -20,11 +21,21 @@ def contents_of(config: Config) -> dict[str, str]:
 
     Raises: ConfigError; CheckpointError.
     """
-    task, folder = config.task, config.model.folder
-    described = json.dumps(describe_config(folder), sort_keys=True)
+    task = config.task
     return {
         "pool": _of_examples(read_examples(task.pool, task)),
         "test": _of_examples(read_examples(task.test, task)[: task.test_examples]),
+        **contents_of_model(config.model.folder),
+    }
+
+
+def contents_of_model(folder: Path) -> dict[str, str]:
+    """What `contents_of` says of a model's folder.
+
+    Raises: CheckpointError.
+    """
+    described = json.dumps(describe_config(folder), sort_keys=True)
+    return {
         "config.json": hashlib.sha256(described.encode()).hexdigest(),
         "tokenizer.json": fingerprint_json(folder / "tokenizer.json"),
         **fingerprint_weights(folder),

@@ -15,7 +15,7 @@ from secp_spu.optimizers import OPTIMIZERS, Search, fingerprint
 from secp_spu.protocol import FRACTION_BITS
 from secp_spu.runtime.ledger import LedgerReport
 from secp_spu.trees import Floats, Ints
-from secp_spu.tuning.finished_run import CONFIG_NAME
+from secp_spu.tuning.differences import CONFIG_NAME
 from secp_spu.tuning.initial_prompt import make_initial_prompt, prompt_generator
 from secp_spu.tuning.inputs import InputOwner, PromptSet, Split
 from secp_spu.tuning.logits import accuracy, losses, plausible

@@ -10,12 +10,12 @@ import numpy as np
 from secp_spu.config import Config, load_config
 from secp_spu.errors import ConfigError
 from secp_spu.model import TransformerConfig, load_embeddings
+from secp_spu.tuning.contents import contents_of_model, place_of
+from secp_spu.tuning.differences import CONFIG_NAME, config_of_run, difference_for_prompt
 from secp_spu.tuning.peft import save_peft
 from secp_spu.tuning.prompt import FILE_NAME, SoftPrompt, load_prompt
 from secp_spu.tuning.record import FILE_NAME as CHECKPOINT
-
-CONFIG_NAME = "config.yaml"
-"""What a run's folder calls its configuration."""
+from secp_spu.tuning.record import RunRecord
 
 
 def load_run(folder: Path, settings: Sequence[str] = (), *, party: str | None = None) -> Config:
@@ -25,12 +25,51 @@ def load_run(folder: Path, settings: Sequence[str] = (), *, party: str | None = 
         folder: of the run.
         settings: `KEY=VALUE`, which win over it.
         party: of a cluster, the one that reads, who has the run: its data owner.
-    Raises: ConfigError for a folder without a tuned prompt, and as `load_config` does.
+    Raises: ConfigError for a folder without a tuned prompt, for settings that the prompt was not tuned for, and as
+        `load_config` does.
     """
     _refuse_unfinished(folder)
     if not (folder / CONFIG_NAME).exists():
         raise ConfigError(f"{folder} has no {CONFIG_NAME}: put the configuration there that its prompt was tuned with")
-    return load_config(folder / CONFIG_NAME, settings, party=party, needs={"model_owner"})
+    config = load_config(folder / CONFIG_NAME, settings, party=party, needs={"model_owner"})
+    if settings:
+        require_tuned_for(folder, config)
+    return config
+
+
+def require_tuned_for(folder: Path, config: Config) -> None:
+    """Refuse to use a run's prompt with another model or task than it was tuned for.
+
+    The model's files are compared as far as they are there: a data owner in a cluster has no weights.
+
+    Args:
+        folder: of the run.
+        config: of what is to be done with its prompt.
+    Raises: ConfigError naming the key, the run's value and the other one; CheckpointError.
+    """
+    before = config_of_run(folder)
+    if before is None:
+        return
+    if difference := difference_for_prompt(before, config):
+        raise ConfigError(
+            f"{difference}: the prompt in {folder} was tuned for the former, so leave that as it was, or tune another"
+        )
+    recorded, model = _contents_of_run(folder), config.model.folder
+    contents = contents_of_model(model) if recorded else {}
+    for name in sorted(recorded.keys() & contents.keys()):
+        if recorded[name] != contents[name]:
+            raise ConfigError(
+                f"{place_of(name)}: {model} does not hold the model that the prompt in {folder} was tuned for, which "
+                f"was in {before.model.folder}: give that one, or tune another prompt"
+            )
+
+
+def _contents_of_run(folder: Path) -> dict[str, str]:
+    """Fingerprints of what a run was made of; none without a record of this version."""
+    try:
+        return RunRecord.load(folder).contents
+    except ConfigError:
+        return {}
 
 
 def _refuse_unfinished(folder: Path) -> None:

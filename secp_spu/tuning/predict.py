@@ -21,7 +21,7 @@ from secp_spu.progress import Progress
 from secp_spu.runtime import Actor, Owned, Runtime, Stored
 from secp_spu.trees import Floats
 from secp_spu.tuning.batching import even
-from secp_spu.tuning.finished_run import load_tuned_prompt
+from secp_spu.tuning.finished_run import load_tuned_prompt, require_tuned_for
 from secp_spu.tuning.inputs import InputOwner, PromptSet
 from secp_spu.tuning.limits import Allowance, Amounts
 from secp_spu.tuning.logits import plausible
@@ -68,6 +68,7 @@ class Predictor(InputOwner):
                 "the texts' field another name, there and in task.template"
             )
         self._initial = load_tuned_prompt(run, config, self._transformer)
+        require_tuned_for(run, config)
         self._texts = read_texts(texts, config.task) if isinstance(texts, Path) else list(texts)
         self._tokens = {"new": self._tokenizer.encode(self._texts, config.task)}
         self._out = out

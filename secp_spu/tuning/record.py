@@ -20,6 +20,7 @@ from secp_spu.files import write_whole
 from secp_spu.runtime import Ledger
 from secp_spu.runtime.ledger import LedgerState
 from secp_spu.tuning.contents import contents_of, place_of
+from secp_spu.tuning.differences import config_of_run, difference_of_course
 from secp_spu.tuning.logits import AGREEMENT
 
 FILE_NAME = "checkpoint.json"
@@ -197,9 +198,9 @@ def open_run(folder: Path, config: Config, *, resume: bool) -> RunRecord:
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file: choose a folder")
     if (folder / FILE_NAME).exists():
-        same = RunRecord.load(folder).digest == config.digest()
-        fix = "add `resume` to go on, or choose another folder" if same else "choose another folder"
-        raise ConfigError(f"{folder} holds {'this run' if same else 'another run'} already: {fix}")
+        if RunRecord.load(folder).digest == config.digest():
+            raise ConfigError(f"{folder} holds this run already: add `resume` to go on, or choose another folder")
+        raise ConfigError(f"{folder} holds another run already{_difference(folder, config)}: choose another folder")
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError(f"{folder} is not empty and holds no run: choose another folder")
     seed = secrets.randbits(63) if config.tuning.seed is None else config.tuning.seed
@@ -210,7 +211,9 @@ def _opened(folder: Path, config: Config) -> RunRecord:
     """The record of a run that is to go on."""
     found = RunRecord.load(folder)
     if found.digest != config.digest():
-        raise ConfigError(f"{folder} holds a run of another configuration: choose another folder")
+        raise ConfigError(
+            f"{folder} holds a run of another configuration{_difference(folder, config)}: choose another folder"
+        )
     contents = contents_of(config)
     for name in sorted(found.contents.keys() & contents.keys()):
         if found.contents[name] != contents[name]:
@@ -224,3 +227,10 @@ def _opened(folder: Path, config: Config) -> RunRecord:
             f"{len(found.generations)}: it can be resumed with as many or more"
         )
     return found
+
+
+def _difference(folder: Path, config: Config) -> str:
+    """The first key in which a configuration differs from a run's, in brackets, if its folder tells."""
+    before = config_of_run(folder)
+    difference = before and difference_of_course(before, config)
+    return f" ({difference})" if difference else ""

@@ -9,10 +9,12 @@ import pytest
 import yaml
 from corrupting import Corrupting
 from passes import Small, Stages
+from safetensors.numpy import load_file, save_file
 from small_runs import LABELS, PRIVATE, answers_of, predict_texts, tune_in_plaintext
 
-from secp_spu.config import load_config
+from secp_spu.config import load_config, save_config
 from secp_spu.errors import ConfigError, RuntimeFailure
+from secp_spu.model import save_embeddings
 from secp_spu.protocol import CosineCorrelation
 from secp_spu.runtime import LocalRuntime
 from secp_spu.tuning import Predictor, RunRecord, load_run, save_prompt
@@ -167,15 +169,66 @@ def test_the_texts_of_tuning_may_be_gone(run, texts, tmp_path):
         load_run(tmp_path / "run")
 
 
+def _tuned_with(run, folder, template):
+    """The run in another folder, as if it had another template."""
+    shutil.copytree(run, folder)
+    config = load_config(run / "config.yaml", [f"task.template={template}"])
+    save_config(config, folder / "config.yaml")
+    return folder
+
+
 def test_a_pair_of_texts_is_read_by_the_template(run, texts, tmp_path):
     pairs = tmp_path / "pairs.jsonl"
     pairs.write_text("\n".join(json.dumps({"text": "the salad was", "text_pair": word}) for word in ("good", "bad")))
-    template = "task.template={text} {text_pair} : {mask}"
-    _, lines = predict_texts(run, pairs, tmp_path / "out.jsonl", template)
+    run = _tuned_with(run, tmp_path / "run", "{text} {text_pair} : {mask}")
+    _, lines = predict_texts(run, pairs, tmp_path / "out.jsonl")
     assert [line["text_pair"] for line in lines] == ["good", "bad"]
     assert lines[0]["scores"] != lines[1]["scores"]
     with pytest.raises(ConfigError, match="line 1 has no text `text_pair`, which task.template wants"):
-        predict_texts(run, texts, tmp_path / "none.jsonl", template)
+        predict_texts(run, texts, tmp_path / "none.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("setting", "difference"),
+    [
+        ("task.template={text} so {mask}", r'task.template was "\{text\} .*", now it is "\{text\} so \{mask\}"'),
+        ("task.labels={negative: terrible, positive: great}", "task.labels was .*, now it is .*great"),
+        ("task.max_tokens=50", r"task.max_tokens was \d+, now it is 50"),
+        ("model.activation=relu", 'model.activation was "checkpoint", now it is "relu"'),
+        ("model.head=label_embeddings", 'model.head was "label_words", now it is "label_embeddings"'),
+    ],
+)
+def test_a_prompt_is_not_used_for_what_it_was_not_tuned_for(run, texts, tmp_path, setting, difference):
+    message = f"^{difference}: the prompt in {run} was tuned for the former"
+    with pytest.raises(ConfigError, match=message):
+        load_run(run, [setting])
+    with pytest.raises(ConfigError, match=message):
+        Predictor(load_config(run / "config.yaml", [setting]), run, texts, tmp_path / "out.jsonl")
+
+
+def test_a_prompt_is_not_used_with_another_model_wherever_it_is(run, texts, tmp_path):
+    model, before = tmp_path / "model", load_run(run).model.folder
+    shutil.copytree(before, model)
+    setting = f"model.folder={model}"
+    found, _ = predict_texts(run, texts, tmp_path / "out.jsonl", setting)
+    np.testing.assert_array_equal(found, predict_texts(run, texts, tmp_path / "same.jsonl")[0])
+    tensors = load_file(model / "model.safetensors")
+    tensors["roberta.encoder.layer.0.output.dense.bias"] += 1
+    save_file(tensors, model / "model.safetensors")
+    message = (
+        rf"^model.folder \(weights\): {model} does not hold the model that the prompt .* was in {before}: give that"
+    )
+    with pytest.raises(ConfigError, match=message):
+        load_run(run, [setting])
+    with pytest.raises(ConfigError, match=message):
+        Predictor(load_config(run / "config.yaml", [setting]), run, texts, tmp_path / "out.jsonl")
+    save_embeddings(before, tmp_path / "given")  # a data owner in a cluster has no weights
+    assert load_run(run, [f"model.folder={tmp_path / 'given'}"]).model.folder == tmp_path / "given"
+
+
+def test_what_no_prompt_is_tuned_for_may_differ(run):
+    settings = ["protocol=aby3", "task.truncate=true", "tuning.candidates_per_call=1", "tuning.seed=9"]
+    assert load_run(run, settings).task.truncate
 
 
 @pytest.mark.parametrize(("count", "stage"), [(1, "1 texts, 1 a pass"), (5, "5 texts, 3 a pass")])
@@ -232,10 +285,11 @@ def test_a_field_that_results_have_themselves_is_refused(run, tmp_path):
     """Its text would be lost in the results."""
     path = tmp_path / "texts.jsonl"
     path.write_text(json.dumps({"scores": "the salad was good"}))
+    run = _tuned_with(run, tmp_path / "run", "{scores} : {mask}")
     with pytest.raises(
         ConfigError, match="the results have a field `scores` of their own: give the texts' field another"
     ):
-        predict_texts(run, path, tmp_path / "out.jsonl", "task.template={scores} : {mask}")
+        predict_texts(run, path, tmp_path / "out.jsonl")
 
 
 def test_results_are_never_written_over(run, texts, tmp_path):

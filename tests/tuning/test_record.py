@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from secp_spu.cli.app import DEMO_CONFIG
-from secp_spu.config import load_config
+from secp_spu.config import load_config, save_config
 from secp_spu.errors import ConfigError
 from secp_spu.model import save_embeddings
 from secp_spu.runtime import Ledger
@@ -209,11 +209,41 @@ def test_a_new_folder_is_made_and_claimed(tmp_path):
     open_run(folder, CONFIG, resume=False).save(folder)
     with pytest.raises(ConfigError, match="holds this run already: add `resume`"):
         open_run(folder, CONFIG, resume=False)
-    with pytest.raises(ConfigError, match="holds another run already"):
+    with pytest.raises(ConfigError, match="holds another run already: choose another folder"):
         open_run(folder, OTHER, resume=False)
-    with pytest.raises(ConfigError, match="another configuration"):
+    with pytest.raises(ConfigError, match="another configuration: choose another folder"):
         open_run(folder, OTHER, resume=True)
     assert open_run(folder, CONFIG, resume=True) == RunRecord(CONFIG.digest(), contents_of(CONFIG), 5)
+
+
+@pytest.mark.parametrize(
+    ("setting", "difference"),
+    [
+        ("tuning.population=9", "tuning.population was 6, now it is 9"),
+        ("tuning.seed=6", "tuning.seed was 5, now it is 6"),
+        ("protocol=plaintext", 'protocol was "aby3", now it is "plaintext"'),
+        ("tuning.initial_prompt={words: the food}", 'tuning.initial_prompt.words was null, now it is "the food"'),
+        (
+            'task.labels={"positive": " good", "negative": " bad"}',
+            r'task.labels was \{"negative": .*\}, now it is \{"positive": " good", "negative": " bad"\}',
+        ),
+    ],
+)
+def test_the_key_that_makes_it_another_run_is_named(tmp_path, setting, difference):
+    open_run(tmp_path, CONFIG, resume=False).save(tmp_path)
+    save_config(CONFIG, tmp_path / "config.yaml")
+    other = load_config(DEMO_CONFIG, ["tuning.seed=5", setting])
+    for resume, what in ((False, "another run already"), (True, "a run of another configuration")):
+        with pytest.raises(ConfigError, match=rf"holds {what} \({difference}\): choose another folder"):
+            open_run(tmp_path, other, resume=resume)
+
+
+def test_the_digest_decides_whatever_the_folders_configuration_says(tmp_path):
+    open_run(tmp_path, CONFIG, resume=False).save(tmp_path)
+    save_config(OTHER, tmp_path / "config.yaml")
+    assert open_run(tmp_path, CONFIG, resume=True).seed == 5
+    with pytest.raises(ConfigError, match="another configuration: choose another folder"):
+        open_run(tmp_path, OTHER, resume=True)
 
 
 def test_opening_claims_nothing(tmp_path):
