@@ -4,6 +4,7 @@ from secp_spu._threads import keep_threads_apart
 
 TYPE_CHECKING = False  # as type checkers know it; the module `typing` takes longer to import than this package
 if TYPE_CHECKING:
+    __version__: str
     from secp_spu.adaptation.training import Recipe
     from secp_spu.api import (
         DEMO_CONFIG,
@@ -67,6 +68,10 @@ keep_threads_apart()
 if not TYPE_CHECKING:
 
     def __getattr__(name):
+        if name == "__version__":
+            from importlib.metadata import version
+
+            return version("secp-spu")
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib import import_module
@@ -75,4 +80,4 @@ if not TYPE_CHECKING:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, "__version__"})

@@ -7,8 +7,8 @@ processes of the command line, `secp-spu party`.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import cast
@@ -18,10 +18,11 @@ import numpy.typing as npt
 
 from secp_spu.adaptation.training import Adaptation, Recipe
 from secp_spu.adaptation.training import adapt as run_adaptation
+from secp_spu.arguments import path_of, settings_of
 from secp_spu.config import Config
 from secp_spu.config import load_config as read_config
 from secp_spu.errors import ConfigError
-from secp_spu.model import TransformerConfig, load_embeddings, load_transformer_config
+from secp_spu.model import load_embeddings, load_transformer_config
 from secp_spu.progress import Progress
 from secp_spu.runtime import Program
 from secp_spu.runtime.ledger import LedgerReport
@@ -36,7 +37,7 @@ from secp_spu.tuning.whole_run import run_prediction, run_tuning
 DEMO_CONFIG = Path(__file__).parent / "demo" / "config.yaml"
 """The configuration of the demo, whose tiny model and data are part of the package."""
 
-NewTexts = Sequence[str | Mapping[str, object]]
+NewTexts = Iterable[str | Mapping[str, object]]
 """Texts to be labelled: objects with the fields of the template, or strings where it has one field."""
 
 _REPORTED = {"loss", "validation_loss", "accuracy_before", "accuracy_after", "ledger"}
@@ -97,7 +98,7 @@ class TunedRun:
         """Label new texts: see `predict`."""
         return predict(self, texts, progress=progress)
 
-    def export(self, out: Path | str) -> TransformerConfig:
+    def export(self, out: Path | str) -> Path:
         """Write the prompt as an adapter of Hugging Face PEFT: see `export`."""
         return export(self, out)
 
@@ -110,7 +111,7 @@ def load_config(path: Path | str, settings: Sequence[str] = ()) -> Config:
         settings: `KEY=VALUE` with dotted keys, such as `tuning.population=8`; they win over the file.
     Raises: ConfigError naming the file and key.
     """
-    return read_config(Path(path), settings)
+    return read_config(path_of(path, "path"), settings_of(settings))
 
 
 def tune(
@@ -141,7 +142,7 @@ def tune(
     Raises: ConfigError and CheckpointError for what cannot be tuned, before anything runs; RuntimeFailure if a party
         fails.
     """
-    loaded, folder = _config(config, settings), Path(out)
+    loaded, folder = _config(config, settings), path_of(out, "out")
     open_run(folder, loaded, resume=resume)  # what is wrong with it is said before anything starts
     with make_runtime(loaded) as runtime:
         run_tuning(runtime, loaded, folder, resume=resume, progress=progress or Progress())
@@ -156,8 +157,8 @@ def load_run(folder: Path | str, settings: Sequence[str] = ()) -> TunedRun:
         settings: `KEY=VALUE`, which win over its configuration, for what is to be done with its prompt.
     Raises: ConfigError for a folder without a tuned prompt or report.
     """
-    where = Path(folder)
-    config = config_of_run(where, settings)
+    where = path_of(folder, "folder")
+    config = config_of_run(where, settings_of(settings))
     try:
         report = json.loads((where / REPORT).read_text(encoding="utf-8"))
         if not isinstance(report, dict) or not report.keys() >= _REPORTED:
@@ -186,7 +187,7 @@ def predict(run: TunedRun | Path | str, texts: NewTexts, *, progress: Progress |
     Returns: a prediction for every text, in order.
     Raises: ConfigError for texts, a template or a prompt that do not fit; CheckpointError; RuntimeFailure.
     """
-    tuned = run if isinstance(run, TunedRun) else load_run(run)
+    tuned = run if isinstance(run, TunedRun) else load_run(_folder_of(run))
     rows, folder = texts_of(texts, tuned.config.task), tuned.folder.absolute()
     with make_runtime(tuned.config) as runtime:
         predictor = run_prediction(runtime, tuned.config, folder, rows, None, progress=progress or Progress())
@@ -197,6 +198,26 @@ def predict(run: TunedRun | Path | str, texts: NewTexts, *, progress: Progress |
 def adapt(recipe: Recipe, *, out: Path | str, resume: bool = False, progress: Progress | None = None) -> Adaptation:
     """Give a pre-trained model attention by features, by distillation in plaintext: the model owner's own step.
 
+        >>> from dataclasses import replace
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from secp_spu import DEMO_CONFIG, Recipe, adapt
+        >>> from secp_spu.model import load_checkpoint, save_checkpoint
+        >>> demo = load_checkpoint(DEMO_CONFIG.parent / "model")
+        >>> params = demo.variables["params"]
+        >>> for part in params.values():
+        ...     _ = part.pop("attention", None)  # the demo's model was adapted already
+        >>> with TemporaryDirectory() as name:
+        ...     model, corpus = Path(name, "model"), Path(name, "lines.txt")
+        ...     config, tokenizer = replace(demo.config, attention="softmax"), demo.folder / "tokenizer.json"
+        ...     save_checkpoint(model, config, {"params": params}, demo.head, tokenizer_json=tokenizer)
+        ...     _ = corpus.write_text("\\n".join(f"we waited {minutes} minutes" for minutes in range(300)))
+        ...     recipe = Recipe(model, corpus, features=8, steps=1, batch_tokens=64, max_tokens=12, prompt_tokens=4)
+        ...     done = adapt(recipe, out=f"{name}/adapted")
+        ...     attention = load_checkpoint(Path(name, "adapted")).config.attention
+        >>> done.step, attention
+        (1, 'rfa')
+
     Args:
         recipe: which model, on which corpus, and how.
         out: folder for the adapted checkpoint.
@@ -204,10 +225,11 @@ def adapt(recipe: Recipe, *, out: Path | str, resume: bool = False, progress: Pr
         progress: told of every step, and closed at the end; silent by default.
     Raises: ConfigError and CheckpointError for what cannot be adapted.
     """
-    recipe = replace(recipe, model=Path(recipe.model), corpus=Path(recipe.corpus))
-    shown = progress or Progress()
+    if not isinstance(recipe, Recipe):
+        raise TypeError(f"`recipe` is a {type(recipe).__name__}, but must be a secp_spu.Recipe")
+    folder, shown = path_of(out, "out"), progress or Progress()
     try:
-        return run_adaptation(recipe, Path(out), resume=resume, progress=shown)
+        return run_adaptation(recipe, folder, resume=resume, progress=shown)
     finally:
         shown.close()
 
@@ -229,21 +251,27 @@ def audit(config: Config | Path | str, *, settings: Sequence[str] = ()) -> list[
     return audit_config(_config(config, settings))
 
 
-def export(run: TunedRun | Path | str, out: Path | str) -> TransformerConfig:
+def export(run: TunedRun | Path | str, out: Path | str) -> Path:
     """Write a run's tuned prompt as an adapter of Hugging Face PEFT, of the type PROMPT_TUNING.
 
     Args:
         run: a run, or its folder.
         out: folder to write.
-    Returns: the config of the encoder that the prompt is for.
+    Returns: the folder, for `peft.PeftModel.from_pretrained`.
     Raises: ConfigError; CheckpointError for a model folder without the table of word embeddings.
     """
-    return export_peft(run.folder if isinstance(run, TunedRun) else Path(run), Path(out))
+    folder = path_of(out, "out")
+    export_peft(run.folder if isinstance(run, TunedRun) else _folder_of(run), folder)
+    return folder
+
+
+def _folder_of(run: object) -> Path:
+    return path_of(run, "run", "a secp_spu.TunedRun or the path of its folder")
 
 
 def _config(config: Config | Path | str, settings: Sequence[str]) -> Config:
     if not isinstance(config, Config):
-        return load_config(config, settings)
-    if settings:
+        return read_config(path_of(config, "config", "a secp_spu.Config or a path"), settings_of(settings))
+    if settings_of(settings):
         raise ValueError("settings go with a configuration's file: give the file, or set the keys of the configuration")
     return config

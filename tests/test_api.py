@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import pytest
 import secp_spu
 from secp_spu import (
     DEMO_CONFIG,
+    Config,
     ConfigError,
     Prediction,
     Progress,
@@ -63,6 +65,74 @@ def test_importing_the_package_imports_nothing_else():
     code += "('secp_spu', 'jax', 'numpy', 'pydantic', 'spu', 'secretflow')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "['secp_spu', 'secp_spu._threads']"
+
+
+def test_the_package_says_its_version():
+    assert secp_spu.__version__ == version("secp-spu")
+    assert "__version__" in dir(secp_spu)
+
+
+CONFIG = "`config` is {}, but must be a secp_spu.Config or a path"
+RUN = "`run` is {}, but must be a secp_spu.TunedRun or the path of its folder"
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: tune(None, out="out"), CONFIG.format(None)),
+        (lambda: tune({"protocol": "aby3"}, out="out"), CONFIG.format("{'protocol': 'aby3'}")),
+        (lambda: audit(3), CONFIG.format(3)),
+        (lambda: tune(DEMO_CONFIG, out=None), "`out` is None, but must be a path"),
+        (lambda: load_config(b"demo.yaml"), "`path` is b'demo.yaml', but must be a path"),
+        (lambda: load_run(None), "`folder` is None, but must be a path"),
+        (lambda: predict(None, ["a text"]), RUN.format(None)),
+        (lambda: export(3, "out"), RUN.format(3)),
+        (lambda: export("run", None), "`out` is None, but must be a path"),
+        (lambda: adapt(None, out="out"), "`recipe` is a NoneType, but must be a secp_spu.Recipe"),
+        (lambda: Recipe(model=None, corpus="lines.txt"), "`model` is None, but must be a path"),
+        (
+            lambda: load_config(DEMO_CONFIG, "protocol=plaintext"),
+            "`settings` is 'protocol=plaintext', but must be a list, such as ['tuning.population=8']",
+        ),
+        (
+            lambda: tune(DEMO_CONFIG, out="out", settings=[3]),
+            "`settings` holds 3, but must hold texts, such as 'tuning.population=8'",
+        ),
+    ],
+)
+def test_arguments_of_another_type_are_named(call, message):
+    with pytest.raises(TypeError) as caught:
+        call()
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"steps": -2}, "`steps` is -2, but must be a whole number, 1 or more"),
+        ({"max_tokens": "40"}, "`max_tokens` is '40', but must be a whole number, 2 or more"),
+        ({"features": 0}, "`features` is 0, but must be a whole number, from 1 to 65536"),
+        ({"seed": True}, "`seed` is True, but must be a whole number, 0 or more"),
+        ({"rate": "fast"}, "`rate` is 'fast', but must be a number above 0"),
+        ({"rate": float("nan")}, "`rate` is nan, but must be a number above 0"),
+        ({"activation": "relu"}, "`activation` is 'relu', but must be series or quadratic, or None"),
+        ({"bf16": 1}, "`bf16` is 1, but must be True or False"),
+    ],
+)
+def test_a_recipe_names_what_is_not_allowed(values, message):
+    with pytest.raises(ConfigError) as caught:
+        Recipe(model="model", corpus="lines.txt", **values)
+    assert str(caught.value) == message
+
+
+def test_a_configuration_is_not_made_of_nothing():
+    with pytest.raises(ConfigError) as caught:
+        Config()
+    assert str(caught.value) == (
+        "Config: model: Field required: read a configuration from its file, with secp_spu.load_config"
+    )
+    config = load_config(DEMO_CONFIG)
+    assert Config(**dict(config)) == config
 
 
 def test_every_name_is_there_and_is_listed():
@@ -128,7 +198,7 @@ def test_bad_input_is_a_configuration_error(tmp_path, settings, message):
 
 def test_predictions_are_those_of_the_command_line(run, tmp_path):
     found = run.predict(TEXTS)
-    assert found == predict(run.folder, [{"text": text, "id": 1} for text in TEXTS])
+    assert found == predict(run.folder, ({"text": text, "id": 1} for text in TEXTS))
     texts, out = tmp_path / "texts.jsonl", tmp_path / "out.jsonl"
     texts.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
     command = [sys.executable, "-m", "secp_spu", "predict", "--run", run.folder, "--texts", texts, "--out", out]
@@ -141,9 +211,15 @@ def test_predictions_are_those_of_the_command_line(run, tmp_path):
     ("texts", "message"),
     [
         ([], "hold at least one"),
-        ("a text", "must be a list"),
+        ("a text", "`texts` is a str, but must be a list"),
+        (None, "`texts` is a NoneType, but must be a list"),
+        (3, "`texts` is a int, but must be a list"),
+        ({"text": "a text"}, "`texts` is a dict, but must be a list"),
+        (["fine", b"abc"], r"`texts`\[1\] is b'abc', but must be a string, or an object with the fields"),
+        (["fine", ""], r"`texts`\[1\]: `text` is blank: leave that text out"),
+        (["half \ud83d"], r"`texts`\[0\]: `text` holds '\\ud83d', half of a character"),
         ([{"words": "a text"}], r"`texts`\[0\] has no text `text`, which task.template wants"),
-        (["fine", {"text": 3}], r"`texts`\[1\] has no text"),
+        (["fine", {"text": 3}], r"`texts`\[1\]: `text` is 3, but must be a text"),
     ],
 )
 def test_texts_that_do_not_fit_are_refused(run, texts, message):
@@ -162,9 +238,9 @@ def test_a_prompt_of_words_comes_out_as_vectors_and_as_an_adapter(tmp_path):
     run = tune(DEMO_CONFIG, out=tmp_path / "run", settings=[*PLAINTEXT, "model.embedding=private"])
     words = load_embeddings(run.config.model.folder)[1]["word"]["embedding"]
     np.testing.assert_array_equal(run.prompt, load_prompt(tmp_path / "run" / "prompt.safetensors").vectors(words))
-    run.export(tmp_path / "adapter")
+    assert run.export(str(tmp_path / "adapter")) == tmp_path / "adapter"
     np.testing.assert_array_equal(load_peft(tmp_path / "adapter").start, run.prompt)
-    export(tmp_path / "run", tmp_path / "other")
+    assert export(tmp_path / "run", tmp_path / "other") == tmp_path / "other"
     assert len(run.predict(TEXTS)) == 3
 
 
@@ -188,6 +264,8 @@ def test_the_audit_is_that_of_the_command_line():
     programs = audit(DEMO_CONFIG)
     expected = audit_config(load_config(DEMO_CONFIG))
     assert [program.audit for program in programs] == [program.audit for program in expected]
+    assert "Program(layer, " in repr(programs)
+    assert len(repr(programs)) < 60 * len(programs)
     with pytest.raises(ConfigError, match="where nothing is masked"):
         audit(DEMO_CONFIG, settings=["protocol=plaintext"])
 

@@ -10,7 +10,7 @@ import secp_spu
 
 ROOT = Path(secp_spu.__file__).parent
 
-BASE = {"errors", "files", "progress", "drawing", "spu_release", "trees"}
+BASE = {"arguments", "errors", "files", "progress", "drawing", "spu_release", "trees"}
 """Modules that every package may use; they use no package."""
 
 MAY_IMPORT = {

@@ -70,6 +70,8 @@ def _read_recipe(out: Path) -> JsonObject:
         raise _damaged(out / RECIPE, error) from error
     if not isinstance(recipe, dict):
         raise _damaged(out / RECIPE, "it holds no object")
+    if "half" in recipe:  # an earlier version's word
+        recipe["bf16"] = recipe.pop("half")
     return recipe
 
 

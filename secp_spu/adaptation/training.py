@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -32,11 +33,12 @@ from secp_spu.adaptation.folder import (
     refuse_folder,
 )
 from secp_spu.adaptation.student import Distillation, Texts, make_student
+from secp_spu.arguments import path_of
 from secp_spu.drawing import new_figure
 from secp_spu.errors import ConfigError
 from secp_spu.files import write_whole
-from secp_spu.model import load_checkpoint, save_checkpoint
-from secp_spu.model.hub.config_json import read_config
+from secp_spu.model import ACTIVATIONS, is_function, load_checkpoint, save_checkpoint
+from secp_spu.model.hub.config_json import EXTRAS, read_config
 from secp_spu.progress import Progress
 from secp_spu.trees import JsonObject, Tree
 
@@ -48,6 +50,16 @@ CALIBRATION = 8
 
 SPECIAL = ("bos", "pad", "eos", "mask", "cls", "sep", "unk")
 """Tokens that config.json may name."""
+
+
+COUNTS = {
+    **dict.fromkeys(("steps", "batch_tokens", "accumulate", "every"), (1, sys.maxsize)),
+    "max_tokens": (2, sys.maxsize),
+    "prompt_tokens": (0, sys.maxsize),
+    "features": EXTRAS["features"],
+    "seed": EXTRAS["feature_seed"],
+}
+"""Fields of a recipe that are whole numbers: smallest and largest value."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +78,9 @@ class Recipe:
         max_tokens: of a text, what is longer is cut.
         prompt_tokens: random ones before every other text.
         seed: of frequencies, held-out lines and batches.
-        half: compute in bfloat16.
+        bf16: compute in bfloat16.
         every: steps between two measurements on the held-out lines, each of which can be resumed from.
+    Raises: ConfigError naming a value that is not allowed; TypeError for a path that is none.
     """
 
     model: Path
@@ -81,8 +94,24 @@ class Recipe:
     max_tokens: int = 128
     prompt_tokens: int = 8
     seed: int = 0
-    half: bool = False
+    bf16: bool = False
     every: int = 250
+
+    def __post_init__(self) -> None:
+        for name in ("model", "corpus"):
+            object.__setattr__(self, name, path_of(getattr(self, name), name))
+        for name, (least, most) in COUNTS.items():
+            value = getattr(self, name)
+            if type(value) is not int or not least <= value <= most:
+                span = f"{least} or more" if most == sys.maxsize else f"from {least} to {most}"
+                raise ConfigError(f"`{name}` is {value!r}, but must be a whole number, {span}")
+        if not isinstance(self.rate, int | float) or not 0 < self.rate < math.inf:
+            raise ConfigError(f"`rate` is {self.rate!r}, but must be a number above 0")
+        allowed = [name for name in ACTIVATIONS if not is_function(name)]
+        if self.activation is not None and self.activation not in allowed:
+            raise ConfigError(f"`activation` is {self.activation!r}, but must be {' or '.join(allowed)}, or None")
+        if not isinstance(self.bf16, bool):
+            raise ConfigError(f"`bf16` is {self.bf16!r}, but must be True or False")
 
     def facts(self) -> JsonObject:
         """As JSON's types."""
@@ -148,7 +177,7 @@ def adapt(recipe: Recipe, out: Path, *, resume: bool, progress: Progress) -> Ada
         seed=recipe.seed,
         activation=recipe.activation,
     )
-    distillation = Distillation(teacher, student, recipe.steps, recipe.rate, recipe.accumulate, recipe.half)
+    distillation = Distillation(teacher, student, recipe.steps, recipe.rate, recipe.accumulate, recipe.bf16)
     try:
         if not resume:
             write_whole(out / RECIPE, (json.dumps(facts, indent=2) + "\n").encode())

@@ -67,7 +67,7 @@ def adapt(
         max_tokens,
         prompt_tokens,
         seed,
-        half=bf16,
+        bf16=bf16,
         every=every,
     )
     console = Console(quiet=quiet)

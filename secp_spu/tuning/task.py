@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import string
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from reprlib import repr as shortened
 
 import numpy as np
 import numpy.typing as npt
@@ -79,21 +80,25 @@ def read_texts(path: Path, section: TaskSection) -> list[Text]:
     return texts
 
 
-def texts_of(objects: Sequence[str | Mapping[str, object]], section: TaskSection) -> list[Text]:
+def texts_of(objects: Iterable[str | Mapping[str, object]], section: TaskSection) -> list[Text]:
     """Texts from objects with the template's fields, or from plain strings where it has one field.
 
     Raises: ConfigError naming the text: a missing field, or a string for a template of several; for no texts.
     """
     names, texts = template_fields(section.template), []
-    if isinstance(objects, str | Mapping) or not len(objects):
-        raise ConfigError("`texts` must be a list of strings or of objects, and hold at least one")
+    if isinstance(objects, str | bytes | Mapping) or not isinstance(objects, Iterable):
+        raise ConfigError(f"`texts` is a {type(objects).__name__}, but must be a list of strings or of objects")
     for number, content in enumerate(objects):
         where = f"`texts`[{number}]"
+        if not isinstance(content, str | Mapping):
+            raise ConfigError(f"{where} is {shortened(content)}, but must be a string, or an object with the fields")
         if isinstance(content, str):
             if len(names) > 1:
                 raise ConfigError(f"{where} is a string, but task.template has fields {', '.join(names)}: name them")
             content = {names[0]: content}
         texts.append(Text(_fields(content, section.template, where), where=where))
+    if not texts:
+        raise ConfigError("`texts` is empty, but must hold at least one text")
     return texts
 
 
@@ -126,11 +131,26 @@ def _read_text(path: Path) -> str:
 
 
 def _fields(content: Mapping[str, object], template: str, where: str) -> dict[str, str]:
+    """The template's fields of a text.
+
+    Raises: ConfigError for a field that is missing, is no text, or holds half a character; and if all are blank.
+    """
     fields = {}
     for name in template_fields(template):
-        if not isinstance(content.get(name), str):
+        if name not in content:
             raise ConfigError(f"{where} has no text `{name}`, which task.template wants")
-        fields[name] = str(content[name]).encode("utf-8", "replace").decode("utf-8")
+        value = content[name]
+        if not isinstance(value, str):
+            raise ConfigError(f"{where}: `{name}` is {shortened(value)}, but must be a text")
+        if half := next((character for character in value if "\ud800" <= character <= "\udfff"), None):
+            raise ConfigError(
+                f"{where}: `{name}` holds {half!r}, half of a character that was cut in two: take it out, or put the "
+                "whole character there"
+            )
+        fields[name] = value
+    if not any(value.strip() for value in fields.values()):
+        names = " and ".join(f"`{name}`" for name in fields)
+        raise ConfigError(f"{where}: {names} {'is' if len(fields) == 1 else 'are'} blank: leave that text out")
     return fields
 
 

@@ -215,9 +215,7 @@ def test_a_prompt_is_not_used_with_another_model_wherever_it_is(run, texts, tmp_
     tensors = load_file(model / "model.safetensors")
     tensors["roberta.encoder.layer.0.output.dense.bias"] += 1
     save_file(tensors, model / "model.safetensors")
-    message = (
-        rf"^model.folder \(weights\): {model} does not hold the model that the prompt .* was in {before}: give"
-    )
+    message = rf"^model.folder \(weights\): {model} does not hold the model that the prompt .* was in {before}: give"
     with pytest.raises(ConfigError, match=message):
         load_run(run, [setting])
     with pytest.raises(ConfigError, match=message):

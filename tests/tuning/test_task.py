@@ -38,7 +38,9 @@ def test_examples_are_read_in_order(tmp_path):
         ({"text": "a"}, "line 2 has no `label`"),
         ({"text": "a", "label": "meh"}, f"line 2 has label 'meh', but task.labels has only {', '.join(LABELS)}"),
         ({"label": LABELS[0]}, "line 2 has no text `text`"),
-        ({"text": 7, "label": LABELS[0]}, "line 2 has no text `text`"),
+        ({"text": 7, "label": LABELS[0]}, "line 2: `text` is 7, but must be a text"),
+        ({"text": " \t", "label": LABELS[0]}, "line 2: `text` is blank: leave that text out"),
+        ({"text": "half \ud83d", "label": LABELS[0]}, r"line 2: `text` holds '\\ud83d', half of a character"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path, row, message):
@@ -49,13 +51,30 @@ def test_a_bad_line_is_named(tmp_path, row, message):
 
 @pytest.mark.parametrize(
     ("row", "message"),
-    [("{", "line 2 is not JSON"), ("[1]", "line 2 is no object"), ({"label": LABELS[0]}, "line 2 has no text `text`")],
+    [
+        ("{", "line 2 is not JSON"),
+        ("[1]", "line 2 is no object"),
+        ({"label": LABELS[0]}, "line 2 has no text `text`"),
+        ({"text": ""}, "line 2: `text` is blank"),
+    ],
 )
 def test_texts_need_no_label_but_all_else(tmp_path, row, message):
     path = _write(tmp_path / "x", {"text": "a"}, {"text": "b", "label": "none of them"})
     assert read_texts(path, SECTION) == [Text({"text": "a"}), Text({"text": "b"})]
     with pytest.raises(ConfigError, match=message):
         read_texts(_write(tmp_path / "y", {"text": "a"}, row), SECTION)
+
+
+def test_one_of_several_fields_may_be_blank(tmp_path):
+    section = SECTION.model_copy(update={"template": "{title} {text} : {mask}"})
+    path = _write(tmp_path / "x", {"title": "", "text": "a"}, {"title": "", "text": " "})
+    with pytest.raises(ConfigError, match="line 2: `title` and `text` are blank: leave that text out"):
+        read_texts(path, section)
+    assert read_texts(_write(path, {"title": "", "text": "a"}), section) == [Text({"title": "", "text": "a"})]
+
+
+def test_a_character_of_two_halves_is_one(tmp_path):
+    assert read_texts(_write(tmp_path / "x", {"text": "\U0001f600"}), SECTION) == [Text({"text": "\U0001f600"})]
 
 
 def test_blank_lines_and_a_byte_order_mark_are_no_fault(tmp_path):
