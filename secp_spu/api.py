@@ -216,7 +216,7 @@ def adapt(recipe: Recipe, *, out: Path | str, resume: bool = False, progress: Pr
         ...     done = adapt(recipe, out=f"{name}/adapted")
         ...     attention = load_checkpoint(Path(name, "adapted")).config.attention
         >>> done.step, attention
-        (1, 'rfa')
+        (1, 'fourier')
 
     Args:
         recipe: which model, on which corpus, and how.
