@@ -1,7 +1,8 @@
 """The Python API: tunes, predicts, adapts, audits and exports, with all parties on this machine.
 
 Its names are those of the package: `from secp_spu import tune`. The parties of a cluster on several machines are
-processes of the command line, `secp-spu party`.
+processes of the command line, `secp-spu party`. An argument of another type than is said here is a TypeError that names
+the argument.
 """
 
 from __future__ import annotations
@@ -155,7 +156,8 @@ def load_run(folder: Path | str, settings: Sequence[str] = ()) -> TunedRun:
     Args:
         folder: of the run.
         settings: `KEY=VALUE`, which win over its configuration, for what is to be done with its prompt.
-    Raises: ConfigError for a folder without a tuned prompt or report.
+    Raises: ConfigError for a folder without a tuned prompt or report, and for settings of another model or task than
+        the prompt was tuned for.
     """
     where = path_of(folder, "folder")
     config = config_of_run(where, settings_of(settings))
@@ -182,10 +184,11 @@ def predict(run: TunedRun | Path | str, texts: NewTexts, *, progress: Progress |
 
     Args:
         run: a run, or its folder.
-        texts: objects with the fields of the run's template; or plain strings, where it has one field.
+        texts: objects with the fields of the run's template; or plain strings, where it has one field. Any iterable.
         progress: told of every step, and closed at the end; silent by default.
     Returns: a prediction for every text, in order.
-    Raises: ConfigError for texts, a template or a prompt that do not fit; CheckpointError; RuntimeFailure.
+    Raises: ConfigError for texts that are blank or no texts, and for another model, template or labels than the prompt
+        was tuned for; CheckpointError; RuntimeFailure.
     """
     tuned = run if isinstance(run, TunedRun) else load_run(_folder_of(run))
     rows, folder = texts_of(texts, tuned.config.task), tuned.folder.absolute()

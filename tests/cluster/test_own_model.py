@@ -32,6 +32,7 @@ import numpy as np, secretflow as sf
 from spu.experimental import reveal
 from secp_spu.auditing import AuditError
 from secp_spu.protocol import SpentCorrelationError, declare_correlation, open_masked, to_ring
+from secp_spu.runtime.secretflow.spu_correlations import SpuCorrelations
 
 def opens(x, c):
     return open_masked(to_ring(x), c.mask)
@@ -60,6 +61,9 @@ second = sf.reveal(correlations.run("open", opens, x, correlations.make(declare_
 print("differ", bool((first != second).all()), len(correlations.programs))
 refused(SpentCorrelationError, opens, x, fresh)
 refused(SpentCorrelationError, under, x, fresh.tree.mask)
+others = SpuCorrelations(spu).make(declare_correlation((3,)))
+refused(SpentCorrelationError, opens, x, others)
+refused(SpentCorrelationError, under, x, others.tree.mask)
 """
 
 
@@ -71,6 +75,6 @@ def test_a_correlation_serves_one_run_of_an_audited_program():
         "AuditError",
         *["SpentCorrelationError"] * 3,
         "differ",
-        *["SpentCorrelationError"] * 2,
+        *["SpentCorrelationError"] * 4,
     ], done.stdout
     assert lines[4] == "differ True 1"
