@@ -47,7 +47,7 @@ def cos_sin(
 
     Args:
         x: [..., d]: `Fixed` or SPU's own secret fixed point with a correlation, plain in plain JAX.
-        frequencies: public, in turns per unit of x [d, r].
+        frequencies: in turns per unit of x [d, r], public; secret ones also work, and take a secret product more.
         correlation: see `secure_cos_sin`; None for plain JAX, and inside `jit`.
         factor_bits: of the correlation inside `jit`, see `declare_correlation`.
     Returns: two arrays [..., r], plain or `Fixed`.

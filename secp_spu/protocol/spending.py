@@ -63,9 +63,12 @@ class SpendingFunction:
 
     Args:
         fn: gives the same for the same arguments.
+    Raises: TypeError for what is no function.
     """
 
     def __init__(self, fn: Callable[..., Tree]):
+        if not callable(fn):
+            raise TypeError(f"`fn` is a {type(fn).__name__}, but must be a JAX function")
         self._fn = fn
         self._declared: dict[tuple[object, ...], tuple[CosineCorrelation, ...]] = {}
 

@@ -28,8 +28,6 @@ class Jitted:
     """
 
     def __init__(self, runtime: Runtime, fn: Callable[..., Tree], name: str | None = None):
-        if not callable(fn):
-            raise TypeError(f"`fn` is a {type(fn).__name__}, but must be a JAX function")
         self._runtime, self._fn, self._name = runtime, fn, name or name_of(fn)
         self._program = SpendingFunction(fn)
 

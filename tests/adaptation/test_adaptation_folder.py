@@ -55,6 +55,14 @@ def test_a_run_is_finished_once_it_has_a_figure_and_no_state(out):
     assert is_finished(out, FACTS)
 
 
+def test_a_recipe_of_an_earlier_version_is_read(out):
+    """It called `bf16` `half`."""
+    (out / RECIPE).write_text(json.dumps(FACTS | {"half": True}))
+    assert not is_finished(out, FACTS | {"bf16": True})
+    with pytest.raises(ConfigError, match="bf16 was True in .*, now it is False"):
+        is_finished(out, FACTS | {"bf16": False})
+
+
 @pytest.mark.parametrize("content", [b"", b'{"steps": 5, "ra', BINARY, b"[5]", b"[" * 10**5])
 def test_a_damaged_recipe_is_named(out, content):
     (out / RECIPE).write_bytes(content)
