@@ -63,9 +63,9 @@ class Party:
 
     def _read(self, log: Path, quiet: bool) -> None:
         assert self.process.stdout is not None
-        with open(log, "a", encoding="utf-8", opener=_for_owners_eyes) as file:
+        with self.process.stdout as printed, open(log, "a", encoding="utf-8", opener=_for_owners_eyes) as file:
             os.fchmod(file.fileno(), 0o600)
-            for line in self.process.stdout:
+            for line in printed:
                 self.lines.append(line.rstrip("\n"))
                 file.write(line)
                 file.flush()
