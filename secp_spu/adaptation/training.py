@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,7 @@ from secp_spu.errors import ConfigError
 from secp_spu.files import write_whole
 from secp_spu.model import load_checkpoint, save_checkpoint
 from secp_spu.model.hub.config_json import read_config
+from secp_spu.model.transformer_config import ActivationKind
 from secp_spu.progress import Progress
 from secp_spu.trees import JsonObject, Tree
 
@@ -58,7 +59,7 @@ class Recipe:
         model: the teacher's folder, with softmax attention.
         corpus: a file with a text a line.
         features: frequencies a head.
-        activation: "series" or "quadratic" instead of GELU; None for the model's own.
+        activation: instead of GELU, one of `learned_activations`; None for the model's own.
         steps: of training.
         rate: peak learning rate.
         batch_tokens: tokens of a gradient, padding included.
@@ -73,7 +74,7 @@ class Recipe:
     model: Path
     corpus: Path
     features: int = 64
-    activation: Literal["series", "quadratic"] | None = None
+    activation: ActivationKind | None = None
     steps: int = 5000
     rate: float = 3e-4
     batch_tokens: int = 1024
@@ -126,7 +127,7 @@ def adapt(recipe: Recipe, out: Path, *, resume: bool, progress: Progress) -> Ada
     if recipe.max_tokens + recipe.prompt_tokens > positions:
         raise ConfigError(
             f"`max_tokens` {recipe.max_tokens} and `prompt_tokens` {recipe.prompt_tokens}: the model has {positions} "
-            "positions"
+            "positions: lower one of them"
         )
     corpus = Corpus(
         recipe.corpus,
@@ -233,7 +234,7 @@ def _note(out: Path, recipe: Recipe, progress: Progress, line: dict[str, float])
     _refuse_diverged(recipe, line)
     kept = [before for before in read_log(out) if before["step"] < line["step"]]
     write_whole(out / LOG, "".join(json.dumps(row) + "\n" for row in [*kept, line]).encode())
-    losses = ", ".join(f"{name} {line[name]:.4f}" for name in LOSSES if name in line)
+    losses = ", ".join(f"{name} {round(line[name], 4) + 0.0:.4f}" for name in LOSSES if name in line)
     progress.line(
         f"step {line['step']:5d}: similarity {line['similarity']:.4f}, behind prompts {line['prompted']:.4f}, "
         f"{losses or 'untrained'}, least mean kernel {line['least_kernel']:.3f}"
