@@ -186,6 +186,7 @@ def test_ctrl_c_while_importing_is_one_line(monkeypatch, capsys):
 
 
 @pytest.mark.slow("a real SIGINT amid a pass under MPC; two processes")
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_leaves_a_checkpoint_that_resumes(tmp_path):
     folder = tmp_path / "run"
     arguments = ["tune", "--config", str(DEMO_CONFIG), "--out", str(folder), *SMALL, "--set=tuning.generations=500"]
@@ -194,8 +195,6 @@ def test_ctrl_c_leaves_a_checkpoint_that_resumes(tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # a test run in the background of a shell ignores SIGINT, and so would its children
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert running.stdout is not None
     for line in running.stdout:
