@@ -32,7 +32,7 @@ def install(name: str, folder: Path) -> None:
     statement, entry = _block(rf"<!-- lines: {name} -->\n```\n(.*?)```").splitlines()
     (module,) = re.findall(r"from ([\w.]+) import \w+$", statement)
     path = folder.joinpath(*module.split(".")).with_suffix(".py")
-    assert f"`{path.relative_to(folder)}`" in DEVELOPMENT.read_text(encoding="utf-8")
+    assert f"`{path.relative_to(folder / 'secp_spu')}`" in DEVELOPMENT.read_text(encoding="utf-8")
     assert not path.exists()
     path.write_text(code(name), encoding="utf-8")
 
