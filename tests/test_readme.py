@@ -137,6 +137,13 @@ def test_every_make_target_named_is_there():
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
+def test_where_to_change_things_is_there():
+    (table,) = re.findall(r"## To change X, open Y\n(.*?)\n## ", PAGES["docs/development.md"], re.DOTALL)
+    places = re.findall(r"`([a-z_]+(?:/[\w./*]*|\.py))`", table.partition("| --- |")[2])
+    assert len(places) > 20
+    assert [place for place in places if not list((ROOT / "secp_spu").glob(place))] == []
+
+
 def test_every_page_is_in_the_navigation():
     entries = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     for name in PAGES:
