@@ -203,7 +203,7 @@ def _addresses(cluster: ClusterSection, parties: Sequence[str]) -> list[str]:
 
 def _certificates(cluster: ClusterSection, folder: Path) -> str:
     """Make an authority for this run alone; returns the setting that names its certificates."""
-    make_test_ca(folder, {name: [] for name in cluster.everyone})
+    make_test_ca(folder, cluster.everyone)
     files = {"ca": "ca.pem", "certificate": "{party}.pem", "key": "{party}.key"}
     return f"cluster.tls={json.dumps({key: str(folder / name) for key, name in files.items()})}"
 

@@ -7,7 +7,6 @@ if TYPE_CHECKING:
     from secp_spu.adaptation.training import Recipe
     from secp_spu.api import (
         DEMO_CONFIG,
-        Prediction,
         TunedRun,
         adapt,
         audit,
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from secp_spu.model import CheckpointError
     from secp_spu.progress import Progress
     from secp_spu.runtime import LocalRuntime, Owned, PlaintextRuntime
+    from secp_spu.tuning import Prediction
 
 __all__ = [
     "DEMO_CONFIG",

@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
+import numpy.typing as npt
 
 from secp_spu.adaptation.training import Adaptation, Recipe
 from secp_spu.adaptation.training import adapt as run_adaptation
@@ -23,12 +24,12 @@ from secp_spu.errors import ConfigError
 from secp_spu.model import TransformerConfig, load_embeddings, load_transformer_config
 from secp_spu.progress import Progress
 from secp_spu.runtime import Program
-from secp_spu.tuning import export_peft, make_runtime, open_run
+from secp_spu.runtime.ledger import LedgerReport
+from secp_spu.tuning import Prediction, export_peft, make_runtime, open_run
 from secp_spu.tuning import load_run as config_of_run
 from secp_spu.tuning.finished_run import load_tuned_prompt
-from secp_spu.tuning.predict import Prediction
 from secp_spu.tuning.programs import audit_config
-from secp_spu.tuning.run_report import REPORT
+from secp_spu.tuning.run_report import REPORT, RunReport
 from secp_spu.tuning.task import texts_of
 from secp_spu.tuning.whole_run import run_prediction, run_tuning
 
@@ -54,10 +55,10 @@ class TunedRun:
 
     folder: Path
     config: Config
-    report: Mapping[str, Any]
+    report: RunReport
 
     @cached_property
-    def prompt(self) -> np.ndarray:
+    def prompt(self) -> npt.NDArray[np.float32]:
         """The tuned prompt, in the space of word embeddings, float32 [prompt_tokens, width].
 
         Raises: CheckpointError where the prompt is in terms of words, and the model's folder has no table of them.
@@ -88,7 +89,7 @@ class TunedRun:
         return self.report["accuracy_after"]
 
     @property
-    def costs(self) -> Mapping[str, Any]:
+    def costs(self) -> LedgerReport:
         """What the run cost: bytes, sends and seconds by phase, operation and program (`Ledger.report`)."""
         return self.report["ledger"]
 
@@ -163,7 +164,7 @@ def load_run(folder: Path | str, settings: Sequence[str] = ()) -> TunedRun:
             raise ValueError("it is no report of a run")
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{where / REPORT} cannot be read ({error}): copy it anew from where it was tuned") from error
-    return TunedRun(where, config, report)
+    return TunedRun(where, config, cast(RunReport, report))
 
 
 def predict(run: TunedRun | Path | str, texts: NewTexts, *, progress: Progress | None = None) -> list[Prediction]:
@@ -189,7 +190,8 @@ def predict(run: TunedRun | Path | str, texts: NewTexts, *, progress: Progress |
     rows, folder = texts_of(texts, tuned.config.task), tuned.folder.absolute()
     with make_runtime(tuned.config) as runtime:
         predictor = run_prediction(runtime, tuned.config, folder, rows, None, progress=progress or Progress())
-        return runtime.at_home(predictor.predictions())
+        predictions: list[Prediction] = runtime.at_home(predictor.predictions())
+        return predictions
 
 
 def adapt(recipe: Recipe, *, out: Path | str, resume: bool = False, progress: Progress | None = None) -> Adaptation:

@@ -6,15 +6,23 @@ import hashlib
 from collections.abc import Sequence
 from functools import cache, lru_cache
 from pathlib import Path
+from typing import TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from secp_spu.adaptation.student import Texts
 from secp_spu.errors import ConfigError
+from secp_spu.files import NotUtf8, decode_utf8
 from secp_spu.model import TransformerConfig
 from secp_spu.model.hub.tokenizer import MASK_TOKENS, mask_token, open_tokenizer
+
+TokenIds: TypeAlias = npt.NDArray[np.int32]
+Numbers: TypeAlias = npt.NDArray[np.int64]
+Flags: TypeAlias = npt.NDArray[np.bool_]
+"""Token ids of a line; numbers of lines or of tokens; whether each line stands behind a prompt."""
 
 HELD_OUT = 256
 """Lines that are never trained on."""
@@ -99,7 +107,7 @@ class Corpus:
         rng = np.random.default_rng((self._seed, int(prompted)))
         return [self._texts(*batch, rng) for batch in self._split(rows, np.full(HELD_OUT, prompted), whole=False)]
 
-    def _make_epoch(self, number: int) -> list[tuple[np.ndarray, np.ndarray, int]]:
+    def _make_epoch(self, number: int) -> list[tuple[Numbers, Flags, int]]:
         """All batches that the lines make, in random order: rows, which stand behind a prompt, and their length."""
         rng = np.random.default_rng((self._seed, number))
         rows = HELD_OUT + rng.permutation(self.count - HELD_OUT)
@@ -107,9 +115,7 @@ class Corpus:
         batches = self._split(rows, prompted, whole=True)
         return [batches[i] for i in rng.permutation(len(batches))]
 
-    def _split(
-        self, rows: np.ndarray, prompted: np.ndarray, *, whole: bool
-    ) -> list[tuple[np.ndarray, np.ndarray, int]]:
+    def _split(self, rows: Numbers, prompted: Flags, *, whole: bool) -> list[tuple[Numbers, Flags, int]]:
         """Batches of the rows, by length; those that are not full only if asked for, and where there are no others."""
         sizes = np.array([len(self._ids[row]) for row in rows]) + self._prompt * prompted
         places = np.searchsorted(LENGTHS, sizes)
@@ -124,7 +130,7 @@ class Corpus:
                 batches.append((rows[some], prompted[some], length))
         return batches
 
-    def _texts(self, rows: np.ndarray, prompted: np.ndarray, length: int, rng: np.random.Generator) -> Texts:
+    def _texts(self, rows: Numbers, prompted: Flags, length: int, rng: np.random.Generator) -> Texts:
         ids = np.full((len(rows), length), self._padding, np.int32)
         mask, place = np.zeros((2, len(rows), length), np.float32)
         for i, row in enumerate(rows):
@@ -141,9 +147,11 @@ def _read(path: Path) -> tuple[str, str]:
     """The text, and the digest of its bytes."""
     try:
         content = path.read_bytes()
-        return content.decode("utf-8"), hashlib.sha256(content).hexdigest()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"`corpus` {path} cannot be read ({error}): give a UTF-8 file with a text a line") from error
+        return decode_utf8(content), hashlib.sha256(content).hexdigest()
+    except OSError as error:
+        raise ConfigError(f"`corpus` {path} cannot be read: {error.strerror}") from error
+    except NotUtf8 as error:
+        raise ConfigError(f"`corpus` {path} is {error}") from error
 
 
 def _mask_id(tokenizer: Tokenizer, path: Path) -> int:
@@ -152,10 +160,11 @@ def _mask_id(tokenizer: Tokenizer, path: Path) -> int:
         raise ConfigError(
             f"{path} has no mask token, which the model's masked-LM head is for: known are {', '.join(MASK_TOKENS)}"
         )
-    return tokenizer.token_to_id(token)
+    number: int = tokenizer.token_to_id(token)
+    return number
 
 
-def _tokenized(tokenizer: Tokenizer, lines: Sequence[str], max_tokens: int) -> tuple[list, list]:
+def _tokenized(tokenizer: Tokenizer, lines: Sequence[str], max_tokens: int) -> tuple[list[TokenIds], list[Numbers]]:
     """Token ids of each line, and which of them are a word's, not a mark of beginning or end."""
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_tokens)

@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -15,8 +14,7 @@ from flax import serialization
 
 from secp_spu.errors import ConfigError
 from secp_spu.files import unwritable, write_whole
-
-Tree = Any
+from secp_spu.trees import Json, JsonObject, Tree
 
 MEASURED = ("step", "similarity", "prompted", "least_kernel")
 """What every line of the log has."""
@@ -43,7 +41,7 @@ def refuse_folder(out: Path, *, resume: bool) -> None:
         raise ConfigError(f"`out` {out} is not empty and holds no adaptation: choose another folder")
 
 
-def is_finished(out: Path, facts: Mapping[str, Any]) -> bool:
+def is_finished(out: Path, facts: Mapping[str, Json]) -> bool:
     """Whether the run in a folder is finished.
 
     Args:
@@ -65,7 +63,7 @@ def is_finished(out: Path, facts: Mapping[str, Any]) -> bool:
     return has_figure and not has_state
 
 
-def _read_recipe(out: Path) -> dict[str, Any]:
+def _read_recipe(out: Path) -> JsonObject:
     try:
         recipe = json.loads((out / RECIPE).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -104,7 +102,7 @@ class State:
             raise _damaged(path, "its arrays or steps are not those of this run")
         return found
 
-    def _layout(self) -> tuple[Any, list[Any]]:
+    def _layout(self) -> tuple[object, list[tuple[tuple[int, ...], str]]]:
         """The tree, and of every leaf shape and type."""
         leaves, tree = jax.tree.flatten(vars(self))
         return tree, [(np.shape(leaf), str(getattr(leaf, "dtype", type(leaf)))) for leaf in leaves]

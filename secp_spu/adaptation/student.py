@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -23,14 +22,14 @@ from secp_spu.model.activation import ACTIVATIONS, is_gelu
 from secp_spu.model.attention import attention_class
 from secp_spu.model.folding import expected_squares
 from secp_spu.model.head import LabelWordHead, PooledEmbedding
-from secp_spu.model.hub.checkpoint import DEFAULT_TERMS, Checkpoint, CheckpointError
+from secp_spu.model.hub.checkpoint import DEFAULT_TERMS, Checkpoint
+from secp_spu.model.hub.config_json import CheckpointError
 from secp_spu.model.layers import Norm
 from secp_spu.model.transformer import EncoderLayer, Transformer
-from secp_spu.model.transformer_config import AttentionKind, TransformerConfig
+from secp_spu.model.transformer_config import ActivationKind, AttentionKind, TransformerConfig
 from secp_spu.protocol import fit_gelu
 from secp_spu.protocol.gelu import LIMITS
-
-Tree = dict[str, Any]
+from secp_spu.trees import Floats, Tree
 
 STUDENT_ATTENTION: AttentionKind = "fourier"
 """The kind of attention that adaptation gives a student: the cheapest under MPC."""
@@ -126,7 +125,7 @@ def make_student(
     *,
     features: int = 64,
     seed: int = 0,
-    activation: Literal["series", "quadratic"] | None = None,
+    activation: ActivationKind | None = None,
 ) -> Student:
     """The teacher's weights with attention by features and, if asked, another activation.
 
@@ -179,7 +178,7 @@ def _norm_before(params: Tree, number: int, config: TransformerConfig) -> Tree:
     return params[f"layers_{number - 1}"]["output_norm"] if number else params["embeddings"]["norm"]
 
 
-def _inputs_of_activation(teacher: Checkpoint, batches: Sequence[Texts]) -> list[np.ndarray]:
+def _inputs_of_activation(teacher: Checkpoint, batches: Sequence[Texts]) -> list[Floats]:
     """Those of every layer, on tokens that are none of padding [tokens, intermediate]."""
     forward = jax.jit(lambda variables, texts: run(teacher.config, variables, texts).inner)
     found = [(forward(teacher.variables, texts), np.asarray(texts.mask, bool)) for texts in batches]
@@ -192,7 +191,7 @@ def _inputs_of_activation(teacher: Checkpoint, batches: Sequence[Texts]) -> list
     return inner
 
 
-def _range(inner: Sequence[np.ndarray]) -> float:
+def _range(inner: Sequence[Floats]) -> float:
     """What holds RANGE_SHARE of all inputs, rounded up to a half."""
     sizes = np.abs(np.concatenate([x.ravel() for x in inner]))
     return float(np.clip(np.ceil(2 * np.quantile(sizes, RANGE_SHARE)) / 2, *LIMITS))
@@ -272,7 +271,8 @@ class Distillation:
             jnp.asarray(head.apply(variables, hidden, texts.place)).astype(jnp.float32) for hidden in (wanted, found)
         ]
         wanted_logs, found_logs = (jax.nn.log_softmax(x) for x in logits)
-        return (jnp.exp(wanted_logs) * (wanted_logs - found_logs)).sum(-1).mean()
+        divergence: Array = (jnp.exp(wanted_logs) * (wanted_logs - found_logs)).sum(-1).mean()
+        return divergence
 
     def optimizer(self) -> optax.GradientTransformation:
         """AdamW with warm-up and cosine decay; what the teacher has not learns NEW_RATE times as fast, unclipped."""

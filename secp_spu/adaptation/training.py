@@ -6,16 +6,17 @@ import io
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import Array
 from safetensors import SafetensorError
 
 from secp_spu.adaptation.corpus import Corpus
@@ -36,12 +37,12 @@ from secp_spu.errors import ConfigError
 from secp_spu.files import write_whole
 from secp_spu.model import load_checkpoint, save_checkpoint
 from secp_spu.model.hub.config_json import read_config
+from secp_spu.model.transformer_config import ActivationKind
 from secp_spu.progress import Progress
+from secp_spu.trees import JsonObject, Tree
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-Tree = Any
 
 CALIBRATION = 8
 """Batches on which the activation's inputs are measured."""
@@ -58,7 +59,7 @@ class Recipe:
         model: the teacher's folder, with softmax attention.
         corpus: a file with a text a line.
         features: frequencies a head.
-        activation: "series" or "quadratic" instead of GELU; None for the model's own.
+        activation: instead of GELU, one of `learned_activations`; None for the model's own.
         steps: of training.
         rate: peak learning rate.
         batch_tokens: tokens of a gradient, padding included.
@@ -73,7 +74,7 @@ class Recipe:
     model: Path
     corpus: Path
     features: int = 64
-    activation: Literal["series", "quadratic"] | None = None
+    activation: ActivationKind | None = None
     steps: int = 5000
     rate: float = 3e-4
     batch_tokens: int = 1024
@@ -84,7 +85,7 @@ class Recipe:
     half: bool = False
     every: int = 250
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> JsonObject:
         """As JSON's types."""
         return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
 
@@ -126,7 +127,7 @@ def adapt(recipe: Recipe, out: Path, *, resume: bool, progress: Progress) -> Ada
     if recipe.max_tokens + recipe.prompt_tokens > positions:
         raise ConfigError(
             f"`max_tokens` {recipe.max_tokens} and `prompt_tokens` {recipe.prompt_tokens}: the model has {positions} "
-            "positions"
+            "positions: lower one of them"
         )
     corpus = Corpus(
         recipe.corpus,
@@ -172,7 +173,7 @@ def _train(distillation: Distillation, corpus: Corpus, recipe: Recipe, out: Path
     optimizer, given = distillation.optimizer(), jax.tree.map(jnp.asarray, distillation.given)
 
     @jax.jit
-    def advance(layers: Tree, state: Tree, given: Tree, texts: Texts) -> tuple[Tree, Tree, dict[str, Any]]:
+    def advance(layers: Tree, state: Tree, given: Tree, texts: Texts) -> tuple[Tree, Tree, dict[str, Array]]:
         gradient, losses = jax.grad(distillation.objective, has_aux=True)(layers, given, texts)
         updates, state = optimizer.update(gradient, state, layers)
         return optax.apply_updates(layers, updates), state, losses
@@ -210,7 +211,9 @@ def _train(distillation: Distillation, corpus: Corpus, recipe: Recipe, out: Path
     return state.layers
 
 
-def _measured(similarity: Any, given: Tree, corpus: Corpus, layers: Tree) -> dict[str, float]:
+def _measured(
+    similarity: Callable[[Tree, Tree, Texts], tuple[Array, Array]], given: Tree, corpus: Corpus, layers: Tree
+) -> dict[str, float]:
     """On the held-out lines, without and with random prompts before them."""
     plain, prompted = (
         [similarity(layers, given, texts) for texts in corpus.held_out(prompted=prompted)] for prompted in (False, True)
@@ -219,7 +222,7 @@ def _measured(similarity: Any, given: Tree, corpus: Corpus, layers: Tree) -> dic
     return {"similarity": _mean_cosine(plain), "prompted": _mean_cosine(prompted), "least_kernel": least}
 
 
-def _mean_cosine(found: Sequence[tuple[Any, Any]]) -> float:
+def _mean_cosine(found: Sequence[tuple[Array, Array]]) -> float:
     return float(np.concatenate([np.asarray(cosines) for cosines, _ in found]).mean())
 
 
@@ -231,7 +234,7 @@ def _note(out: Path, recipe: Recipe, progress: Progress, line: dict[str, float])
     _refuse_diverged(recipe, line)
     kept = [before for before in read_log(out) if before["step"] < line["step"]]
     write_whole(out / LOG, "".join(json.dumps(row) + "\n" for row in [*kept, line]).encode())
-    losses = ", ".join(f"{name} {line[name]:.4f}" for name in LOSSES if name in line)
+    losses = ", ".join(f"{name} {round(line[name], 4) + 0.0:.4f}" for name in LOSSES if name in line)
     progress.line(
         f"step {line['step']:5d}: similarity {line['similarity']:.4f}, behind prompts {line['prompted']:.4f}, "
         f"{losses or 'untrained'}, least mean kernel {line['least_kernel']:.3f}"
@@ -254,7 +257,8 @@ def _save(recipe: Recipe, out: Path, distillation: Distillation, layers: Tree, c
     """The checkpoint, with how it was made in its config.json, and the figure; then the state is done with."""
     teacher, log = distillation.teacher, read_log(out)
     hub, _ = read_config(recipe.model)
-    special = {name: hub[f"{name}_token_id"] for name in SPECIAL if isinstance(hub.get(f"{name}_token_id"), int)}
+    tokens = {name: hub.get(f"{name}_token_id") for name in SPECIAL}
+    special = {name: token for name, token in tokens.items() if isinstance(token, int)}
     save_checkpoint(
         out,
         distillation.student.config,

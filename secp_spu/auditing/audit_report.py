@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+
+from secp_spu.trees import Json, JsonObject
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class AuditReport:
         """The mask of every opening."""
         return tuple(opening.mask for opening in self.openings)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonObject:
         """The same as JSON's types."""
         return {
             "program": self.program,
@@ -78,7 +79,7 @@ DOES_NOT_COVER = (
 """What is not."""
 
 
-def audit_json(reports: Sequence[AuditReport], facts: Mapping[str, Any]) -> dict[str, Any]:
+def audit_json(reports: Sequence[AuditReport], facts: Mapping[str, Json]) -> JsonObject:
     """The proofs of all programs of a run.
 
     Args:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +13,7 @@ from jax import Array
 from jax.flatten_util import ravel_pytree
 
 from secp_spu.runtime import Runtime, Stored
+from secp_spu.trees import Tree
 
 LOSS_SCALE = 64.0
 """The loss is differentiated times this. Adam divides it out again, but in fixed point it decides what survives: v is
@@ -55,12 +55,12 @@ class Adam:
         self._runtime, self._decays = runtime, (b1, b2)
         self._update = partial(_update, rate)
 
-    def begin(self, weights: Any) -> Moments:
+    def begin(self, weights: Tree) -> Moments:
         """Moments for these weights; nothing is sent for them."""
         zeros = [np.zeros(leaf.spec.shape, np.float32) for leaf in jax.tree.leaves(weights)]
         return Moments(self._runtime.publish(zeros), self._runtime.publish(zeros))
 
-    def step(self, name: str, weights: Any, gradients: Any, moments: Moments) -> Any:
+    def step(self, name: str, weights: Tree, gradients: Tree, moments: Moments) -> Tree:
         """New weights; the old ones, the gradients and the old moments are freed.
 
         Args:
@@ -97,10 +97,16 @@ def _parts(leaves: list[Stored]) -> Iterator[slice]:
 
 
 def _update(
-    rate: float, weights: list[Array], gradients: list[Array], first: list[Array], second: list[Array], factors: list
+    rate: float,
+    weights: list[Array],
+    gradients: list[Array],
+    first: list[Array],
+    second: list[Array],
+    factors: list[Array],
 ) -> tuple[list[Array], list[Array], list[Array]]:
-    w, back = ravel_pytree(weights)
-    g, m, v = (ravel_pytree(leaves)[0] for leaves in (gradients, first, second))
+    ravel: Callable[[Tree], tuple[Array, Callable[[Array], list[Array]]]] = ravel_pytree  # JAX has no types for it
+    w, back = ravel(weights)
+    g, m, v = (ravel(leaves)[0] for leaves in (gradients, first, second))
     m = m + factors[0] * (g - m)
     v = v + factors[1] * (g * g - v)
     w = w - rate * (m * jax.lax.rsqrt(jnp.asarray(v + EPSILON)))

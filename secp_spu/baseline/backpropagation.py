@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
 from jax import Array
 
 from secp_spu.baseline.adam import LOSS_SCALE
-from secp_spu.model import ATTENTIONS, EncoderLayer, LabelWordHead, TransformerConfig, attention_class
+from secp_spu.model import ATTENTIONS, EncoderLayer, LabelWordHead, TransformerConfig, apply_module, attention_class
 from secp_spu.runtime import Runtime, Stored
+from secp_spu.trees import Tree
 
-Tree = Any
 OnLayer = Callable[[], None]
+
+Secret: TypeAlias = Stored | Array | npt.NDArray[np.generic]
+"""An array of the data owner: its handle, or at the owner the array itself."""
 
 
 def silent() -> None:
@@ -34,10 +39,10 @@ class TrainingTexts:
         labels: one-hot [texts, labels].
     """
 
-    text: Any
-    padding_mask: Any
-    readout: Any
-    labels: Any
+    text: Tree
+    padding_mask: Secret
+    readout: Secret
+    labels: Secret
 
 
 jax.tree_util.register_dataclass(TrainingTexts, ["text", "padding_mask", "readout", "labels"], [])
@@ -58,7 +63,8 @@ class Segment:
 
     def forward(self, active: Tree, *fixed: Tree) -> tuple[Stored, Tree]:
         """The result, and what `backward` wants of it."""
-        return self._runtime.run(f"{self._name}.forward", self._forward, active, fixed)
+        result, residuals = self._runtime.run(f"{self._name}.forward", self._forward, active, fixed)
+        return result, residuals
 
     def backward(self, residuals: Tree, cotangent: Stored) -> Tree:
         """The gradient at `active`. Frees the residuals and the cotangent."""
@@ -67,7 +73,7 @@ class Segment:
         return gradient
 
 
-def _linearise(function: Callable[..., Array], active: Tree, fixed: tuple) -> tuple[Array, Tree]:
+def _linearise(function: Callable[..., Array], active: Tree, fixed: tuple[Tree, ...]) -> tuple[Array, Tree]:
     return jax.vjp(lambda active: function(active, *fixed), active)
 
 
@@ -110,7 +116,7 @@ class Backpropagation:
         self._runtime.free(hidden)
         return loss
 
-    def _keep(self, segment: Segment, params: Tree, hidden: Stored, *fixed: Stored) -> Stored:
+    def _keep(self, segment: Segment, params: Tree, hidden: Stored, *fixed: Secret) -> Stored:
         if self._weights:
             result, residuals = segment.forward((hidden, params), *fixed)
         else:
@@ -125,7 +131,7 @@ class Backpropagation:
             take: called with the number of every layer, the head's being their count, and with the gradient at its
                 weights, which it has to free; not called where weights are not trained.
         """
-        cotangent = self._runtime.publish(jnp.float32(LOSS_SCALE))
+        cotangent: Stored = self._runtime.publish(jnp.float32(LOSS_SCALE))
         head = len(self._residuals) - 1
         for number in reversed(range(len(self._residuals))):
             segment = self._head if number == head else self._layer
@@ -137,14 +143,15 @@ class Backpropagation:
         return cotangent
 
 
-def _run_layer(module: EncoderLayer, active: tuple[Array, Tree], padding_mask: Array) -> Any:
+def _run_layer(module: EncoderLayer, active: tuple[Array, Tree], padding_mask: Array) -> Array:
     hidden, params = active
-    return module.apply({"params": params}, hidden, padding_mask)
+    result: Array = apply_module(module, {"params": params}, hidden, padding_mask)
+    return result
 
 
-def _loss(module: LabelWordHead, active: tuple[Array, Tree], readout: Array, labels: Array) -> Any:
+def _loss(module: LabelWordHead, active: tuple[Array, Tree], readout: Array, labels: Array) -> Array:
     hidden, params = active
-    logits: Any = module.apply({"params": params}, hidden, readout)
+    logits: Array = apply_module(module, {"params": params}, hidden, readout)
     return -jnp.mean(jnp.sum(jax.nn.log_softmax(logits) * labels, -1))
 
 

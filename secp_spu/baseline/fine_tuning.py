@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 from jax import Array
 
 from secp_spu.baseline.adam import Adam, Moments
 from secp_spu.baseline.backpropagation import Backpropagation, OnLayer, Segment, TrainingTexts, silent
 from secp_spu.inference import look_up, one_hot, parts, setting_of
-from secp_spu.model import PLAIN, Norm, Setting, TransformerConfig
+from secp_spu.model import PLAIN, Norm, Setting, TransformerConfig, apply_module
 from secp_spu.protocol import FRACTION_BITS, Fixed, from_storage, to_storage
 from secp_spu.runtime import Owned, Runtime, Stored
-
-Tree = Any
+from secp_spu.trees import Tree
 
 VOCABULARY_ROWS = 8192
 """Rows of word embeddings in one program: their one-hot texts and Adam's arrays have to fit beside each other."""
@@ -132,9 +130,11 @@ def _without_text(texts: TrainingTexts) -> TrainingTexts:
     return TrainingTexts((), texts.padding_mask, texts.readout, texts.labels)
 
 
-def _embed(config: TransformerConfig, active: tuple[Array, Tree]) -> Any:
+def _embed(config: TransformerConfig, active: tuple[Array, Tree]) -> Array:
     words, table = active
-    return Norm(config.layer_norm_epsilon).apply({"params": table["norm"]}, words + table["position"] + table["type"])
+    norm = Norm(config.layer_norm_epsilon)
+    hidden: Array = apply_module(norm, {"params": table["norm"]}, words + table["position"] + table["type"])
+    return hidden
 
 
 def _scatter(one_hot: Array, cotangent: Array, *, setting: Setting = PLAIN) -> Array:

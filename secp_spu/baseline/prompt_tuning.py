@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
 
 from secp_spu.baseline.adam import Adam
 from secp_spu.baseline.backpropagation import Backpropagation, OnLayer, Segment, silent
-from secp_spu.model import Norm, TransformerConfig
+from secp_spu.model import Norm, TransformerConfig, apply_module
 from secp_spu.runtime import Owned, Runtime, Stored
-
-Tree = Any
+from secp_spu.trees import Tree
 
 
 class GradientPromptTuning:
@@ -74,9 +72,10 @@ def _added(config: TransformerConfig, embeddings: Tree, tokens: int) -> Tree:
     return {"rows": rows, "norm": embeddings["norm"]}
 
 
-def _assemble(config: TransformerConfig, prompt: Array, added: Tree, texts: Array) -> Any:
+def _assemble(config: TransformerConfig, prompt: Array, added: Tree, texts: Array) -> Array:
     """[prompt; text] for every text [texts, tokens, width]."""
-    hidden: Any = Norm(config.layer_norm_epsilon).apply({"params": added["norm"]}, prompt + added["rows"])
+    norm = Norm(config.layer_norm_epsilon)
+    hidden: Array = apply_module(norm, {"params": added["norm"]}, prompt + added["rows"])
     return jnp.concatenate([jnp.broadcast_to(hidden, (len(texts), *hidden.shape)), texts], 1)
 
 

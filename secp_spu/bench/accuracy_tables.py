@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -133,7 +133,7 @@ def _secure_table(records: Sequence[Record]) -> list[Table]:
     return [Table("Tuning under MPC and in plaintext", columns, rows, [note])] if rows else []
 
 
-def _run(record: Record) -> tuple[Any, ...]:
+def _run(record: Record) -> tuple[object, ...]:
     """What two runs have in common that differ by protocol alone."""
     return tuple(record.get(key) for key in ("task", "seed", "generations", "test_texts"))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import jax
 import numpy as np
@@ -14,9 +13,10 @@ from jax import Array
 from secp_spu.bench.mpc_setting import MpcSetting, measure_function
 from secp_spu.bench.records import Case, Record
 from secp_spu.bench.shapes import SHAPES
-from secp_spu.model import ACTIVATIONS, FOLDED, Activation, ActivationKind
+from secp_spu.model import ACTIVATIONS, FOLDED, Activation, ActivationKind, apply_module
 from secp_spu.model.attention.random_features import PROJECTION_BITS
-from secp_spu.protocol import GeluSeries, fit_gelu, from_storage, to_storage
+from secp_spu.protocol import GeluSeries, Number, fit_gelu, from_storage, to_storage
+from secp_spu.trees import Tree
 
 RANGE = 6.0
 """Inputs are drawn from -RANGE to RANGE."""
@@ -53,6 +53,7 @@ def _measure(setting: MpcSetting, kind: ActivationKind, elements: int) -> Record
     return {**record, "terms": series.terms, "range": series.limit, "fit_error": series.error}
 
 
-def _apply(module: Activation, x: Array, _public: Any, correlations: Any, *, secure: bool) -> Any:
+def _apply(module: Activation, x: Array, _public: Tree, correlations: Tree, *, secure: bool) -> Number:
     spent = {"correlations": correlations} if correlations else {}
-    return module.apply(spent, from_storage(x, PROJECTION_BITS, secure=secure))
+    result: Number = apply_module(module, spent, from_storage(x, PROJECTION_BITS, secure=secure))
+    return result

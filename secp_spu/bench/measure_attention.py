@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from secp_spu.bench.mpc_setting import MpcSetting
 from secp_spu.bench.parts import Part, attention_part
-from secp_spu.bench.records import Case
+from secp_spu.bench.records import Case, Record
 from secp_spu.inference import sequence_bytes
 from secp_spu.model import ATTENTIONS, AttentionKind, TransformerConfig
 
@@ -40,7 +40,7 @@ def attention_cases(
                 yield _case({**key, "variant": kind, "features": count}, setting, of_count)
 
 
-def _case(key: dict, setting: MpcSetting, config: TransformerConfig) -> Case:
+def _case(key: Record, setting: MpcSetting, config: TransformerConfig) -> Case:
     length = key["seq_len"]
     memory = setting.parties * sequence_bytes(replace(config, intermediate=0), length)  # attention alone
     return Case(key, lambda: _part(setting, config, length).measure(setting), memory_bytes=memory)

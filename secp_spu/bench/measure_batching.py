@@ -20,6 +20,7 @@ from secp_spu.bench.tables import Table, cost_cells, groups, of_bench, setting_n
 from secp_spu.inference import pass_bytes
 from secp_spu.progress import Progress
 from secp_spu.runtime import Ledger, PlaintextRuntime, Runtime
+from secp_spu.trees import Floats
 
 
 def batching_cases(iteration: Iteration, candidates: Sequence[int], progress: Progress) -> Iterator[Case]:
@@ -53,9 +54,10 @@ def _measure(iteration: Iteration, candidates: int, progress: Progress) -> Recor
     return {**costs, **memory, "max_abs_error": float(np.abs(found - expected).max())}
 
 
-def _logits(iteration: Iteration, candidates: int, runtime: Runtime) -> np.ndarray:
+def _logits(iteration: Iteration, candidates: int, runtime: Runtime) -> Floats:
     model, prompts, batch = iteration.shared(runtime, lambda: None, candidates)
-    return runtime.open_to(OWNER, model.logits(prompts, batch)).value
+    logits: Floats = runtime.open_to(OWNER, model.logits(prompts, batch)).value
+    return logits
 
 
 def batching_tables(records: Iterable[Record]) -> list[Table]:

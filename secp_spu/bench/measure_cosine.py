@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 from jax import Array
 
 from secp_spu.bench.mpc_setting import MpcSetting, measure_function
 from secp_spu.bench.records import Case, Record
-from secp_spu.protocol import cos_sin, declare_correlation
+from secp_spu.protocol import CosineCorrelation, Number, cos_sin, declare_correlation
+from secp_spu.trees import Tree
 
 RANGE = 8.0
 """Angles are drawn from -RANGE to RANGE radians: several periods."""
@@ -30,7 +31,7 @@ def cosine_cases(setting: MpcSetting, elements: int) -> Iterator[Case]:
         yield Case({**key, "variant": variant}, partial(measure, setting, elements), memory_bytes=memory)
 
 
-def _angles(elements: int) -> np.ndarray:
+def _angles(elements: int) -> npt.NDArray[np.float32]:
     return np.random.default_rng(0).uniform(-RANGE, RANGE, size=(elements, 1)).astype(np.float32)
 
 
@@ -49,13 +50,15 @@ def _one_opening(setting: MpcSetting, elements: int) -> Record:
     return measure_function(setting, "one_opening", _all_bits, x, public=frequencies, declared=declared)
 
 
-def _all_bits(x: Array, frequencies: Array, correlation: Any, **_secure: bool) -> tuple[Any, Any]:
+def _all_bits(
+    x: Array, frequencies: Array, correlation: CosineCorrelation | None, **_secure: bool
+) -> tuple[Number, Number]:
     return cos_sin(x, frequencies, correlation)
 
 
-def _spu_cos(x: Array, _public: Any, _correlations: Any, **_secure: bool) -> Array:
+def _spu_cos(x: Array, _public: Tree, _correlations: Tree, **_secure: bool) -> Array:
     return jnp.cos(x)
 
 
-def _spu_cos_sin(x: Array, _public: Any, _correlations: Any, **_secure: bool) -> tuple[Array, Array]:
+def _spu_cos_sin(x: Array, _public: Tree, _correlations: Tree, **_secure: bool) -> tuple[Array, Array]:
     return jnp.cos(x), jnp.sin(x)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from secp_spu.model import HIDDEN_BITS
 from secp_spu.progress import Progress
 from secp_spu.protocol import FRACTION_BITS, to_storage
 from secp_spu.runtime import Owned, PlaintextRuntime, Runtime, Stored
+from secp_spu.trees import Tree
 
 What = Literal["texts", "prompt"]
 
@@ -54,7 +55,8 @@ def _measure(iteration: Iteration, embed: Callable[[Iteration, What, Runtime], S
 def _at_home(iteration: Iteration, what: What, runtime: Runtime) -> Stored:
     texts = RandomTexts(iteration.config, iteration.batch, iteration.seq_len)
     hidden = texts.prompts() if what == "prompt" else texts.embedded(iteration.seq_len - texts.prompt_tokens)
-    return _share(runtime, to_storage(hidden, HIDDEN_BITS))
+    shared: Stored = _share(runtime, to_storage(hidden, HIDDEN_BITS))
+    return shared
 
 
 def _under_mpc(iteration: Iteration, what: What, runtime: Runtime) -> Stored:
@@ -71,7 +73,8 @@ def _under_mpc(iteration: Iteration, what: What, runtime: Runtime) -> Stored:
         )
 
     def share_one_hot(some: range, rows: range) -> Stored:
-        return _share(runtime, one_hot(ids[some.start : some.stop], rows))
+        shared: Stored = _share(runtime, one_hot(ids[some.start : some.stop], rows))
+        return shared
 
     if what == "texts":
         words = tables.look_up(range(len(ids)), share_one_hot)
@@ -82,7 +85,7 @@ def _under_mpc(iteration: Iteration, what: What, runtime: Runtime) -> Stored:
     return tables.embed_prompts(initial, _share(runtime, to_storage(texts.prompts(), SHIFT_BITS)))
 
 
-def _share(runtime: Runtime, values: Any) -> Any:
+def _share(runtime: Runtime, values: Tree) -> Tree:
     return runtime.share(Owned(OWNER, values))
 
 

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +37,7 @@ from secp_spu.model import (
 from secp_spu.progress import Progress
 from secp_spu.protocol import Scheme, to_storage
 from secp_spu.runtime import Owned, PlaintextRuntime, Runtime, Stored
+from secp_spu.trees import Floats, Tree
 
 ATTENTION: dict[Method, AttentionKind] = {
     "sft": "softmax",
@@ -91,7 +91,7 @@ class Iteration:
     activation: ActivationKind
     features: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.shape not in SHAPES:
             raise ConfigError(f"--model {self.shape}: must be one of {', '.join(SHAPES)}")
         if self.method not in ATTENTION:
@@ -156,14 +156,14 @@ class Iteration:
             costs = extrapolate(costs, **factors, shared=self._not_shared())
         return {**costs, "stages": stages(costs), "max_abs_error": float(np.abs(found - expected).max())}
 
-    def _run(self, runtime: Runtime, on_layer: Callable[[], None]) -> tuple[Record, np.ndarray]:
+    def _run(self, runtime: Runtime, on_layer: Callable[[], None]) -> tuple[Record, Floats]:
         with runtime:
             run = {"sft": self._fine_tune, "prompt": self._tune_by_gradient}.get(self.method, self._forward)
             result = run(runtime, on_layer)
             value = runtime.open_to(OWNER, result).value
             return runtime.ledger.report(), np.asarray(value)
 
-    def _forward(self, runtime: Runtime, on_layer: Callable[[], None]) -> Any:
+    def _forward(self, runtime: Runtime, on_layer: Callable[[], None]) -> Stored:
         """One prompt's evaluation by forward-only tuning."""
         model, prompts, batch = self.shared(runtime, on_layer)
         return model.logits(prompts, batch)
@@ -175,7 +175,7 @@ class Iteration:
         config, texts = self.config, self._texts
         model = RandomModel(config)
 
-        def share(number: int) -> Any:
+        def share(number: int) -> Tree:
             variables = model.folded_layer(number)
             public = runtime.publish(variables["public"])
             return {"params": runtime.share(Owned(OWNER, variables["params"])), "public": public}
@@ -192,7 +192,7 @@ class Iteration:
                 runtime.free([secure.logits(first, batch, offline="setup"), first])
         return secure, runtime.share(Owned(OWNER, to_storage(texts.prompts(candidates), HIDDEN_BITS))), batch
 
-    def _fine_tune(self, runtime: Runtime, on_layer: Callable[[], None]) -> Any:
+    def _fine_tune(self, runtime: Runtime, on_layer: Callable[[], None]) -> Stored:
         texts, rows = self._texts, self.vocabulary_rows
         ids = texts.token_ids(self.seq_len, rows)
         given = TrainingTexts(ids, texts.padding_mask(), texts.readout(), texts.labels())
@@ -208,7 +208,7 @@ class Iteration:
         )
         return trainer.step()
 
-    def _tune_by_gradient(self, runtime: Runtime, on_layer: Callable[[], None]) -> Any:
+    def _tune_by_gradient(self, runtime: Runtime, on_layer: Callable[[], None]) -> Stored:
         texts = self._texts
         hidden = texts.embedded(self.seq_len - texts.prompt_tokens)
         given = TrainingTexts(hidden, texts.padding_mask(), texts.readout(), texts.labels())
@@ -228,14 +228,15 @@ class Iteration:
     def _texts(self) -> RandomTexts:
         return RandomTexts(self.config, self.batch, self.seq_len)
 
-    def _weights(self) -> dict[str, Any]:
+    def _weights(self) -> dict[str, Tree]:
         model = RandomModel(self.config)
         layers = [model.layer(number)["params"] for number in range(self.layers)]
         return {"layers": layers, "head": model.head()}
 
     def _exceeds_memory(self) -> bool:
         elements = self.layers * sum(self._layer_sizes())
-        return 8 * self._copies * elements > MEMORY_SHARE * psutil.virtual_memory().available
+        free: int = psutil.virtual_memory().available
+        return 8 * self._copies * elements > MEMORY_SHARE * free
 
     @property
     def _copies(self) -> int:
@@ -263,7 +264,7 @@ class Iteration:
         return {"bytes_total": total, "bytes": total / self.setting.parties, "sends": arrays}
 
 
-def _batch(hidden: np.ndarray, texts: RandomTexts) -> dict[str, np.ndarray]:
+def _batch(hidden: Floats, texts: RandomTexts) -> dict[str, Floats]:
     return {"hidden": hidden, "padding_mask": texts.padding_mask(), "readout": texts.readout()}
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Literal, TypeAlias, TypeVar
 
 import jax
 import numpy as np
@@ -15,11 +15,17 @@ from secp_spu.errors import ConfigError
 from secp_spu.inference import keep_openings, static_kernels
 from secp_spu.protocol import FRACTION_BITS, Fixed, from_ring
 from secp_spu.runtime import LocalRuntime, Owned
+from secp_spu.trees import Floats, Tree
 
-Tree = Any
+Choice = TypeVar("Choice")
+ProtocolName: TypeAlias = Literal["aby3", "semi2k"]
+Source: TypeAlias = Literal["joint", "dealt"]
 
-LEAST_PARTIES = {"aby3": 3, "semi2k": 2}
-MOST_PARTIES = {"aby3": 3, "semi2k": 10}
+SOURCES: tuple[Source, ...] = ("joint", "dealt")
+"""Where correlations come from: made by the parties jointly, or dealt."""
+
+LEAST_PARTIES: dict[ProtocolName, int] = {"aby3": 3, "semi2k": 2}
+MOST_PARTIES: dict[ProtocolName, int] = {"aby3": 3, "semi2k": 10}
 """All parties are threads of this process, each linked to every other: some ten start within seconds, forty do not."""
 
 OWNER = "owner"
@@ -36,9 +42,9 @@ class MpcSetting:
         correlations: "joint" or "dealt".
     """
 
-    protocol: Literal["aby3", "semi2k"]
+    protocol: ProtocolName
     parties: int
-    correlations: Literal["joint", "dealt"] = "joint"
+    correlations: Source = "joint"
 
     @property
     def key(self) -> Record:
@@ -59,20 +65,25 @@ def make_setting(protocol: str, parties: int | None, correlations: str) -> MpcSe
         correlations: "joint" or "dealt".
     Raises: ConfigError naming the option.
     """
-    if protocol not in LEAST_PARTIES:
+    name, source = _one_of(LEAST_PARTIES, protocol), _one_of(SOURCES, correlations)
+    if name is None:
         raise ConfigError(f"--protocol {protocol}: must be aby3 or semi2k")
-    if correlations not in ("joint", "dealt"):
+    if source is None:
         raise ConfigError(f"--correlations {correlations}: must be joint or dealt")
-    parties = LEAST_PARTIES[protocol] if parties is None else parties
-    if not LEAST_PARTIES[protocol] <= parties <= MOST_PARTIES[protocol]:
+    parties = LEAST_PARTIES[name] if parties is None else parties
+    if not LEAST_PARTIES[name] <= parties <= MOST_PARTIES[name]:
         raise ConfigError(f"--parties {parties}: aby3 runs among 3, semi2k here among 2 to {MOST_PARTIES['semi2k']}")
-    return MpcSetting(cast(Any, protocol), parties, cast(Any, correlations))
+    return MpcSetting(name, parties, source)
+
+
+def _one_of(allowed: Iterable[Choice], word: str) -> Choice | None:
+    return next((choice for choice in allowed if choice == word), None)
 
 
 def measure_function(
     setting: MpcSetting,
     name: str,
-    function: Callable[..., Any],
+    function: Callable[..., Tree],
     inputs: Tree,
     *,
     public: Tree = (),
@@ -111,7 +122,7 @@ def measure_function(
     return {**phases, "max_abs_error": error}
 
 
-def _openable(function: Callable[..., Any], static: bool, inputs: Tree, public: Tree, correlations: Tree) -> Tree:
+def _openable(function: Callable[..., Tree], static: bool, inputs: Tree, public: Tree, correlations: Tree) -> Tree:
     """The results with ring elements typed as SPU's fixed point, which is what owners read."""
     if static:
         inputs = (keep_openings(inputs[0]), *inputs[1:])
@@ -123,5 +134,5 @@ def _is_fixed(node: object) -> bool:
     return isinstance(node, Fixed)
 
 
-def _numbers(node: Any) -> np.ndarray:
-    return node.ring * 2.0 ** (FRACTION_BITS - node.bits) if _is_fixed(node) else node
+def _numbers(node: Fixed | Floats) -> Floats:
+    return np.asarray(node.ring) * 2.0 ** (FRACTION_BITS - node.bits) if isinstance(node, Fixed) else node

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any, Literal
+from typing import Literal
 
 import flax.linen as nn
 import jax
 import numpy as np
+from jax import Array
 
 from secp_spu.bench.mpc_setting import MpcSetting, measure_function
 from secp_spu.bench.network_model import NETWORKS, PREDICTED_PHASES, Network, predict
 from secp_spu.bench.processes import ProcessRuntime
 from secp_spu.bench.records import Case, Record
 from secp_spu.bench.tables import Table, setting_name
-from secp_spu.model import FOLDED, HIDDEN_BITS, EncoderLayer, TransformerConfig, fold_layer
-from secp_spu.protocol import FRACTION_BITS, from_storage, to_storage
+from secp_spu.model import FOLDED, HIDDEN_BITS, EncoderLayer, TransformerConfig, apply_module, fold_layer
+from secp_spu.protocol import FRACTION_BITS, Number, from_storage, to_storage
+from secp_spu.trees import Tree
 
 Direct = tuple[Record, list[float]]
 """The run without a relay that is predicted from, and the seconds of all of them."""
@@ -113,11 +115,14 @@ class _Layer:
         return found
 
 
-def _apply(module: nn.Module, given: tuple, public: Any, correlations: Any, *, secure: bool) -> Any:
+def _apply(
+    module: nn.Module, given: tuple[Tree, Array, Array], public: Tree, correlations: Tree, *, secure: bool
+) -> Number:
     params, hidden, padding_mask = given
     spent = {"correlations": correlations} if correlations else {}
     inputs = from_storage(hidden, HIDDEN_BITS, secure=secure), from_storage(padding_mask, FRACTION_BITS, secure=secure)
-    return module.apply({"params": params, "public": public, **spent}, *inputs)
+    result: Number = apply_module(module, {"params": params, "public": public, **spent}, *inputs)
+    return result
 
 
 def _measure(setting: LinkedSetting, layer: _Layer) -> tuple[Record, list[float]]:
@@ -131,7 +136,7 @@ def _measure(setting: LinkedSetting, layer: _Layer) -> tuple[Record, list[float]
 
 def seconds_of(record: Record) -> float:
     """Offline and online together."""
-    return sum(record[phase]["seconds"] for phase in PREDICTED_PHASES)
+    return float(sum(record[phase]["seconds"] for phase in PREDICTED_PHASES))
 
 
 def _compare(setting: MpcSetting, network: Network, layer: _Layer, direct: Callable[[], Direct]) -> Record:

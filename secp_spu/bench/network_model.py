@@ -24,7 +24,6 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from secp_spu.bench.records import Case, Record
 from secp_spu.bench.tables import Table
@@ -83,7 +82,7 @@ class Prediction:
         }
 
 
-def predict(costs: Mapping[str, Any], network: Network, protocol: str, parties: int) -> Prediction:
+def predict(costs: Mapping[str, float], network: Network, protocol: str, parties: int) -> Prediction:
     """Seconds of a phase on a network.
 
     Args:

@@ -6,18 +6,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from secp_spu.baseline.backpropagation import Segment
 from secp_spu.bench.mpc_setting import OWNER, MpcSetting, measure_function
 from secp_spu.bench.records import Record
 from secp_spu.bench.scaling import stages
-from secp_spu.model import Dense, Norm, Setting, TransformerConfig, activation_class, attention_class
+from secp_spu.model import Dense, Norm, Setting, TransformerConfig, activation_class, apply_module, attention_class
 from secp_spu.model.attention.fourier import ANGLE_SCALE, FourierAttention
 from secp_spu.model.attention.random_features import INITIAL_LENGTH, PROJECTION_BITS
 from secp_spu.model.layers import Residual
@@ -30,8 +31,7 @@ from secp_spu.model.precision import (
 from secp_spu.protocol import FRACTION_BITS, Number, from_storage, rounded, to_storage
 from secp_spu.protocol.reciprocal import FLOOR
 from secp_spu.runtime import Owned, PlaintextRuntime, Runtime
-
-Tree = Any
+from secp_spu.trees import Floats, Tree
 
 SHORTER = 0.9
 """Step by which random queries and keys are shortened."""
@@ -58,8 +58,8 @@ class Part:
     name: str
     module: nn.Module
     params: Tree
-    inputs: tuple[np.ndarray, ...]
-    fixed: tuple[np.ndarray, ...]
+    inputs: tuple[Floats, ...]
+    fixed: tuple[Floats, ...]
     bits: tuple[int, ...]
     public: Tree
     declared: Tree
@@ -106,7 +106,7 @@ class _Linear(nn.Module):
     setting: Setting
 
     @nn.compact
-    def __call__(self, hidden: Number, attended: Number, inner: Number) -> tuple[Any, ...]:
+    def __call__(self, hidden: Number, attended: Number, inner: Number) -> tuple[Number, ...]:
         config, setting = self.config, self.setting
         columns = attention_class(config).projected_columns(config, setting)
         return (
@@ -126,7 +126,7 @@ class _Norms(nn.Module):
     setting: Setting
 
     @nn.compact
-    def __call__(self, attended: Number, inner: Number, padding_mask: Number) -> tuple[Any, Any]:
+    def __call__(self, attended: Number, inner: Number, padding_mask: Number) -> tuple[Number, Number]:
         epsilon, setting = self.config.layer_norm_epsilon, self.setting
         keep = padding_mask if setting.folded else None
         first = Norm(epsilon, setting)(rounded(attended, SUM_BITS))
@@ -188,7 +188,7 @@ def _setting(protocol: str, *, folded: bool) -> Setting:
     return Setting(folded=folded, opens_operands=protocol == "semi2k")
 
 
-def _admissible_length(module: nn.Module, query: np.ndarray, key: np.ndarray, *rest: np.ndarray) -> float:
+def _admissible_length(module: nn.Module, query: Floats, key: Floats, *rest: Floats) -> float:
     """Length of queries and keys: adaptation's first one, or shorter until no mean kernel is below the floor.
 
     Adaptation sees to that; of random inputs with few features some fall below, where small errors grow.
@@ -201,11 +201,11 @@ def _admissible_length(module: nn.Module, query: np.ndarray, key: np.ndarray, *r
         length *= SHORTER
 
 
-def _normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
+def _normal(rng: np.random.Generator, *shape: int) -> Floats:
     return rng.normal(size=shape).astype(np.float32)
 
 
-Input = tuple[np.ndarray, int]
+Input = tuple[Floats, int]
 """An array, and the fraction bits that it has under MPC."""
 
 
@@ -220,18 +220,18 @@ def _part(name: str, module: nn.Module, *inputs: Input, fixed: tuple[Input, ...]
 def _apply(
     module: nn.Module,
     bits: Sequence[int],
-    given: tuple[Tree, tuple, tuple],
+    given: tuple[Tree, tuple[Array, ...], tuple[Array, ...]],
     public: Tree,
     correlations: Tree,
     *,
     secure: bool,
-) -> Any:
+) -> Tree:
     params, inputs, fixed = given
     spent = {"correlations": correlations} if correlations else {}
     numbers = (from_storage(array, b, secure=secure) for array, b in zip((*inputs, *fixed), bits, strict=True))
-    return module.apply({"params": params, "public": public, **spent}, *numbers)
+    return apply_module(module, {"params": params, "public": public, **spent}, *numbers)
 
 
-def _apply_to(module: nn.Module, active: Tree, *rest: Tree, weights: bool) -> Any:
+def _apply_to(module: nn.Module, active: Tree, *rest: Tree, weights: bool) -> Tree:
     (inputs, params), (fixed,) = (active, rest) if weights else ((active, rest[0]), rest[1:])
-    return module.apply({"params": params}, *inputs, *fixed)
+    return apply_module(module, {"params": params}, *inputs, *fixed)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,12 +19,11 @@ from scipy.optimize import minimize
 from secp_spu.config import Config
 from secp_spu.model import PooledEmbedding, Transformer, load_checkpoint
 from secp_spu.model.head import SIMILARITY_SCALE
+from secp_spu.trees import Floats, Ints, Tree
 from secp_spu.tuning.data_owner import Texts, read_splits
 from secp_spu.tuning.initial_prompt import make_initial_prompt, prompt_generator
 from secp_spu.tuning.logits import accuracy, losses
 from secp_spu.tuning.task import TaskTokenizer
-
-Tree = Any
 
 RATES = {"fine-tuning": (1e-5, 3e-5, 1e-4), "gradient-prompt": (2e-2,)}
 """Learning rates, found on the tasks' pools; the validation texts choose one."""
@@ -63,7 +61,7 @@ class FewShot:
         self._embed = jax.jit(self.embed)
         self.labels = self._embed(self.params, self.prompt[:0], described.token_ids, described.padding_mask)
 
-    def embed(self, params: Tree, prompt: Any, ids: Any, mask: Any) -> Array:
+    def embed(self, params: Tree, prompt: Array | Floats, ids: Ints, mask: Array | Floats) -> Array:
         """Sentence embeddings [texts, width] of token ids [texts, tokens] behind a prompt [prompt_tokens, width]."""
         before = jnp.broadcast_to(prompt, (len(ids), *prompt.shape))
         vectors = jnp.concatenate([before, params["embeddings"]["word"]["embedding"][ids]], 1)
@@ -71,19 +69,20 @@ class FewShot:
         hidden = self._module.apply({**self._variables, "params": params}, vectors, mask, method=_encode)
         return jnp.asarray(PooledEmbedding().apply({}, hidden, mask / mask.sum(1, keepdims=True)))
 
-    def embeddings(self, texts: Texts, params: Tree, prompt: Any) -> np.ndarray:
+    def embeddings(self, texts: Texts, params: Tree, prompt: Array | Floats) -> Floats:
         """The same of a whole set of texts, batch by batch."""
         ids, mask = texts.tokens.token_ids, texts.tokens.padding_mask
         starts = range(0, len(ids), TEST_BATCH)
-        return np.concatenate(
+        embedded: Floats = np.concatenate(
             [self._embed(params, prompt, ids[i : i + TEST_BATCH], mask[i : i + TEST_BATCH]) for i in starts]
         )
+        return embedded
 
-    def logits(self, texts: Texts, model: Tree) -> np.ndarray:
+    def logits(self, texts: Texts, model: Tree) -> Floats:
         """Logits [texts, labels] of a model {"params", "labels", "prompt"}."""
-        return (
-            self.embeddings(texts, model["params"], model["prompt"]) @ np.asarray(model["labels"]).T * SIMILARITY_SCALE
-        )
+        embedded = self.embeddings(texts, model["params"], model["prompt"])
+        logits: Floats = embedded @ np.asarray(model["labels"]).T * SIMILARITY_SCALE
+        return logits
 
 
 def _encode(encoder: Transformer, vectors: Array, mask: Array) -> Array:
@@ -115,9 +114,10 @@ def probe(task: FewShot) -> Result:
 
     gradient = jax.jit(jax.value_and_grad(objective))
 
-    def fit(penalty: float) -> np.ndarray:
+    def fit(penalty: float) -> Floats:
         start = np.zeros(shape[0] * shape[1])
-        return minimize(lambda w: _float64(gradient(w, penalty)), start, jac=True, method="L-BFGS-B").x.reshape(shape)
+        found: Floats = minimize(lambda w: _float64(gradient(w, penalty)), start, jac=True, method="L-BFGS-B").x
+        return found.reshape(shape)
 
     fits = [fit(penalty) for penalty in PENALTIES]
     validation = [_loss(found["validation"] @ weights, labels["validation"]) for weights in fits]
@@ -168,13 +168,14 @@ def descend(task: FewShot, method: str, on_step: Callable[[], None] = lambda: No
     return least, {**given, **best}
 
 
-def _cross_entropy(logits: Any, labels: np.ndarray) -> Array:
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+def _cross_entropy(logits: Array | Floats, labels: Ints) -> Array:
+    loss: Array = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    return loss
 
 
-def _loss(logits: np.ndarray, labels: np.ndarray) -> float:
+def _loss(logits: Floats, labels: Ints) -> float:
     return float(losses("cross_entropy", logits[None], labels)[0])
 
 
-def _float64(found: tuple[Array, Array]) -> tuple[float, np.ndarray]:
+def _float64(found: tuple[Array, Array]) -> tuple[float, Floats]:
     return float(found[0]), np.asarray(found[1], np.float64)

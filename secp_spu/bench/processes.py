@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.connection import Connection
-from typing import Any, cast
+from multiprocessing.process import BaseProcess
+from typing import Any, TypeAlias, cast
 
 from spu import Runtime as SpuRuntime
 from spu import libspu
@@ -29,6 +30,9 @@ from secp_spu.runtime.profile import profile_log
 from secp_spu.runtime.program import Program
 
 END_SECONDS = 5
+
+Answer: TypeAlias = Any  # Any: methods go by name, and only the other process knows what they return.
+"""What a method of a `ComputeParty` in another process returns."""
 
 
 class ProcessRuntime(LocalRuntime):
@@ -76,7 +80,7 @@ class ProcessRuntime(LocalRuntime):
         openings = len(program.audit.openings)
         with self.ledger.timed(program.name) as rows:
             costs = self._everywhere(
-                lambda party: cast(Any, party).side.execute(openings, program.name, program.code, *names)
+                lambda party: cast(_RemoteParty, party).remote.execute(openings, program.name, program.code, *names)
             )
             rows += [(op, replace(cost, seconds=cost.seconds / self.parties)) for of in costs for op, cost in of]
 
@@ -131,7 +135,8 @@ class _RemoteParty(PartyThread):
     def connect(self) -> None:
         """Wait until the process has met the others."""
         _answer(self._pipe)
-        self.side: Any = _RemoteSide(self._pipe)
+        self.remote = _RemoteSide(self._pipe)
+        self.side = cast(ComputeParty, self.remote)  # it has the same methods
 
 
 class _RemoteSide:
@@ -140,15 +145,15 @@ class _RemoteSide:
     def __init__(self, pipe: Connection):
         self._pipe = pipe
 
-    def __getattr__(self, method: str) -> Callable[..., Any]:
+    def __getattr__(self, method: str) -> Callable[..., Answer]:
         return partial(self._call, method)
 
-    def _call(self, method: str, *args: Any) -> Any:
+    def _call(self, method: str, *args: object) -> Answer:
         self._pipe.send((method, args))
         return _answer(self._pipe)
 
 
-def _answer(pipe: Connection) -> Any:
+def _answer(pipe: Connection) -> Answer:
     try:
         fine, result = pipe.recv()
     except (EOFError, OSError) as error:
@@ -158,7 +163,7 @@ def _answer(pipe: Connection) -> Any:
     return result
 
 
-def _end(process: Any, pipe: Connection) -> None:
+def _end(process: BaseProcess, pipe: Connection) -> None:
     process.kill()  # what it keeps goes with it, so there is nothing to finish
     process.join(END_SECONDS)
     process.close()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from secp_spu.bench.schema import fault
 from secp_spu.errors import ConfigError
@@ -16,7 +16,8 @@ from secp_spu.files import write_whole
 from secp_spu.progress import Progress
 from secp_spu.runtime import available_bytes
 
-Record = dict[str, Any]
+Record: TypeAlias = dict[str, Any]  # Any: what a key holds depends on the bench; schema.py says it.
+"""Key and results of one measurement."""
 
 TAKE_ANOTHER = "take a file that `secp-spu bench` wrote, or a new name"
 
@@ -33,7 +34,7 @@ class Case:
         memory_bytes: about what it takes of this machine's memory, where sizes decide it.
     """
 
-    key: Mapping[str, Any]
+    key: Mapping[str, object]
     measure: Callable[[], Record]
     steps: int = 0
     memory_bytes: int = 0
@@ -59,7 +60,7 @@ class RecordFile:
         if path:
             self._save(path)
 
-    def find(self, key: Mapping[str, Any]) -> Record | None:
+    def find(self, key: Mapping[str, object]) -> Record | None:
         """The record of a measurement that was made already."""
         return next((record for record in self.records if key.items() <= record.items()), None)
 
@@ -83,7 +84,9 @@ def read_records(path: Path) -> list[Record]:
     """
     try:
         records = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read as bench records: {error}") from error
     if not isinstance(records, list):
         raise ConfigError(f"{path} is no list of bench records: {TAKE_ANOTHER}")

@@ -54,7 +54,7 @@ class Relay:
             self.close()
             raise
 
-    def _start(self, order: dict) -> None:
+    def _start(self, order: dict[str, list[int] | float | None]) -> None:
         there, back = cast(IO[str], self._process.stdin), cast(IO[str], self._process.stdout)
         there.write(json.dumps(order) + "\n")
         there.flush()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from secp_spu.config import OptimizerKind
 
@@ -247,7 +249,7 @@ KEYS: dict[str, type[_Keys]] = {
 """By bench; some variants have more."""
 
 
-def fault(record: Any) -> str | None:
+def fault(record: object) -> str | None:
     """What is wrong with a record, in words; None where nothing is."""
     if not isinstance(record, dict) or "bench" not in record:
         return "has no key `bench`"
@@ -261,7 +263,7 @@ def fault(record: Any) -> str | None:
     return None
 
 
-def _keys_of(record: dict[str, Any]) -> type[_Keys]:
+def _keys_of(record: Mapping[str, object]) -> type[_Keys]:
     """What a record of a known bench must have."""
     match record["bench"], record.get("variant"), record.get("source_bench"):
         case "network", _, "iteration":
@@ -270,10 +272,10 @@ def _keys_of(record: dict[str, Any]) -> type[_Keys]:
             return _TunedUnderMpc
         case "accuracy", "fot" | "fot-adapted", _:
             return _Tuned
-    return KEYS[record["bench"]]
+    return KEYS[str(record["bench"])]
 
 
-def _explain(error: Any) -> str:
+def _explain(error: ErrorDetails) -> str:
     key = ".".join(str(part) for part in error["loc"])
     if error["type"] == "missing":
         return f"{key} is missing"

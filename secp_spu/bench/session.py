@@ -23,4 +23,5 @@ def tuning_session(config: Config) -> Iterator[Session]:
 
 def test_accuracy(session: Session, prompt: PromptSet) -> float:
     """Accuracy of a prompt on the task's test texts."""
-    return session.runtime.disclose(session.data_owner.test_accuracy(session.logits(prompt, 0, 1, "test")))
+    found: float = session.runtime.disclose(session.data_owner.test_accuracy(session.logits(prompt, 0, 1, "test")))
+    return found

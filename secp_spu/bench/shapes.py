@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 
 from secp_spu.model import Embeddings, EncoderLayer, LabelWordHead, TransformerConfig, fold_head, fold_layer
-
-Tree = Any
+from secp_spu.trees import Floats, Tree
 
 LABELS = 2
 
@@ -90,14 +89,14 @@ class RandomModel:
         shapes = jax.eval_shape(Embeddings(self.config).init, jax.random.key(0), hidden)["params"]
         rng = np.random.default_rng(2000)
 
-        def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        def draw(path: tuple[jax.tree_util.DictKey, ...], leaf: jax.ShapeDtypeStruct) -> Floats:
             drawn = rng.standard_normal(leaf.shape, np.float32) / 50
             return drawn + 1 if path[-1].key == "scale" else drawn
 
         params = jax.tree_util.tree_map_with_path(draw, shapes)
         return params | {"word": {"embedding": self.words()}}
 
-    def words(self) -> np.ndarray:
+    def words(self) -> Floats:
         """The table of word embeddings [vocabulary, width]."""
         rng = np.random.default_rng(3000)
         return rng.standard_normal((self.config.vocab_size, self.config.width), np.float32) / 50
@@ -122,30 +121,31 @@ class RandomTexts:
         """How many vectors of `seq_len` are the prompt's."""
         return min(PROMPT_TOKENS, self.seq_len // 4)
 
-    def token_ids(self, tokens: int, rows: int) -> np.ndarray:
+    def token_ids(self, tokens: int, rows: int) -> npt.NDArray[np.int64]:
         """Tokens with ids below `rows` [batch, tokens]."""
         return np.random.default_rng(1).integers(rows, size=(self.batch, tokens))
 
-    def embedded(self, tokens: int) -> np.ndarray:
+    def embedded(self, tokens: int) -> Floats:
         """What a layer norm leaves of word embeddings [batch, tokens, width]."""
         size = (self.batch, tokens, self.config.width)
         return np.random.default_rng(2).standard_normal(size, np.float32)
 
-    def prompts(self, candidates: int = 1) -> np.ndarray:
+    def prompts(self, candidates: int = 1) -> Floats:
         """What a layer norm leaves of soft prompts [candidates, prompt_tokens, width]."""
         size = (candidates, self.prompt_tokens, self.config.width)
         return np.random.default_rng(3).standard_normal(size, np.float32)
 
-    def padding_mask(self) -> np.ndarray:
+    def padding_mask(self) -> Floats:
         """Ones [batch, seq_len]."""
         return np.ones((self.batch, self.seq_len), np.float32)
 
-    def readout(self) -> np.ndarray:
+    def readout(self) -> Floats:
         """One at the last token [batch, seq_len]."""
         rows = np.zeros((self.batch, self.seq_len), np.float32)
         rows[:, -1] = 1
         return rows
 
-    def labels(self) -> np.ndarray:
+    def labels(self) -> Floats:
         """One-hot [batch, labels]."""
-        return np.eye(LABELS, dtype=np.float32)[np.arange(self.batch) % LABELS]
+        one_hot: Floats = np.eye(LABELS, dtype=np.float32)[np.arange(self.batch) % LABELS]
+        return one_hot

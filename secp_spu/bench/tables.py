@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import Any
+from typing import TypeVar
 
 from secp_spu.bench.records import Record
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,9 @@ def setting_name(record: Record) -> str:
     return f"{record['protocol']}, {record['parties']} parties, {record['correlations']}"
 
 
-def groups(records: Iterable[Record], key: Callable[[Record], Any]) -> Iterator[tuple[Any, list[Record]]]:
+def groups(records: Iterable[Record], key: Callable[[Record], Key]) -> Iterator[tuple[Key, list[Record]]]:
     """Records of one key together, in the order of their first one."""
-    found: dict[Any, list[Record]] = {}
+    found: dict[Key, list[Record]] = {}
     for record in records:
         found.setdefault(key(record), []).append(record)
     yield from found.items()
@@ -265,11 +267,11 @@ def cost_cells(cost: Mapping[str, float]) -> tuple[str, str, str]:
 
 
 def _all_parties(record: Record) -> float:
-    return record["offline"]["bytes_total"] + record["online"]["bytes_total"]
+    return float(record["offline"]["bytes_total"] + record["online"]["bytes_total"])
 
 
 def _seconds(record: Record) -> float:
-    return record["offline"]["seconds"] + record["online"]["seconds"]
+    return float(record["offline"]["seconds"] + record["online"]["seconds"])
 
 
 def _ratios(record: Record, ours: Record) -> tuple[str, str]:

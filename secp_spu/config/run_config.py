@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import (
     Field,
@@ -16,6 +16,7 @@ from secp_spu.config.model_section import ModelSection
 from secp_spu.config.section import Section
 from secp_spu.config.task_section import TaskSection
 from secp_spu.config.tuning_section import TuningSection
+from secp_spu.trees import JsonObject
 
 
 class Config(Section):
@@ -83,13 +84,13 @@ class Config(Section):
         if self.correlations == "joint" and cluster.dealer is not None:
             raise ValueError(f"cluster.dealer: is {cluster.dealer}, but correlations are joint: leave it out")
 
-    def agreed(self) -> dict[str, Any]:
+    def agreed(self) -> JsonObject:
         """What the configurations of all parties of a cluster must have in common, by dotted key.
 
         Keys that are marked OWN are left out: paths, the address where a party listens, the data owner's seed and
         initial prompt, and the model owner's limits. Whether there are certificates must be the same.
         """
-        flat: dict[str, Any] = {"cluster.tls": self.cluster is not None and self.cluster.tls is not None}
+        flat: JsonObject = {"cluster.tls": self.cluster is not None and self.cluster.tls is not None}
         for key, value in self.shared().items():
             flat |= {f"{key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
         return flat

@@ -15,6 +15,8 @@ from pydantic import (
     ValidationInfo,
 )
 
+from secp_spu.trees import JsonObject
+
 PACKAGE_PREFIX = "package:"
 
 
@@ -77,17 +79,17 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    def shared(self) -> dict[str, object]:
+    def shared(self) -> JsonObject:
         """The values, as JSON, that all parties of a cluster must have in common: all but those marked OWN."""
-        content = self.model_dump(mode="json")
+        content: JsonObject = self.model_dump(mode="json")
         for key, field in type(self).model_fields.items():
             value = getattr(self, key)
             if OWN in field.metadata:
                 del content[key]
             elif isinstance(value, Section):
                 content[key] = value.shared()
-            elif isinstance(value, dict):
-                content[key] |= {name: inner.shared() for name, inner in value.items() if isinstance(inner, Section)}
+            elif isinstance(value, dict) and isinstance(inside := content[key], dict):
+                inside |= {name: inner.shared() for name, inner in value.items() if isinstance(inner, Section)}
         return content
 
 

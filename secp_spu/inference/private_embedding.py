@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 from jax import Array
 
 from secp_spu.inference.secure_model import setting_of
-from secp_spu.model import FOLDED, PLAIN, SUM_BITS, Norm, Setting, TransformerConfig, hidden_bits
-from secp_spu.protocol import FRACTION_BITS, Fixed, from_storage, rounded, to_storage
-from secp_spu.runtime.base import Runtime, Stored
-from secp_spu.runtime.program import Tree
+from secp_spu.model import FOLDED, PLAIN, SUM_BITS, Norm, Setting, TransformerConfig, apply_module, hidden_bits
+from secp_spu.protocol import FRACTION_BITS, Fixed, Number, from_storage, rounded, to_storage
+from secp_spu.runtime.base import Runtime
+from secp_spu.runtime.handles import Stored
+from secp_spu.trees import Floats, Ints, Tree
 
 SHIFT_BITS = 15
 """Fraction bits of A z as it is shared. Its product with a deviation of 18 bits has 16 more than SUM_BITS: one cheap
@@ -35,9 +36,10 @@ def parts(count: int, step: int) -> Iterator[range]:
     return (range(first, min(first + step, count)) for first in range(0, count, step))
 
 
-def one_hot(token_ids: np.ndarray, rows: range) -> np.ndarray:
+def one_hot(token_ids: Ints, rows: range) -> npt.NDArray[np.int32]:
     """Ones where a token is a row's, at an owner: int32 [..., len(rows)] of ids [...]."""
-    return (token_ids[..., None] == np.arange(rows.start, rows.stop)).astype(np.int32)
+    chosen: npt.NDArray[np.bool_] = token_ids[..., None] == np.arange(rows.start, rows.stop)
+    return chosen.astype(np.int32)
 
 
 def look_up(one_hot: Array, table: Array, *total: Array, setting: Setting = PLAIN) -> Array:
@@ -57,21 +59,22 @@ def look_up(one_hot: Array, table: Array, *total: Array, setting: Setting = PLAI
     return sum(total, start=to_storage(chosen, FRACTION_BITS))
 
 
-def encoded_words(params: Tree, rows: range) -> np.ndarray:
+def encoded_words(params: Tree, rows: range) -> Floats:
     """Word embeddings in params of `Embeddings`, as `PrivateEmbedding` takes them: of SUM_BITS fraction bits.
 
     Returns: those of some rows of the vocabulary [rows, width].
     """
-    return to_storage(params["word"]["embedding"][rows.start : rows.stop], SUM_BITS)
+    words: Floats = params["word"]["embedding"][rows.start : rows.stop]
+    return to_storage(words, SUM_BITS)
 
 
-def other_tables(params: Tree) -> dict[str, np.ndarray]:
+def other_tables(params: Tree) -> dict[str, Floats]:
     """What `PrivateEmbedding` takes besides: all in params of `Embeddings` but gain and shift of the norm.
 
     Returns: `places`, embeddings of positions and of the first type added up, of SUM_BITS fraction bits
         [positions, width]; `deviation`, the standard deviation of the word embeddings [1].
     """
-    places = params["position"]["embedding"] + (params["type"]["embedding"][0] if "type" in params else 0)
+    places: Floats = params["position"]["embedding"] + (params["type"]["embedding"][0] if "type" in params else 0)
     return {
         "places": to_storage(places, SUM_BITS),
         "deviation": np.array([params["word"]["embedding"].std()], np.float32),
@@ -123,7 +126,7 @@ class PrivateEmbedding:
             keep: 1 for tokens, 0 for padding, secret integers [texts, tokens].
             first_position: how many tokens stand before a text.
         """
-        hidden = self._runtime.run("embed", self._embed(first_position), list(words), keep, self._rest)
+        hidden: Stored = self._runtime.run("embed", self._embed(first_position), list(words), keep, self._rest)
         self._runtime.free(list(words))
         return hidden
 
@@ -135,7 +138,8 @@ class PrivateEmbedding:
             shifts: A z in standard deviations of the word embeddings, of SHIFT_BITS fraction bits
                 [candidates, prompt_tokens, width].
         """
-        return self._runtime.run("embed_prompts", self._embed_prompts, list(initial), shifts, self._rest)
+        prompts: Stored = self._runtime.run("embed_prompts", self._embed_prompts, list(initial), shifts, self._rest)
+        return prompts
 
     def free_words(self) -> None:
         """Delete the word embeddings: nothing more is to be looked up."""
@@ -153,7 +157,7 @@ def _embed(
 
 def _embed_prompts(
     config: TransformerConfig, setting: Setting, initial: Sequence[Array], shifts: Array, rest: Tree
-) -> Any:
+) -> Array:
     deviation = from_storage(rest["deviation"], FRACTION_BITS, secure=setting.secure)
     shifted = from_storage(shifts, SHIFT_BITS, secure=setting.secure) * deviation
     vectors = from_storage(jnp.concatenate(initial), SUM_BITS, secure=setting.secure)
@@ -161,15 +165,15 @@ def _embed_prompts(
     return _for_layers(config, shifted + placed, None)
 
 
-def _places(config: TransformerConfig, setting: Setting, first_position: int, tokens: int, rest: Tree) -> Any:
+def _places(config: TransformerConfig, setting: Setting, first_position: int, tokens: int, rest: Tree) -> Number:
     first = first_position + config.position_offset
     return from_storage(rest["places"][first : first + tokens], SUM_BITS, secure=setting.secure)
 
 
-def _for_layers(config: TransformerConfig, placed: Any, keep: Any) -> Any:
+def _for_layers(config: TransformerConfig, placed: Number, keep: Number | None) -> Array:
     """As the first layer takes it; rows of padding become zero, but for a decoder's."""
     bits = hidden_bits(config)
     if config.causal:
         return to_storage(rounded(placed, bits), bits)
     norm = Norm(config.layer_norm_epsilon, FOLDED)
-    return to_storage(norm.apply({}, rounded(placed, SUM_BITS), keep), bits)
+    return to_storage(apply_module(norm, {}, rounded(placed, SUM_BITS), keep), bits)

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.tree_util import DictKey
 from spu.experimental import make_cached_var
 
 from secp_spu.model import (
@@ -24,14 +24,17 @@ from secp_spu.model import (
     PooledEmbedding,
     Setting,
     TransformerConfig,
+    apply_module,
     attention_class,
     hidden_bits,
     layer_class,
 )
-from secp_spu.protocol import FRACTION_BITS, from_storage, to_ring, to_storage
-from secp_spu.runtime.base import Runtime, Stored
+from secp_spu.protocol import FRACTION_BITS, Number, from_storage, to_ring, to_storage
+from secp_spu.runtime.base import Runtime
+from secp_spu.runtime.handles import Stored
 from secp_spu.runtime.ledger import Phase
-from secp_spu.runtime.program import Tree
+from secp_spu.runtime.program import shape_struct
+from secp_spu.trees import Tree
 
 
 def setting_of(runtime: Runtime) -> Setting:
@@ -151,7 +154,7 @@ class SecureModel:
         rows = batch.padding_mask, batch.readout
         assembled, padding_mask, readout = run("assemble", _assemble, prompts, batch.hidden, *rows)
         hidden = self._encode(assembled, padding_mask, offline)
-        logits = run("head", self._run_head, self._head, hidden, readout, *self._labels)
+        logits: Stored = run("head", self._run_head, self._head, hidden, readout, *self._labels)
         self._runtime.free([assembled, hidden, padding_mask, readout])
         return logits
 
@@ -175,17 +178,17 @@ class SecureModel:
 
     def _declare(self, *inputs: Stored) -> Tree:
         """What one layer spends on inputs of these shapes."""
-        shapes = [jax.ShapeDtypeStruct(stored.spec.shape, stored.spec.dtype) for stored in inputs]
+        shapes = [shape_struct(stored.spec.shape, stored.spec.dtype) for stored in inputs]
         return jax.eval_shape(self._layer_module.init, jax.random.key(0), *shapes).get("correlations", {})
 
 
 def static_kernels(runtime: Runtime, params: Tree) -> Tree:
     """Parameters whose kernels are ring integers, which stay where they are: what `keep_openings` wants."""
 
-    def convert(path: tuple, leaf: Stored) -> Stored:
+    def convert(path: tuple[DictKey, ...], leaf: Stored) -> Stored:
         if path[-1].key != "kernel":
             return leaf
-        integers = runtime.run("ring", to_ring, leaf)
+        integers: Stored = runtime.run("ring", to_ring, leaf)
         runtime.free(leaf)
         runtime.pin(integers)
         return integers
@@ -196,22 +199,23 @@ def static_kernels(runtime: Runtime, params: Tree) -> Tree:
 def keep_openings(params: Tree) -> Tree:
     """In a program under SEMI2K: kernels whose openings SPU keeps from its first run on."""
 
-    def keep(path: tuple, leaf: Array) -> Any:
-        return make_cached_var(leaf) if path[-1].key == "kernel" else leaf
+    def keep(path: tuple[DictKey, ...], leaf: Array) -> Array:
+        kept: Array = make_cached_var(leaf) if path[-1].key == "kernel" else leaf
+        return kept
 
     return jax.tree_util.tree_map_with_path(keep, params)
 
 
-def _run_layer(module: EncoderLayer, cached: bool, variables: Tree, correlations: Tree, *inputs: Array) -> Any:
+def _run_layer(module: EncoderLayer, cached: bool, variables: Tree, correlations: Tree, *inputs: Array) -> Array:
     if cached:
         variables = {**variables, "params": keep_openings(variables["params"])}
     hidden = hidden_bits(module.config)
     bits = hidden, FRACTION_BITS, attention_class(module.config).weight_bits or FRACTION_BITS
     numbers = (from_storage(array, b, secure=module.setting.secure) for array, b in zip(inputs, bits, strict=False))
-    return to_storage(module.apply({**variables, "correlations": correlations}, *numbers), hidden)
+    return to_storage(apply_module(module, {**variables, "correlations": correlations}, *numbers), hidden)
 
 
-def _weigh_tokens(config: TransformerConfig, padding_mask: Array) -> Any:
+def _weigh_tokens(config: TransformerConfig, padding_mask: Array) -> Array:
     """What all layers' attention reads instead of the padding mask."""
     kind = attention_class(config)
     return to_storage(kind.token_weights(padding_mask, config), kind.weight_bits or FRACTION_BITS)
@@ -219,12 +223,13 @@ def _weigh_tokens(config: TransformerConfig, padding_mask: Array) -> Any:
 
 def _run_head(
     module: nn.Module, bits: int, setting: Setting, params: Tree, hidden: Array, readout: Array, *labels: Array
-) -> Any:
+) -> Number:
     inputs = (
         from_storage(hidden, bits, secure=setting.secure),
         from_storage(readout, FRACTION_BITS, secure=setting.secure),
     )
-    return module.apply({"params": params}, *inputs, *labels)
+    logits: Number = apply_module(module, {"params": params}, *inputs, *labels)
+    return logits
 
 
 def _assemble(prompts: Array, texts: Array, padding_mask: Array, readout: Array) -> tuple[Array, Array, Array]:

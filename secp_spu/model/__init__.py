@@ -32,7 +32,7 @@ from secp_spu.model.hub.checkpoint import (
 from secp_spu.model.hub.config_json import CheckpointError
 from secp_spu.model.hub.families import FAMILIES
 from secp_spu.model.hub.fingerprint import describe_config, fingerprint_json, fingerprint_tables, fingerprint_weights
-from secp_spu.model.layers import Dense, Norm
+from secp_spu.model.layers import Dense, Norm, apply_module
 from secp_spu.model.precision import HIDDEN_BITS, SUM_BITS
 from secp_spu.model.setting import FOLDED, PLAIN, Setting
 from secp_spu.model.transformer import (
@@ -75,6 +75,7 @@ __all__ = [
     "TransformerConfig",
     "activation_class",
     "activation_function",
+    "apply_module",
     "attention_class",
     "describe_config",
     "fingerprint_json",

@@ -16,11 +16,11 @@ import numpy as np
 
 from secp_spu.model.activation import activation_class
 from secp_spu.model.attention import attention_class
-from secp_spu.model.attention.attention import Tree
 from secp_spu.model.attention.random_features import squared_lengths
 from secp_spu.model.precision import OUTPUT_WEIGHT_BITS, WEIGHT_BITS
 from secp_spu.model.transformer_config import TransformerConfig
 from secp_spu.protocol import to_storage
+from secp_spu.trees import Floats, Tree
 
 
 def fold_layer(params: Tree, before: Tree | None, config: TransformerConfig) -> Tree:
@@ -56,11 +56,11 @@ def _fold_decoder_layer(params: Tree, config: TransformerConfig) -> Tree:
 
 def _fold_attention(
     params: Tree,
-    gain: np.ndarray,
-    shift: np.ndarray,
+    gain: Floats,
+    shift: Floats,
     config: TransformerConfig,
     *,
-    residual_shift: np.ndarray | float = 0,
+    residual_shift: Floats | float = 0,
 ) -> Tree:
     """Projections and attention's output that read a norm's rows.
 
@@ -84,11 +84,11 @@ def _fold_attention(
 
 def _fold_feed_forward(
     params: Tree,
-    gain: np.ndarray,
-    shift: np.ndarray,
+    gain: Floats,
+    shift: Floats,
     config: TransformerConfig,
     *,
-    residual_shift: np.ndarray | float = 0,
+    residual_shift: Floats | float = 0,
 ) -> Tree:
     """The two dense layers around the activation; arguments as in `_fold_attention`."""
     kernel, bias = _absorb(params["intermediate"], gain, shift)
@@ -101,7 +101,7 @@ def _fold_feed_forward(
     }
 
 
-def expected_squares(projection: Tree, before: Tree, config: TransformerConfig) -> np.ndarray:
+def expected_squares(projection: Tree, before: Tree, config: TransformerConfig) -> Floats:
     """Expected |q|^2, |k|^2 and |v|^2 of every head, for rows of a norm [3, heads].
 
     Args:
@@ -125,14 +125,14 @@ def fold_head(params: Tree, before: Tree | None) -> Tree:
     return {**params, "dense": {"kernel": np.float32(kernel), "bias": np.float32(bias)}}
 
 
-def _gain_shift(norm: Tree) -> tuple[np.ndarray, np.ndarray]:
+def _gain_shift(norm: Tree) -> tuple[Floats, Floats]:
     return np.asarray(norm["scale"]), np.asarray(norm["bias"])
 
 
-def _absorb(dense: Tree, gain: np.ndarray, shift: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _absorb(dense: Tree, gain: Floats, shift: Floats) -> tuple[Floats, Floats]:
     kernel = np.asarray(dense["kernel"])
     return gain[:, None] * kernel, shift @ kernel + np.asarray(dense["bias"])
 
 
-def _dense(kernel: np.ndarray, bias: np.ndarray, bits: int) -> Tree:
-    return {"kernel": to_storage(np.float32(kernel), bits), "bias": np.float32(bias)}
+def _dense(kernel: Floats, bias: Floats, bits: int) -> Tree:
+    return {"kernel": to_storage(np.asarray(kernel, np.float32), bits), "bias": np.asarray(bias, np.float32)}

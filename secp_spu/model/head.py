@@ -12,7 +12,6 @@ for the column w_j and the bias b_j of label word j. The label-embedding head's 
 """
 
 import math
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -25,6 +24,7 @@ from secp_spu.model.layers import Norm
 from secp_spu.model.setting import PLAIN, Setting
 from secp_spu.model.transformer_config import TransformerConfig
 from secp_spu.protocol import Number, to_float
+from secp_spu.trees import Tree
 
 SIMILARITY_SCALE = 20.0
 """Turns cosine similarities into logits, as in the training of sentence embeddings."""
@@ -99,7 +99,7 @@ class LabelEmbeddingHead(nn.Module):
         return PooledEmbedding(self.setting, name="pooled")(hidden, readout) @ labels.T * SIMILARITY_SCALE
 
 
-def label_word_limit(head: Any) -> float:
+def label_word_limit(head: Tree) -> float:
     """The size that no logit of the label words exceeds, a power of two.
 
     Args:

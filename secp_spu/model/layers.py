@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import flax.linen as nn
 from jax import Array
@@ -27,8 +26,10 @@ from secp_spu.protocol import (
     CosineCorrelation,
     Fixed,
     Number,
+    NumberT,
+    as_fixed,
     constant,
-    from_storage,
+    from_storage_like,
     inverse_sqrt,
     mean_of,
     multiply,
@@ -36,6 +37,7 @@ from secp_spu.protocol import (
     spend,
     to_fixed,
 )
+from secp_spu.trees import Tree
 
 SHARE_BITS, ROOT_BITS = 20, 14
 """Fraction bits of the public factors that a norm makes of the width: 1/width, and a root between 0.7 and 1."""
@@ -63,6 +65,12 @@ def spent_correlation(
     return spend(declare)
 
 
+def apply_module(module: nn.Module, variables: Tree, *inputs: Tree) -> Tree:
+    """What a module computes, where no collection of its variables changes."""
+    result: Tree = module.apply(variables, *inputs)
+    return result
+
+
 class Dense(nn.Module):
     """x @ kernel + bias, with all bits of the product.
 
@@ -77,18 +85,18 @@ class Dense(nn.Module):
     bits: int = WEIGHT_BITS
 
     @nn.compact
-    def __call__(self, x: Number) -> Any:
+    def __call__(self, x: NumberT) -> NumberT:
         """[..., width] to [..., features]."""
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         weight = self._weight(kernel, x)
         if isinstance(x, Fixed):
-            return x @ weight + to_fixed(bias, x)
+            return x @ as_fixed(weight) + to_fixed(bias, x)
         # As one matrix: of a batch of them XLA takes nearly twice as long for the gradient of the weights.
         return (x.reshape(-1, x.shape[-1]) @ weight + bias).reshape(*x.shape[:-1], self.features)
 
-    def _weight(self, kernel: Array, x: Number) -> Any:
-        return from_storage(kernel, self.bits, secure=isinstance(x, Fixed)) if self.setting.folded else kernel
+    def _weight(self, kernel: Array, x: Number) -> Number:
+        return from_storage_like(kernel, self.bits, x) if self.setting.folded else kernel
 
 
 class Norm(nn.Module):
@@ -108,7 +116,7 @@ class Norm(nn.Module):
     stream: bool = False
 
     @nn.compact
-    def __call__(self, x: Number, keep: Number | None = None) -> Any:
+    def __call__(self, x: NumberT, keep: NumberT | None = None) -> NumberT:
         """Normalise.
 
         Args:
@@ -130,7 +138,8 @@ class Norm(nn.Module):
         if self.setting.folded:
             return normed
         gain = self.param("scale", nn.initializers.ones, (width,))
-        return normed * gain + self.param("bias", nn.initializers.zeros, (width,))
+        shift = self.param("bias", nn.initializers.zeros, (width,))
+        return normed * to_fixed(gain, x) + to_fixed(shift, x)
 
 
 class Residual(nn.Module):
@@ -139,9 +148,9 @@ class Residual(nn.Module):
     setting: Setting = PLAIN
 
     @nn.compact
-    def __call__(self, x: Number) -> Any:
+    def __call__(self, x: NumberT) -> NumberT:
         """[..., width] to the same; the norm's shift is in the sublayer's bias."""
         if not self.setting.folded:
             return x
         gain = self.param("gain", nn.initializers.ones, (x.shape[-1],))
-        return x * from_storage(gain, WEIGHT_BITS, secure=isinstance(x, Fixed))
+        return x * from_storage_like(gain, WEIGHT_BITS, x)

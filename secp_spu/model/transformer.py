@@ -6,7 +6,6 @@ three collections: "params", secret under MPC; "public", what everybody may know
 """
 
 from functools import partial
-from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -19,7 +18,7 @@ from secp_spu.model.layers import Dense, Norm, Residual
 from secp_spu.model.precision import HIDDEN_BITS, OUTPUT_WEIGHT_BITS, STREAM_BITS, SUM_BITS
 from secp_spu.model.setting import PLAIN, Setting
 from secp_spu.model.transformer_config import TransformerConfig
-from secp_spu.protocol import Number, rearranged, rounded
+from secp_spu.protocol import Number, as_plain, rearranged, rounded
 
 
 class Embeddings(nn.Module):
@@ -30,7 +29,7 @@ class Embeddings(nn.Module):
 
     config: TransformerConfig
 
-    def setup(self):
+    def setup(self) -> None:
         """Declare the tables."""
         config = self.config
         self.word = nn.Embed(config.vocab_size, config.width)
@@ -71,7 +70,7 @@ class EncoderLayer(nn.Module):
     setting: Setting = PLAIN
 
     @nn.compact
-    def __call__(self, hidden: Number, padding_mask: Number, weights: Number | None = None) -> Any:
+    def __call__(self, hidden: Number, padding_mask: Number, weights: Number | None = None) -> Number:
         """One layer.
 
         Args:
@@ -91,7 +90,7 @@ class EncoderLayer(nn.Module):
         keep = padding_mask if setting.folded else None
         return Norm(config.layer_norm_epsilon, setting, name="output_norm")(rounded(inner, SUM_BITS), keep)
 
-    def _attend(self, rows: Number, weights: Any) -> Any:
+    def _attend(self, rows: Number, weights: Number | None) -> Number:
         """Attention and its output [batch, tokens, width] of a norm's rows; weights: as its kind wants them."""
         config, setting = self.config, self.setting
         query, key, value = self._project(rows)
@@ -99,14 +98,14 @@ class EncoderLayer(nn.Module):
         attended = rearranged(_join_heads, attention(query, key, value, weights))
         return Dense(config.width, setting, name="attention_output")(attended)
 
-    def _feed_forward(self, rows: Number) -> Any:
+    def _feed_forward(self, rows: Number) -> Number:
         """[batch, tokens, width] of a norm's rows."""
         config, setting = self.config, self.setting
         inner = Dense(config.intermediate, setting, name="intermediate")(rows)
         inner = activation_class(config)(config, setting, name="activation")(inner)
         return Dense(config.width, setting, OUTPUT_WEIGHT_BITS, name="output")(inner)
 
-    def _project(self, hidden: Number) -> list[Any]:
+    def _project(self, hidden: Number) -> list[Number]:
         """Queries, keys and values [batch, heads, tokens, columns], with the columns that the attention says."""
         config, setting = self.config, self.setting
         columns = attention_class(config).projected_columns(config, setting)
@@ -137,7 +136,7 @@ class DecoderLayer(EncoderLayer):
     """
 
     @nn.compact
-    def __call__(self, hidden: Number, padding_mask: Number | None = None, weights: Number | None = None) -> Any:
+    def __call__(self, hidden: Number, padding_mask: Number | None = None, weights: Number | None = None) -> Number:
         """One layer.
 
         Args:
@@ -169,7 +168,7 @@ class Transformer(nn.Module):
 
     config: TransformerConfig
 
-    def setup(self):
+    def setup(self) -> None:
         """Declare embeddings and layers."""
         self.embeddings = Embeddings(self.config)
         self.layers = [layer_class(self.config)(self.config, i) for i in range(self.config.layers)]
@@ -181,5 +180,5 @@ class Transformer(nn.Module):
     def encode(self, hidden: Array, padding_mask: Array) -> Array:
         """The layers alone, on what `Embeddings` returns."""
         for layer in self.layers:
-            hidden = layer(hidden, padding_mask)
+            hidden = as_plain(layer(hidden, padding_mask))
         return hidden

@@ -51,7 +51,7 @@ class TransformerConfig:
     feature_seed: int = 0
     causal: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if (self.activation == "series") != (self.series is not None):
             raise ValueError(
                 f"activation is {self.activation}, series {self.series}: one goes with the other, by fit_gelu"

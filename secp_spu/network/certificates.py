@@ -10,7 +10,6 @@ import datetime
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import grpc
 from cryptography import x509
@@ -133,7 +132,7 @@ def _signed(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
 
 def _check_key(path: Path, own: x509.Certificate) -> None:
     try:
-        key: Any = serialization.load_pem_private_key(path.read_bytes(), None)
+        key = serialization.load_pem_private_key(path.read_bytes(), None)
     except OSError as error:
         raise ConfigError(f"cluster.tls.key: {path}: {error.strerror}") from error
     except TypeError as error:

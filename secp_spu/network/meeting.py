@@ -14,13 +14,15 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias, TypedDict, cast
 
 import grpc
+from typing_extensions import NotRequired
 
 from secp_spu.errors import RuntimeFailure
 from secp_spu.network.certificates import Certificates
 from secp_spu.network.channels import REFUSED, SILENT, caller, connect, listen, reason, server_options
+from secp_spu.trees import JsonObject
 
 METHOD = "/secp_spu.Meeting/Meet"
 
@@ -37,8 +39,16 @@ ANSWER_SECONDS = 5.0
 
 WORD_BYTES = 16
 
-Facts = dict[str, Any]
+Facts: TypeAlias = Mapping[str, object]
 """What a party tells all others of its configuration: a JSON object."""
+
+
+class _Answer(TypedDict):
+    """What a party answers; `word` comes from the data owner alone."""
+
+    party: str
+    facts: Facts
+    word: NotRequired[str]
 
 
 @dataclass(frozen=True)
@@ -83,7 +93,7 @@ class Meeting:
         self._answer = json.dumps(own).encode()
         if len(self._answer) > MESSAGE_BYTES:
             raise ValueError(f"facts of {len(self._answer)} bytes are too long: {MESSAGE_BYTES} are allowed")
-        self._answers = {party: json.loads(self._answer)}
+        self._answers: dict[str, _Answer] = {party: json.loads(self._answer)}
         self._reasons = dict.fromkeys(addresses, SILENT)
         self._told: set[str] = set()
         self._heard: set[str] = set()
@@ -178,7 +188,7 @@ class Meeting:
             self._note(other, "what answers there is another party, or of another version of secp_spu")
             return
         with self._changed:
-            self._answers.setdefault(other, found)
+            self._answers.setdefault(other, cast(_Answer, found))  # its types are checked
             self._reasons[other] = "it waits for another party"
             if has_all:
                 self._told.add(other)
@@ -191,7 +201,7 @@ class Meeting:
         self._over.wait(PERIOD_SECONDS)
 
 
-class _Handler(grpc.GenericRpcHandler):
+class _Handler(grpc.GenericRpcHandler):  # type: ignore[misc]  # gRPC has no types
     """Serves METHOD, and no other."""
 
     def __init__(self, respond: Callable[[bytes, grpc.ServicerContext], bytes]):
@@ -202,7 +212,7 @@ class _Handler(grpc.GenericRpcHandler):
         return self._method if details.method == METHOD else None
 
 
-def _read(message: bytes, kinds: Mapping[str, type]) -> dict[str, Any] | None:
+def _read(message: bytes, kinds: Mapping[str, type]) -> JsonObject | None:
     """A message of this program and version with values of these types; None for anything else."""
     try:
         found = json.loads(message)

@@ -12,7 +12,7 @@ import asyncio
 import json
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import fed.config
 import grpc
@@ -44,6 +44,12 @@ _Number = tuple[str, str]
 """What RayFed numbers a message by: the call that made it, and the call that it is for."""
 
 
+class _ProxyConfig(TypedDict):
+    """What is used here of RayFed's options."""
+
+    timeout_in_ms: int
+
+
 def tls_config(certificates: Certificates | None) -> dict[str, str] | None:
     """Certificates as SecretFlow takes them."""
     if certificates is None:
@@ -60,15 +66,22 @@ def _limits() -> Options:
     return [("grpc.max_send_message_length", MESSAGE_BYTES), ("grpc.max_receive_message_length", MESSAGE_BYTES)]
 
 
-class PartySender(SenderProxy):
+class PartySender(SenderProxy):  # type: ignore[misc]  # RayFed has no types
     """Sends this party's messages. One that has no form, or does not get through, tells its receiver of a failure."""
 
-    def __init__(self, addresses: dict, party: str, job_name: str, tls_config: dict, proxy_config: dict):
+    def __init__(
+        self,
+        addresses: dict[str, str],
+        party: str,
+        job_name: str,
+        tls_config: dict[str, str] | None,
+        proxy_config: _ProxyConfig,
+    ):
         super().__init__(addresses, party, job_name, tls_config, proxy_config)
         self._timeout = proxy_config["timeout_in_ms"] / 1000
-        self._channels: dict[str, Any] = {}
+        self._channels: dict[str, grpc.aio.Channel] = {}
 
-    async def send(self, dest_party: str, data: Any, upstream_seq_id: Any, downstream_seq_id: Any) -> str:
+    async def send(self, dest_party: str, data: object, upstream_seq_id: object, downstream_seq_id: object) -> str:
         """Send a value; RayFed calls this.
 
         Raises: grpc.RpcError, TypeError; the receiver has been told then, if it can be reached.
@@ -89,7 +102,7 @@ class PartySender(SenderProxy):
         await call(message, metadata=metadata, timeout=self._timeout)
         return "OK"
 
-    def _channel(self, party: str) -> Any:
+    def _channel(self, party: str) -> grpc.aio.Channel:
         if party not in self._channels:
             retries = json.dumps({"methodConfig": [{"name": [{"service": SERVICE}], "retryPolicy": _RETRIES}]})
             options = client_options(party, [*_limits(), ("grpc.service_config", retries)])
@@ -107,7 +120,7 @@ class PartySender(SenderProxy):
             await channel.close()
 
 
-class PartyReceiver(ReceiverProxy):
+class PartyReceiver(ReceiverProxy):  # type: ignore[misc]  # RayFed has no types
     """Receives the other parties' messages, and says that this party is there.
 
     Args:
@@ -124,8 +137,8 @@ class PartyReceiver(ReceiverProxy):
         listen_addr: str,
         party: str,
         job_name: str,
-        tls_config: dict,
-        proxy_config: dict,
+        tls_config: dict[str, str] | None,
+        proxy_config: _ProxyConfig,
         parties: list[str] | None = None,
     ):
         super().__init__(listen_addr, party, job_name, tls_config, proxy_config)
@@ -154,7 +167,7 @@ class PartyReceiver(ReceiverProxy):
         """Whether the server listens, and if not, why."""
         return await self._ready
 
-    async def get_data(self, src_party: str, upstream_seq_id: Any, curr_seq_id: Any) -> Any:
+    async def get_data(self, src_party: str, upstream_seq_id: object, curr_seq_id: object) -> object:
         """The value of a message from a party, when it is there; RayFed calls this.
 
         Returns: the value, or FedRemoteError if the party has failed.
@@ -172,12 +185,12 @@ class PartyReceiver(ReceiverProxy):
         except ValueError as error:
             raise self._refuse(f"{src_party} sent a message that was refused: {error}") from error
 
-    async def alive(self, _: bytes, context: Any) -> bytes:
+    async def alive(self, _: bytes, context: grpc.aio.ServicerContext) -> bytes:
         """To another party's watch."""
         await self._sender(context)
         return alive_answer(self._party, self._job_name)
 
-    async def take(self, message: bytes, context: Any) -> bytes:
+    async def take(self, message: bytes, context: grpc.aio.ServicerContext) -> bytes:
         """Keep a message until it is asked for."""
         sender = await self._sender(context)
         about = dict(context.invocation_metadata())
@@ -190,7 +203,7 @@ class PartyReceiver(ReceiverProxy):
             self._refuse(f"{sender} and {slot.result()[0]} sent the same message: it was refused")
         return b""
 
-    async def _sender(self, context: Any) -> str | None:
+    async def _sender(self, context: grpc.aio.ServicerContext) -> str | None:
         """Whose certificate came with a call; None in plain text."""
         if self._mine is None:
             return None
@@ -216,7 +229,7 @@ class PartyReceiver(ReceiverProxy):
         return self._refusal
 
 
-class _Handler(grpc.GenericRpcHandler):
+class _Handler(grpc.GenericRpcHandler):  # type: ignore[misc]  # gRPC has no types
     """Serves a receiver's two methods, and no other."""
 
     def __init__(self, receiver: PartyReceiver):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from typing_extensions import override
 
-from secp_spu.optimizers.optimizer import Optimizer, Search
+from secp_spu.optimizers.optimizer import Optimizer, Points, Search
+from secp_spu.trees import Floats
 
 
 class CmaEs(Optimizer):
@@ -33,20 +34,20 @@ class CmaEs(Optimizer):
             "CMA_diagonal": self._diagonal,
         }
         self._strategy = cma.CMAEvolutionStrategy(np.zeros(search.intrinsic_dim), search.sigma, options)
-        self._asked: list[np.ndarray] = []
+        self._asked: list[Points] = []
 
     @override
-    def ask(self) -> np.ndarray:
+    def ask(self) -> Points:
         self._asked = self._strategy.ask()
         return np.array(self._asked)
 
     @override
-    def tell(self, losses: np.ndarray, _logits: np.ndarray) -> None:
+    def tell(self, losses: Floats, _logits: Floats) -> None:
         self._strategy.tell(self._asked, [float(loss) for loss in losses])
 
     @property
     @override
-    def mean(self) -> np.ndarray:
+    def mean(self) -> Points:
         return np.array(self._strategy.mean)
 
     @property

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from typing_extensions import override
 
-from secp_spu.optimizers.optimizer import Optimizer, Search
+from secp_spu.optimizers.optimizer import Optimizer, Points, Search
+from secp_spu.trees import Floats
+
+if TYPE_CHECKING:
+    from jax import Array
 
 
 class Evolution(Optimizer):
@@ -25,28 +29,29 @@ class Evolution(Optimizer):
         self._strategy = evosax.Strategies[self._name](popsize=search.population, num_dims=search.intrinsic_dim)
         self._params = self._strategy.default_params.replace(**self._settings(search.sigma))
         self._state = self._strategy.initialize(self._next_key(), self._params)
-        self._asked: Any = None
+        self._asked: Array | None = None
 
     def _settings(self, sigma: float) -> dict[str, float]:
         """Parameters of the strategy that stand for a standard deviation sigma of the first generation."""
         raise NotImplementedError
 
-    def _next_key(self) -> Any:
+    def _next_key(self) -> Array:
+        key: Array
         self._key, key = self._split(self._key)
         return key
 
     @override
-    def ask(self) -> np.ndarray:
+    def ask(self) -> Points:
         self._asked, self._state = self._strategy.ask(self._next_key(), self._state, self._params)
         return np.array(self._asked, np.float64)
 
     @override
-    def tell(self, losses: np.ndarray, _logits: np.ndarray) -> None:
+    def tell(self, losses: Floats, _logits: Floats) -> None:
         self._state = self._strategy.tell(self._asked, np.float32(losses), self._state, self._params)
 
     @property
     @override
-    def mean(self) -> np.ndarray:
+    def mean(self) -> Points:
         return np.array(self._state.mean, np.float64)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from typing_extensions import override
 
-from secp_spu.optimizers.optimizer import Optimizer, Search
+from secp_spu.optimizers.optimizer import Optimizer, Points, Search
+from secp_spu.trees import Floats
 
 PROPOSALS = (1.0, 6.0)
 """Dampings, in units of the current one, of the points that a generation proposes: the second is the shorter step."""
@@ -42,7 +43,7 @@ class GaussNewton(Optimizer):
         # Candidates as far from the point as those of an evolution strategy, and far above what fixed point adds.
         self._radius = search.sigma * np.sqrt(intrinsic_dim)
         self._damping = 3e-3
-        self._mean = np.zeros(intrinsic_dim)
+        self._mean: Points = np.zeros(intrinsic_dim)
         self._loss, self._logits = np.inf, np.zeros(0)
         self._jacobian = np.zeros((0, intrinsic_dim))
         self._basis = np.zeros((0, intrinsic_dim))
@@ -50,18 +51,18 @@ class GaussNewton(Optimizer):
 
     @property
     @override
-    def mean(self) -> np.ndarray:
+    def mean(self) -> Points:
         return self._mean
 
     @override
-    def ask(self) -> np.ndarray:
+    def ask(self) -> Points:
         """Proposals, then random orthonormal directions around the first of them."""
         proposals = [self._mean] if not len(self._logits) else [self._propose(f * self._damping) for f in PROPOSALS]
         directions = self._radius * self._directions(self._population - len(proposals))
         self._asked = np.concatenate([np.stack(proposals), proposals[0] + directions])
         return self._asked
 
-    def _directions(self, count: int) -> np.ndarray:
+    def _directions(self, count: int) -> Points:
         """The next rows of random orthonormal bases, one after another."""
         dim = len(self._mean)
         while len(self._basis) < count:
@@ -71,7 +72,7 @@ class GaussNewton(Optimizer):
         return taken
 
     @override
-    def tell(self, losses: np.ndarray, logits: np.ndarray) -> None:
+    def tell(self, losses: Floats, logits: Floats) -> None:
         if not len(self._logits):
             self._jacobian = np.zeros((logits[0].size, len(self._mean)))
             self._take(self._asked[0], losses[0], logits[0])
@@ -87,16 +88,16 @@ class GaussNewton(Optimizer):
         if losses[best] < self._loss:
             self._take(self._asked[best], losses[best], logits[best])
 
-    def _take(self, point: np.ndarray, loss: float, logits: np.ndarray) -> None:
+    def _take(self, point: Points, loss: float, logits: Floats) -> None:
         self._mean, self._loss, self._logits = point.copy(), float(loss), logits.astype(np.float64)
 
-    def _correct(self, step: np.ndarray, change: np.ndarray) -> None:
+    def _correct(self, step: Points, change: Floats) -> None:
         """Broyden's update: J takes the step to the change, and is left alone across it."""
         length = float(step @ step)
         if length > 1e-12:
             self._jacobian += np.outer(change - self._jacobian @ step, step) / length
 
-    def _propose(self, damping: float) -> np.ndarray:
+    def _propose(self, damping: float) -> Points:
         """The minimum of the local model, by Newton's method with the softmax's exact curvature."""
         texts, labels = self._logits.shape
         wanted = np.eye(labels)[self._labels]

@@ -5,9 +5,15 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
+
+from secp_spu.trees import Floats, Ints
+
+Points: TypeAlias = npt.NDArray[np.float64]
+"""A point z [intrinsic_dim], or several, one a row."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +32,7 @@ class Search:
     population: int
     sigma: float
     seed: list[int]
-    labels: np.ndarray
+    labels: Ints
 
 
 class Optimizer(ABC):
@@ -44,16 +50,16 @@ class Optimizer(ABC):
     def __init__(self, search: Search): ...
 
     @abstractmethod
-    def ask(self) -> np.ndarray:
+    def ask(self) -> Points:
         """The next generation's candidates [population, intrinsic_dim]."""
 
     @abstractmethod
-    def tell(self, losses: np.ndarray, logits: np.ndarray) -> None:
+    def tell(self, losses: Floats, logits: Floats) -> None:
         """Take the losses [population] and logits [population, texts, labels] of the candidates asked for last."""
 
     @property
     @abstractmethod
-    def mean(self) -> np.ndarray:
+    def mean(self) -> Points:
         """The best guess so far [intrinsic_dim]."""
 
     @property
@@ -62,6 +68,6 @@ class Optimizer(ABC):
         return []
 
 
-def fingerprint(candidates: np.ndarray) -> str:
+def fingerprint(candidates: Points) -> str:
     """SHA-256 of candidates, or of p0: shows whether a resumed run goes the way that its record says."""
     return hashlib.sha256(np.ascontiguousarray(candidates, np.float64).tobytes()).hexdigest()

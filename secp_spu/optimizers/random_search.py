@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from typing_extensions import override
 
-from secp_spu.optimizers.optimizer import Optimizer, Search
+from secp_spu.optimizers.optimizer import Optimizer, Points, Search
+from secp_spu.trees import Floats
 
 
 class RandomSearch(Optimizer):
@@ -19,16 +20,16 @@ class RandomSearch(Optimizer):
         self._best, self._mean = np.inf, np.zeros(search.intrinsic_dim)
 
     @override
-    def ask(self) -> np.ndarray:
+    def ask(self) -> Points:
         self._asked = self._sigma * self._rng.standard_normal(self._asked.shape)
         return self._asked
 
     @override
-    def tell(self, losses: np.ndarray, _logits: np.ndarray) -> None:
+    def tell(self, losses: Floats, _logits: Floats) -> None:
         if losses.min() < self._best:
             self._best, self._mean = float(losses.min()), self._asked[losses.argmin()]
 
     @property
     @override
-    def mean(self) -> np.ndarray:
+    def mean(self) -> Points:
         return self._mean

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from typing_extensions import override
 
-from secp_spu.optimizers.optimizer import Optimizer, Search
+from secp_spu.optimizers.optimizer import Optimizer, Points, Search
+from secp_spu.trees import Floats
 
 SPSA_DECAY, SPSA_STABILITY = 0.602, 10
 """The step sizes are sigma * (k + 1 + stability) ** -decay, Spall 1998 (An Overview of the Simultaneous Perturbation
@@ -30,14 +31,14 @@ class Spsa(Optimizer):
         self._signs = np.zeros((self._pairs, search.intrinsic_dim))
 
     @override
-    def ask(self) -> np.ndarray:
+    def ask(self) -> Points:
         """With an odd population the mean itself is the last."""
         self._signs = self._rng.choice([-1.0, 1.0], size=self._signs.shape)
         shift = self._sigma * self._signs
         return np.concatenate([self._mean + shift, self._mean - shift, np.tile(self._mean, (self._odd, 1))])
 
     @override
-    def tell(self, losses: np.ndarray, _logits: np.ndarray) -> None:
+    def tell(self, losses: Floats, _logits: Floats) -> None:
         above, below = losses[: self._pairs], losses[self._pairs : 2 * self._pairs]
         slope = (above - below) @ self._signs
         length = float(np.linalg.norm(slope))
@@ -48,5 +49,5 @@ class Spsa(Optimizer):
 
     @property
     @override
-    def mean(self) -> np.ndarray:
+    def mean(self) -> Points:
         return self._mean

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from flax import struct
+from jax.typing import DTypeLike
 
 from secp_spu.protocol.ring import FRACTION_BITS
 from secp_spu.protocol.sharing import Scheme
@@ -26,11 +27,14 @@ ANGLE_BITS = 7
 """Bits of an angle beyond those of a factor that is looked up by it: adds a twentieth to the error of rounding."""
 
 
+Leaf: TypeAlias = Any  # Any: an array in a program, a shape where it is declared, a runtime's handle outside.
+
+
 class SpentCorrelationError(RuntimeError):
     """A batch of correlations was taken for a second time: the difference of two openings would leak."""
 
 
-@struct.dataclass
+@dataclass(frozen=True)
 class CosineCorrelation:
     """A mask t with shares of cos kt and sin kt for some multiples k; spent by the one opening that t masks.
 
@@ -45,17 +49,20 @@ class CosineCorrelation:
         multiples: the k, positive and increasing.
     """
 
-    mask: Any
-    cos: Any
-    sin: Any
-    factor_bits: int = struct.field(pytree_node=False, default=DEFAULT_FACTOR_BITS)
-    turn_bits: int = struct.field(pytree_node=False, default=TURN_BITS)
-    multiples: tuple[int, ...] = struct.field(pytree_node=False, default=(1,))
+    mask: Leaf
+    cos: Leaf
+    sin: Leaf
+    factor_bits: int = DEFAULT_FACTOR_BITS
+    turn_bits: int = TURN_BITS
+    multiples: tuple[int, ...] = (1,)
 
     @property
     def harmonics(self) -> int:
         """How many multiples of the angle the factors cover."""
-        return self.cos.shape[0]
+        return int(self.cos.shape[0])
+
+
+jax.tree_util.register_dataclass(CosineCorrelation, ["mask", "cos", "sin"], ["factor_bits", "turn_bits", "multiples"])
 
 
 def declare_correlation(
@@ -95,8 +102,14 @@ def declare_correlation(
 
 def is_declared_by(declare: Callable[[], CosineCorrelation], correlation: CosineCorrelation) -> bool:
     """Is it of the shape, the multiples and the bits that this call of `declare_correlation` says?"""
-    found = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.int32), correlation)
-    return found == jax.eval_shape(declare)
+    found = jax.tree.map(lambda leaf: shape_of(leaf, jnp.int32), correlation)
+    return bool(found == jax.eval_shape(declare))
+
+
+def shape_of(leaf: Leaf, dtype: DTypeLike) -> jax.ShapeDtypeStruct:
+    """What stands for an array where JAX traces a function."""
+    make: Callable[..., jax.ShapeDtypeStruct] = jax.ShapeDtypeStruct  # JAX has no types for it
+    return make(leaf.shape, dtype)
 
 
 def joint_plan(scheme: Scheme, factor_bits: int) -> list[int]:

@@ -29,10 +29,11 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 from jax import Array
 from spu import libspu
 
@@ -45,7 +46,9 @@ Shares = tuple[libspu.Share, libspu.Share, libspu.Share]
 Message = RingArray | None
 """What a rank sends or receives in one round: [2, harmonics, ...], or nothing."""
 
-Exchange = Generator[Message, Any, Shares]
+Received: TypeAlias = Any  # Any: a Message, None in rounds that only the exchange itself knows.
+
+Exchange = Generator[Message, Received, Shares]
 """A rank's side of a joint correlation: yields what it sends, wants to be sent what it receives, returns its shares."""
 
 ROUNDS: tuple[Mapping[int, int], ...] = ({0: 2}, {1: 2, 2: 1})
@@ -104,7 +107,7 @@ class CorrelationMaker:
 
     def _rank_0(
         self, wanted: CosineCorrelation, mask: Mapping[int, RingArray], shape: Sequence[int]
-    ) -> Generator[Message, Any, dict[int, RingArray]]:
+    ) -> Generator[Message, Received, dict[int, RingArray]]:
         bits, _ = joint_plan(self._scheme, wanted.factor_bits)
         masked = looked_up_factors(mask[0] + mask[1], wanted.multiples, bits, wanted.turn_bits)
         masked -= self._streams[1].draw(shape)
@@ -116,7 +119,7 @@ class CorrelationMaker:
 
     def _rank_1(
         self, wanted: CosineCorrelation, mask: Mapping[int, RingArray], shape: Sequence[int]
-    ) -> Generator[Message, Any, dict[int, RingArray]]:
+    ) -> Generator[Message, Received, dict[int, RingArray]]:
         _, bits = joint_plan(self._scheme, wanted.factor_bits)
         factor = looked_up_factors(mask[2], wanted.multiples, bits, wanted.turn_bits)
         masked = complex_product(self._streams[1].draw(shape), factor)
@@ -129,7 +132,7 @@ class CorrelationMaker:
 
     def _rank_2(
         self, wanted: CosineCorrelation, mask: Mapping[int, RingArray], shape: Sequence[int]
-    ) -> Generator[Message, Any, dict[int, RingArray]]:
+    ) -> Generator[Message, Received, dict[int, RingArray]]:
         _, bits = joint_plan(self._scheme, wanted.factor_bits)
         factor = looked_up_factors(mask[2], wanted.multiples, bits, wanted.turn_bits)
         rho = self._streams[0].draw(shape)
@@ -192,7 +195,8 @@ def finish_exchange(exchange: Exchange, received: Message) -> Shares:
     try:
         exchange.send(received)
     except StopIteration as end:
-        return end.value
+        shares: Shares = end.value
+        return shares
     raise ValueError("the exchange has further rounds")
 
 
@@ -273,7 +277,8 @@ def looked_up_factors(t: RingArray, multiples: Sequence[int], bits: int, turn_bi
 def _multiples(t: RingArray, multiples: Sequence[int], turn_bits: int) -> RingArray:
     """k t for every k of `multiples`, a turn being 2**64 [multiples, ...]; whole turns fall off."""
     column = np.array(multiples, np.uint64) << np.uint64(64 - turn_bits)
-    return column.reshape(-1, *([1] * t.ndim)) * t
+    steps: RingArray = column.reshape(-1, *([1] * t.ndim)) * t
+    return steps
 
 
 @cache
@@ -281,7 +286,9 @@ def _turn(bits: int) -> RingArray:
     """cos and sin in the middle of every step of a turn, rounded to `bits` fraction bits [2, steps]."""
     steps = 1 << (bits + ANGLE_BITS)
     angle = (np.arange(steps) + 0.5) * (2 * np.pi / steps)
-    return np.rint(np.stack([np.cos(angle), np.sin(angle)]) * (1 << bits)).astype(np.int64).view(np.uint64)
+    both = np.rint(np.stack([np.cos(angle), np.sin(angle)]) * (1 << bits))
+    integers: npt.NDArray[np.int64] = both.astype(np.int64)
+    return integers.view(np.uint64)
 
 
 def party_streams(scheme: Scheme) -> tuple[list[dict[int, MaskStream]], list[MaskStream]]:

@@ -1,7 +1,7 @@
 """Cosine and sine of a secret x times public frequencies, with one opening."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -12,9 +12,10 @@ from jax import Array, lax
 from numpy.polynomial import Chebyshev, Polynomial
 
 from secp_spu.protocol.correlation import DEFAULT_FACTOR_BITS, CosineCorrelation, declare_correlation
-from secp_spu.protocol.fixed import Fixed, as_fixed
+from secp_spu.protocol.fixed import Fixed, Number, as_fixed, as_plain
 from secp_spu.protocol.ring import FRACTION_BITS, open_masked, shift_public, to_ring
 from secp_spu.protocol.spending import spend
+from secp_spu.trees import Floats
 
 POLYNOMIAL_BITS = 24
 """Fraction bits of the public polynomial: its products stay below 2**52."""
@@ -24,12 +25,12 @@ POLYNOMIAL_ERROR = 2e-6
 
 
 def cos_sin(
-    x: Any,
-    frequencies: Any,
+    x: Number,
+    frequencies: Array | Floats,
     correlation: CosineCorrelation | None = None,
     *,
     factor_bits: int = DEFAULT_FACTOR_BITS,
-) -> tuple[Any, Any]:
+) -> tuple[Number, Number]:
     """cos and sin of 2 pi x @ frequencies: in plain JAX, or of a secret x by `secure_cos_sin`.
 
     Inside a runtime's `jit` it is `secure_cos_sin`, with a correlation that the runtime makes.
@@ -59,10 +60,10 @@ def cos_sin(
         )
     if correlation is not None:
         return secure_cos_sin(as_fixed(x), frequencies, correlation)
-    return plain_cos_sin(x @ frequencies)
+    return plain_cos_sin(as_plain(x) @ frequencies)
 
 
-def cos_sin_of_turns(turns: Any, correlation: CosineCorrelation | None = None) -> tuple[Any, Any]:
+def cos_sin_of_turns(turns: Number, correlation: CosineCorrelation | None = None) -> tuple[Number, Number]:
     """cos and sin of 2 pi turns: in plain JAX without a correlation; with one as in `secure_cos_sin`, from step 2 on.
 
     Args:
@@ -75,8 +76,12 @@ def cos_sin_of_turns(turns: Any, correlation: CosineCorrelation | None = None) -
         bits = turns.bits if isinstance(turns, Fixed) else FRACTION_BITS
         correlation = spend(partial(declare_correlation, turns.shape, turn_bits=bits), turns)
     if correlation is None:
-        return plain_cos_sin(turns)
-    turns = as_fixed(turns)
+        return plain_cos_sin(as_plain(turns))
+    return _of_secret_turns(as_fixed(turns), correlation)
+
+
+def _of_secret_turns(turns: Fixed, correlation: CosineCorrelation) -> tuple[Fixed, Fixed]:
+    """Steps 2 to 4 of `secure_cos_sin`."""
     _check_turns(turns, correlation)
 
     delta = open_masked(turns.ring, correlation.mask)
@@ -105,7 +110,9 @@ def plain_cos_sin(turns: Array) -> tuple[Array, Array]:
 
 
 @plain_cos_sin.defjvp
-def _plain_cos_sin_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Any, Any]:
+def _plain_cos_sin_jvp(
+    primals: tuple[Array], tangents: tuple[Array]
+) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
     cos, sin = plain_cos_sin(*primals)
     scaled = 2 * math.pi * tangents[0]
     return (cos, sin), (-sin * scaled, cos * scaled)
@@ -123,12 +130,17 @@ def _horner(x: Array, coefficients: Sequence[float]) -> Array:
 def _plain_polynomials() -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Coefficients of cos(pi t) and sin(pi t) / t in t**2, for |t| <= 1."""
     functions = (lambda square: np.cos(np.pi * np.sqrt(square)), lambda square: np.pi * np.sinc(np.sqrt(square)))
-    series = [Chebyshev.interpolate(function, 7, domain=[0, 1]) for function in functions]
-    of_cos, of_sin = (tuple(one.convert(kind=Polynomial).coef.tolist()) for one in series)
+    of_cos, of_sin = (_interpolated(function, 7) for function in functions)
     return of_cos, of_sin
 
 
-def secure_cos_sin(x: Fixed, frequencies: Array, correlation: CosineCorrelation) -> tuple[Fixed, Fixed]:
+def _interpolated(function: Callable[[Floats], Floats], degree: int) -> tuple[float, ...]:
+    """Coefficients of the polynomial that interpolates a function on [0, 1], from the constant on."""
+    interpolate: Any = Chebyshev.interpolate  # Any: NumPy's polynomials have no types.
+    return tuple(interpolate(function, degree, domain=[0, 1]).convert(kind=Polynomial).coef.tolist())
+
+
+def secure_cos_sin(x: Fixed, frequencies: Array | Floats, correlation: CosineCorrelation) -> tuple[Fixed, Fixed]:
     """cos and sin of 2 pi x @ frequencies of a secret x, with one opening. Only for programs compiled by SPU.
 
     1. u = x @ frequencies as ring integers, a turn being 2**turn_bits of them     local
@@ -152,7 +164,7 @@ def secure_cos_sin(x: Fixed, frequencies: Array, correlation: CosineCorrelation)
     """
     if x.shape[-1] != frequencies.shape[0]:
         raise ValueError(f"x has {x.shape[-1]} columns, frequencies {frequencies.shape[0]} rows: they must agree")
-    return cos_sin_of_turns(Fixed(x.ring @ to_ring(frequencies), x.bits + FRACTION_BITS), correlation)
+    return _of_secret_turns(Fixed(x.ring @ to_ring(frequencies), x.bits + FRACTION_BITS), correlation)
 
 
 def public_factor_bits(factor_bits: int) -> int:
@@ -183,8 +195,7 @@ def public_cos_sin(delta: Array, turn_bits: int, bits: int) -> tuple[Array, Arra
 @cache
 def cosine_polynomial() -> tuple[float, ...]:
     """c_k of -cos(2 pi a) = sum_k c_k (2 a)^(2 k) for |a| <= 1/2, by Chebyshev interpolation; off by 8e-7."""
-    series = Chebyshev.interpolate(lambda square: -np.cos(np.pi * np.sqrt(square)), 5, domain=[0, 1])
-    return tuple(series.convert(kind=Polynomial).coef)
+    return _interpolated(lambda square: -np.cos(np.pi * np.sqrt(square)), 5)
 
 
 def _check_turns(turns: Fixed, correlation: CosineCorrelation) -> None:

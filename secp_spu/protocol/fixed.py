@@ -12,23 +12,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from types import EllipsisType
+from typing import Literal, TypeAlias, TypeVar, cast, overload
 
+import jax
 import jax.numpy as jnp
-from flax import struct
 from jax import Array, lax
 from jax.core import Tracer
+from jax.typing import ArrayLike
 
 from secp_spu.protocol.ring import FRACTION_BITS, from_ring, to_ring
+from secp_spu.trees import Floats
 
 DROP_BITS = 16
 """What a cheap truncation drops at most. SPU multiplies by a constant below 2**-16 with more bits of it, which costs
 more and wants a ring integer below 2**44, but drops any number of bits (tried up to 40, SPU 0.9.5)."""
 
+Index: TypeAlias = "int | slice | EllipsisType | None | tuple[int | slice | EllipsisType | None, ...]"
+"""What an array is indexed by."""
 
-@struct.dataclass
+
+@dataclass(frozen=True)
 class Fixed:
-    """Secret ring integers z for the numbers z 2**-bits; local, but for products and `to`.
+    """Secret ring integers z for the numbers z 2**-bits; local, but for products and `to`. A pytree.
 
     Attributes:
         ring: int32 to JAX, whole 64-bit ring elements to SPU.
@@ -36,14 +43,14 @@ class Fixed:
     """
 
     ring: Array
-    bits: int = struct.field(pytree_node=False)
+    bits: int
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the array."""
         return self.ring.shape
 
-    def __getitem__(self, index: Any) -> Fixed:
+    def __getitem__(self, index: Index) -> Fixed:
         return Fixed(self.ring[index], self.bits)
 
     def __add__(self, other: Fixed) -> Fixed:
@@ -99,18 +106,30 @@ class Fixed:
             return self.ring
         if bits - self.bits > 30:
             raise ValueError(f"{bits - self.bits} more fraction bits are no 32-bit factor")
-        return self.ring * jnp.int32(1 << (bits - self.bits))
+        raised: Array = self.ring * jnp.int32(1 << (bits - self.bits))
+        return raised
 
+
+jax.tree_util.register_dataclass(Fixed, ["ring"], ["bits"])
 
 Number = Fixed | Array
 """A secret under SPU, or a plain array."""
 
-
-def constant(value: float, bits: int, like: Number) -> Any:
-    """A public number with `bits` fraction bits, for products with `like`."""
-    return Fixed(jnp.int32(round(value * 2**bits)), bits) if isinstance(like, Fixed) else value
+NumberT = TypeVar("NumberT", Fixed, Array, Number)
+"""What goes in and comes out is of one kind: both `Fixed`, or both plain."""
 
 
+def constant(value: float, bits: int, like: NumberT) -> NumberT:
+    """A public number with `bits` fraction bits, for products with `like`; a plain one is the number itself."""
+    return Fixed(jnp.int32(round(value * 2**bits)), bits) if isinstance(like, Fixed) else cast(Array, value)
+
+
+@overload
+def from_storage(x: Array, bits: int, *, secure: Literal[True]) -> Fixed: ...
+@overload
+def from_storage(x: Array, bits: int, *, secure: Literal[False]) -> Array: ...
+@overload
+def from_storage(x: Array, bits: int, *, secure: bool) -> Number: ...
 def from_storage(x: Array, bits: int, *, secure: bool) -> Number:
     """Numbers to compute with, of an array that `to_storage` gave or of its ring integers.
 
@@ -125,7 +144,16 @@ def from_storage(x: Array, bits: int, *, secure: bool) -> Number:
     return x * 2.0 ** (FRACTION_BITS - bits)
 
 
-def to_storage(x: Any, bits: int) -> Any:
+def from_storage_like(x: Array, bits: int, like: NumberT) -> NumberT:
+    """`from_storage`, for products with `like`: of the same kind."""
+    return from_storage(x, bits, secure=True) if isinstance(like, Fixed) else from_storage(x, bits, secure=False)
+
+
+@overload
+def to_storage(x: Number, bits: int) -> Array: ...
+@overload
+def to_storage(x: Floats, bits: int) -> Floats: ...
+def to_storage(x: Number | Floats, bits: int) -> Array | Floats:
     """An array that owners share or a program returns, whose encoding for SPU has `bits` fraction bits instead of 18.
 
     Args:
@@ -137,22 +165,22 @@ def to_storage(x: Any, bits: int) -> Any:
     return x * 2.0 ** (bits - FRACTION_BITS)
 
 
-def rounded(x: Any, bits: int, *, small: bool = False) -> Any:
+def rounded(x: NumberT, bits: int, *, small: bool = False) -> NumberT:
     """`Fixed.to`; nothing to plain arrays."""
     return x.to(bits, small=small) if isinstance(x, Fixed) else x
 
 
-def multiply(x: Any, y: Any) -> Any:
+def multiply(x: NumberT, y: NumberT) -> NumberT:
     """`Fixed.multiply`; the plain product of plain arrays."""
-    return x.multiply(y) if isinstance(x, Fixed) else x * y
+    return x.multiply(as_fixed(y)) if isinstance(x, Fixed) else x * y
 
 
-def to_float(x: Any) -> Array:
+def to_float(x: Number) -> Array:
     """As SPU's own fixed-point numbers, or plain."""
     return from_ring(x.to(FRACTION_BITS).ring) if isinstance(x, Fixed) else x
 
 
-def as_fixed(x: Any) -> Fixed:
+def as_fixed(x: Fixed | ArrayLike) -> Fixed:
     """SPU's own fixed-point numbers, or numbers that are known now, as `Fixed`. Only for programs compiled by SPU.
 
     Raises: ValueError for secret integers, which have no fraction bits.
@@ -164,12 +192,22 @@ def as_fixed(x: Any) -> Fixed:
     return Fixed(to_ring(x), FRACTION_BITS)
 
 
-def to_fixed(x: Array, like: Any) -> Any:
+def as_plain(x: Number) -> Array:
+    """A plain array as it is.
+
+    Raises: ValueError for `Fixed`.
+    """
+    if isinstance(x, Fixed):
+        raise ValueError("x is secret, but a plain array is needed here: call this in a program of a runtime")
+    return x
+
+
+def to_fixed(x: Array, like: NumberT) -> NumberT:
     """SPU's own fixed-point numbers as `Fixed` where `like` is; plain arrays stay."""
     return Fixed(to_ring(x), FRACTION_BITS) if isinstance(like, Fixed) else x
 
 
-def inverse_sqrt(x: Any, epsilon: float) -> Any:
+def inverse_sqrt(x: NumberT, epsilon: float) -> NumberT:
     """1 / sqrt(x + epsilon); for `Fixed` of 18 + 2 k fraction bits by SPU's own function, with 18 - k fraction bits.
 
     SPU takes the ring integers for numbers of 18 bits, so for 4**k x, whose inverse root is 2**-k of what is wanted.
@@ -183,22 +221,23 @@ def inverse_sqrt(x: Any, epsilon: float) -> Any:
     return Fixed(to_ring(root), FRACTION_BITS - half)
 
 
-def mean_of(total: Any, count: int) -> Any:
+def mean_of(total: NumberT, count: int) -> NumberT:
     """A sum divided by how many there were, rounded up to a power of two: for `Fixed` nothing but more bits."""
     halvings = math.ceil(math.log2(count))
     return Fixed(total.ring, total.bits + halvings) if isinstance(total, Fixed) else total * 2.0**-halvings
 
 
-def rearranged(move: Callable[..., Array], *xs: Any) -> Any:
+def rearranged(move: Callable[..., Array], *xs: NumberT) -> NumberT:
     """Rearrange numbers of the same bits by a function that only moves elements, such as a reshape.
 
     Raises: ValueError for different bits.
     """
     if not isinstance(xs[0], Fixed):
         return move(*xs)
-    bits = {x.bits for x in xs}
+    numbers = [as_fixed(x) for x in xs]
+    bits = {x.bits for x in numbers}
     if len(bits) > 1:
         raise ValueError(
             f"numbers of {sorted(bits)} fraction bits cannot stand in one array: round or raise them first"
         )
-    return Fixed(move(*(x.ring for x in xs)), xs[0].bits)
+    return Fixed(move(*(x.ring for x in numbers)), numbers[0].bits)

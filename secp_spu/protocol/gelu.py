@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -24,7 +23,7 @@ from scipy.special import ndtr
 
 from secp_spu.protocol.correlation import CosineCorrelation, declare_correlation, is_declared_by
 from secp_spu.protocol.cosine import POLYNOMIAL_ERROR, plain_cos_sin
-from secp_spu.protocol.fixed import Fixed, as_fixed
+from secp_spu.protocol.fixed import Fixed, Number, as_fixed, as_plain
 from secp_spu.protocol.harmonics import (
     COEFFICIENT_BITS,
     FACTOR_BITS,
@@ -35,6 +34,7 @@ from secp_spu.protocol.harmonics import (
 )
 from secp_spu.protocol.ring import FRACTION_BITS, from_ring, open_masked, shift_public, to_ring
 from secp_spu.protocol.spending import spend
+from secp_spu.trees import Floats
 
 FREQUENCY_BITS = 12
 """Fraction bits of 1/P: it takes a public whole number to turn x into turns, and no product."""
@@ -125,7 +125,7 @@ def fit_gelu(limit: float, terms: int) -> GeluSeries:
 
     def worst(frequency: int) -> float:
         basis = _basis(nodes, frequency, terms)
-        return np.abs(basis @ np.linalg.lstsq(basis, even, rcond=None)[0] - even).max()
+        return float(np.abs(basis @ np.linalg.lstsq(basis, even, rcond=None)[0] - even).max())
 
     unit = 2.0**FREQUENCY_BITS / limit
     frequency = min(range(int(unit / 5), int(unit / 2) + 1), key=worst)
@@ -138,18 +138,19 @@ def fit_gelu(limit: float, terms: int) -> GeluSeries:
     return GeluSeries(limit, frequency, tuple(coefficients.tolist()), float(error))
 
 
-def _even_part(x: np.ndarray) -> np.ndarray:
+def _even_part(x: Floats) -> Floats:
     """GELU(x) - x/2."""
-    return x * (ndtr(x) - 0.5)
+    even: Floats = x * (ndtr(x) - 0.5)
+    return even
 
 
-def _basis(x: np.ndarray, frequency: int, terms: int) -> np.ndarray:
+def _basis(x: Floats, frequency: int, terms: int) -> Floats:
     """1 and the odd harmonics at every x [x, 1 + terms]."""
     turns = np.outer(x, np.array(odd_multiples(terms)) * (frequency * 2.0**-FREQUENCY_BITS))
     return np.concatenate([np.ones((len(x), 1)), np.cos(2 * np.pi * turns)], axis=1)
 
 
-def _least_worst(basis: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+def _least_worst(basis: Floats, wanted: Floats) -> Floats:
     """Coefficients with the smallest e such that |basis @ coefficients - wanted| <= e everywhere."""
     from scipy.optimize import linprog  # takes longer to import than all of this package
 
@@ -157,7 +158,8 @@ def _least_worst(basis: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     rows = np.block([[basis, -ones], [-basis, -ones]])
     price = np.append(np.zeros(unknowns), 1)
     bounds = [(None, None)] * unknowns + [(0, None)]
-    return linprog(price, rows, np.concatenate([wanted, -wanted]), bounds=bounds).x[:-1]
+    found: Floats = linprog(price, rows, np.concatenate([wanted, -wanted]), bounds=bounds).x
+    return found[:-1]
 
 
 def declare_series(shape: Sequence[int], series: GeluSeries) -> CosineCorrelation:
@@ -165,7 +167,7 @@ def declare_series(shape: Sequence[int], series: GeluSeries) -> CosineCorrelatio
     return declare_correlation(shape, harmonics=series.multiples, factor_bits=FACTOR_BITS, turn_bits=TURN_BITS)
 
 
-def series_gelu(x: Any, series: GeluSeries, correlation: CosineCorrelation | None = None) -> Any:
+def series_gelu(x: Number, series: GeluSeries, correlation: CosineCorrelation | None = None) -> Number:
     """GELU by a series: in plain JAX, or of a secret x by `secure_series_gelu`.
 
     Inside a runtime's `jit` it is `secure_series_gelu`, with a correlation that the runtime makes.
@@ -180,6 +182,7 @@ def series_gelu(x: Any, series: GeluSeries, correlation: CosineCorrelation | Non
         correlation = spend(partial(declare_series, x.shape, series), x)
     if correlation is not None:
         return secure_series_gelu(as_fixed(x), series, correlation)
+    x = as_plain(x)
     constant, *coefficients = series.coefficients
     before = now = plain_cos_sin(x / series.period)[0]
     step = 4 * now * now - 2  # twice the cosine of twice the angle: the recurrence of public_multiples
@@ -248,7 +251,7 @@ def _check(x: Fixed, series: GeluSeries, correlation: CosineCorrelation) -> None
         )
 
 
-def public_error_bound(series: GeluSeries) -> np.ndarray:
+def public_error_bound(series: GeluSeries) -> Floats:
     """Largest error of the public factors c_k and s_k [terms], against a_k cos and a_k sin of the angle that is cut.
 
     An error at the start, of cos and sin of the angle itself, grows n-fold by the recurrence, and what is added in each

@@ -9,12 +9,11 @@ bytes for each element of all blocks.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
 
-from secp_spu.protocol.fixed import Fixed
+from secp_spu.protocol.fixed import Fixed, NumberT, as_fixed
 
 SEND_BYTES = 2**17
 """What a message less may cost in bytes: less than half of what the paper's LAN, 3 Gbps, carries in its 0.8 ms."""
@@ -24,7 +23,7 @@ SEND_WORK = 2**22
 and a WAN's (40 ms)."""
 
 
-def batched_product(x: Any, y: Any, *, opens_operands: bool) -> Any:
+def batched_product(x: NumberT, y: NumberT, *, opens_operands: bool) -> NumberT:
     """x @ y over the last two axes; plain arrays as they are.
 
     Args:
@@ -35,6 +34,7 @@ def batched_product(x: Any, y: Any, *, opens_operands: bool) -> Any:
     """
     if not isinstance(x, Fixed):
         return x @ y
+    y = as_fixed(y)
     *batch, rows, inner = x.shape
     columns, matrices = y.shape[-1], math.prod(batch)
     group = together(matrices, rows, inner, columns, opens_operands=opens_operands)

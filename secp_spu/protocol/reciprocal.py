@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cache, partial
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +20,7 @@ from jax import Array
 
 from secp_spu.protocol.correlation import CosineCorrelation, declare_correlation, is_declared_by
 from secp_spu.protocol.cosine import POLYNOMIAL_ERROR
-from secp_spu.protocol.fixed import Fixed, as_fixed
+from secp_spu.protocol.fixed import Fixed, Number, as_fixed, as_plain
 from secp_spu.protocol.harmonics import (
     COEFFICIENT_BITS,
     FACTOR_BITS,
@@ -32,6 +31,7 @@ from secp_spu.protocol.harmonics import (
 )
 from secp_spu.protocol.ring import FRACTION_BITS, from_ring, open_masked, shift_public, to_ring
 from secp_spu.protocol.spending import spend
+from secp_spu.trees import Floats
 
 FLOOR, TOP = 1 / 32, 1.02
 """Range of x in which the series is near 1/x."""
@@ -59,7 +59,7 @@ DROP = RESULT_BITS - START_BITS
 
 
 @cache
-def fit_reciprocal() -> tuple[np.ndarray, float]:
+def fit_reciprocal() -> tuple[Floats, float]:
     """The series with the smallest largest |x y - 1| on [FLOOR, TOP]; takes 0.3 s.
 
     Returns: a_0, a_1..a_K, b_1..b_K, multiples of 2**-COEFFICIENT_BITS; that error: 0.03.
@@ -81,7 +81,7 @@ def fit_reciprocal() -> tuple[np.ndarray, float]:
     return coefficients, float(np.abs(grid * (_basis(grid) @ coefficients) - 1).max())
 
 
-def _basis(x: np.ndarray) -> np.ndarray:
+def _basis(x: Floats) -> Floats:
     """1, the cosines and the sines at every x [x, 1 + 2 TERMS]."""
     angle = 2 * np.pi / PERIOD * np.outer(x, np.arange(1, TERMS + 1))
     return np.concatenate([np.ones((len(x), 1)), np.cos(angle), np.sin(angle)], axis=1)
@@ -92,7 +92,7 @@ def declare_reciprocal(shape: Sequence[int]) -> CosineCorrelation:
     return declare_correlation(shape, harmonics=TERMS, factor_bits=FACTOR_BITS, turn_bits=TURN_BITS)
 
 
-def series_reciprocal(x: Any, factor: Any, correlation: CosineCorrelation | None = None) -> Any:
+def series_reciprocal(x: Number, factor: Number | float, correlation: CosineCorrelation | None = None) -> Number:
     """factor / x: in plain JAX, or of a secret x by `secure_reciprocal`; the same function in both.
 
     Inside a runtime's `jit` it is `secure_reciprocal`, with a correlation that the runtime makes.
@@ -106,13 +106,14 @@ def series_reciprocal(x: Any, factor: Any, correlation: CosineCorrelation | None
         correlation = spend(partial(declare_reciprocal, x.shape), x)
     if correlation is not None:
         return secure_reciprocal(as_fixed(x), as_fixed(factor), correlation)
+    x = as_plain(x)
     constant, cosines, sines = _coefficients()
     angle = (2 * np.pi / PERIOD) * x[..., None] * jnp.arange(1, TERMS + 1)
     start = constant + jnp.cos(angle) @ cosines + jnp.sin(angle) @ sines
     return factor * start * (2 - x * start)
 
 
-def _coefficients() -> tuple[float, np.ndarray, np.ndarray]:
+def _coefficients() -> tuple[float, Floats, Floats]:
     coefficients, _ = fit_reciprocal()
     return float(coefficients[0]), coefficients[1 : 1 + TERMS], coefficients[1 + TERMS :]
 
@@ -165,7 +166,7 @@ def _secret_series(delta: Array, correlation: CosineCorrelation) -> Fixed:
     return Fixed(to_ring(from_ring(total) + constant * 2.0 ** (RESULT_BITS - FRACTION_BITS)), RESULT_BITS)
 
 
-def _integers(coefficients: np.ndarray) -> list[Array]:
+def _integers(coefficients: Floats) -> list[Array]:
     return [jnp.int32(round(c * 2**COEFFICIENT_BITS)) for c in coefficients.tolist()]
 
 

@@ -5,19 +5,18 @@ float32 and int32 only relabels that integer: under SPU there are no IEEE bits. 
 IEEE bits, so nothing here may run outside a program compiled for SPU; `cos_sin` and its like branch before.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.typing import ArrayLike
 from spu.experimental import reveal
 
 FRACTION_BITS = 18
 """Fraction bits of a fixed-point number; the runtimes configure SPU with the same."""
 
 
-def to_ring(x: Any) -> Array:
+def to_ring(x: ArrayLike) -> Array:
     """The ring integers behind fixed-point numbers of any shape (x 2**18). Local and free.
 
     XLA computes with constants itself, and would take the IEEE bits of one, so numbers that are known while a function
@@ -59,4 +58,5 @@ def open_masked(value: Array, mask: Array) -> Array:
     """
     if value.shape != mask.shape:
         raise ValueError(f"the mask has shape {mask.shape}, the value {value.shape}: a mask is never broadcast")
-    return reveal(value - mask)
+    opened: Array = reveal(value - mask)
+    return opened

@@ -9,19 +9,25 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from spu import libspu
 
 from secp_spu.protocol.ring import FRACTION_BITS
 
-RingArray = np.ndarray  # of dtype uint64
+RingArray: TypeAlias = npt.NDArray[np.uint64]
+"""Elements of the ring Z_2**64."""
 
 RING_BYTES = 8
 KEY_BYTES = 32
 
-_DATA_TYPES = {np.dtype(np.int32): libspu.DataType.DT_I32, np.dtype(np.float32): libspu.DataType.DT_F32}
+_DATA_TYPES: dict[np.dtype[np.generic], libspu.DataType] = {
+    np.dtype(np.int32): libspu.DataType.DT_I32,
+    np.dtype(np.float32): libspu.DataType.DT_F32,
+}
 
 
 class MaskStream:
@@ -47,10 +53,11 @@ class MaskStream:
     def draw(self, shape: Sequence[int]) -> RingArray:
         """The next uniform ring elements, as an array of `shape`."""
         count = int(np.prod(shape, dtype=np.int64))
-        return np.frombuffer(self._cipher.update(bytes(count * RING_BYTES)), np.uint64).reshape(shape)
+        drawn = self._cipher.update(bytes(count * RING_BYTES))
+        return np.frombuffer(drawn, np.uint64).reshape(tuple(shape))
 
 
-def encode(values: np.ndarray) -> RingArray:
+def encode(values: npt.NDArray[np.generic]) -> RingArray:
     """float32 as ring integers with 18 fraction bits, rounded to nearest; int32 as they are.
 
     Raises: ValueError for another dtype, and for a value that is not finite or exceeds +-2**44.
@@ -62,10 +69,11 @@ def encode(values: np.ndarray) -> RingArray:
         raise ValueError(f"values have dtype {values.dtype}: share float32 or int32")
     if not np.isfinite(values).all() or (values.size and np.abs(values).max() > 2.0**44):
         raise ValueError("values must be finite and at most 2**44 in magnitude to be shared")
-    return np.rint(values.astype(np.float64) * 2.0**FRACTION_BITS).astype(np.int64).view(np.uint64)
+    integers: npt.NDArray[np.int64] = np.rint(values.astype(np.float64) * 2.0**FRACTION_BITS).astype(np.int64)
+    return integers.view(np.uint64)
 
 
-def decode(elements: RingArray, dtype: np.dtype) -> np.ndarray:
+def decode(elements: RingArray, dtype: np.dtype[np.generic]) -> npt.NDArray[np.float32 | np.int32]:
     """What `encode` made, as float32 or int32.
 
     Raises: ValueError for an element that int32 cannot hold, which would wrap around.
@@ -92,7 +100,7 @@ class Scheme:
     protocol: str
     parties: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.protocol not in ("aby3", "semi2k"):
             raise ValueError(f"protocol is {self.protocol!r}, but shares are known for 'aby3' and 'semi2k'")
         if (self.protocol == "aby3" and self.parties != 3) or self.parties < 2:
@@ -124,7 +132,7 @@ class Scheme:
             last -= component
         return [*drawn, last]
 
-    def share(self, rank: int, components: Mapping[int, RingArray], dtype: np.dtype) -> libspu.Share:
+    def share(self, rank: int, components: Mapping[int, RingArray], dtype: np.dtype[np.generic]) -> libspu.Share:
         """The secret SPU value that `rank` holds, from the components it knows.
 
         Args:
@@ -140,7 +148,7 @@ class Scheme:
         content = (np.stack(held, -1) if len(held) > 1 else held[0]).tobytes()
         return _raw_share(held[0].shape, dtype, f"{self.protocol}.AShr<FM64>", content)
 
-    def public(self, values: np.ndarray) -> libspu.Share:
+    def public(self, values: npt.NDArray[np.generic]) -> libspu.Share:
         """The public SPU value, the same at every rank."""
         content = encode(values).tobytes()
         return _raw_share(values.shape, values.dtype, "Pub2k<FM64>", content, libspu.Visibility.VIS_PUBLIC)
@@ -180,7 +188,7 @@ class Scheme:
 
 def _raw_share(
     shape: Sequence[int],
-    dtype: np.dtype,
+    dtype: np.dtype[np.generic],
     storage: str,
     content: bytes,
     visibility: libspu.Visibility = libspu.Visibility.VIS_SECRET,

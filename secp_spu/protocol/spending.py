@@ -11,14 +11,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from secp_spu.protocol.correlation import CosineCorrelation, is_declared_by
-from secp_spu.protocol.fixed import Fixed, to_float
+from secp_spu.protocol.correlation import CosineCorrelation, is_declared_by, shape_of
+from secp_spu.protocol.fixed import Fixed, Number, to_float
+from secp_spu.trees import Tree
 
 Declare = Callable[[], CosineCorrelation]
 
@@ -34,7 +35,7 @@ _SOURCE: ContextVar[tuple[_Source, object] | None] = ContextVar("source", defaul
 """The source, and JAX's trace in which it may be asked; None outside `jit`."""
 
 
-def spend(declare: Declare, value: Any = None) -> CosineCorrelation | None:
+def spend(declare: Declare, value: Number | None = None) -> CosineCorrelation | None:
     """A correlation for one opening, inside a function that a runtime's `jit` traces; None in plain JAX.
 
     Args:
@@ -64,23 +65,23 @@ class SpendingFunction:
         fn: gives the same for the same arguments.
     """
 
-    def __init__(self, fn: Callable):
+    def __init__(self, fn: Callable[..., Tree]):
         self._fn = fn
-        self._declared: dict[tuple, tuple[CosineCorrelation, ...]] = {}
+        self._declared: dict[tuple[object, ...], tuple[CosineCorrelation, ...]] = {}
 
-    def declared(self, args: tuple) -> tuple[CosineCorrelation, ...]:
+    def declared(self, args: tuple[Tree, ...]) -> tuple[CosineCorrelation, ...]:
         """What one call spends, in order, as shapes; `fn` is traced for it once for each shape of its arguments.
 
         Args:
             args: of the call, pytrees with anything that has a shape and a dtype at every leaf.
         """
         leaves, tree = jax.tree.flatten(args)
-        shapes = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves]
+        shapes = [shape_of(leaf, leaf.dtype) for leaf in leaves]
         key = tree, tuple(shapes)
         if key not in self._declared:
             source = _Noting()
 
-            def traced(*args: Any) -> Any:
+            def traced(*args: Tree) -> Tree:
                 with _spending_from(source):
                     return self._fn(*args)
 
@@ -88,7 +89,7 @@ class SpendingFunction:
             self._declared[key] = tuple(source.declared)
         return self._declared[key]
 
-    def __call__(self, *args: Any) -> Any:
+    def __call__(self, *args: Tree) -> Tree:
         """Compute `fn`. Only for programs compiled by SPU.
 
         Args:
@@ -153,7 +154,7 @@ def _trace() -> object:
     return _trace_of(jnp.zeros(()))
 
 
-def _trace_of(array: Any) -> object:
+def _trace_of(array: object) -> object:
     """The trace that an array is of; before JAX 0.4.36 a trace has a `main`, which is what stays the same."""
     trace = getattr(array, "_trace", None)
     main = getattr(trace, "main", None)

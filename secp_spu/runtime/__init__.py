@@ -3,7 +3,7 @@
 from secp_spu.runtime.audit_only import AuditRuntime
 from secp_spu.runtime.base import Runtime
 from secp_spu.runtime.cgroup import available_bytes
-from secp_spu.runtime.handles import Correlations, Owned, Stored
+from secp_spu.runtime.handles import Actor, Correlations, Owned, Stored
 from secp_spu.runtime.journal import Journal
 from secp_spu.runtime.ledger import Ledger
 from secp_spu.runtime.local import LocalRuntime
@@ -11,6 +11,7 @@ from secp_spu.runtime.plaintext import PlaintextRuntime
 from secp_spu.runtime.program import Program, Spec, compile_program
 
 __all__ = [
+    "Actor",
     "AuditRuntime",
     "Correlations",
     "Journal",

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
 from typing_extensions import override
 
 from secp_spu.protocol import CosineCorrelation
-from secp_spu.runtime.handles import Owned, Stored, spec_of
+from secp_spu.runtime.handles import Owned, Stored, Value, spec_of
 from secp_spu.runtime.one_process import OneProcessRuntime
-from secp_spu.runtime.program import Program, Tree
+from secp_spu.runtime.program import Program
 from secp_spu.runtime.sharing_runtime import SharingRuntime
+from secp_spu.trees import Tree
 
 
 class AuditRuntime(OneProcessRuntime, SharingRuntime):
@@ -35,15 +35,15 @@ class AuditRuntime(OneProcessRuntime, SharingRuntime):
         return self._dealt
 
     @override
-    def _ask_all(self, method: str, *args: Any, each: Sequence[Any] | None = None) -> list[Any]:
+    def _ask_all(self, method: str, *args: object, each: Sequence[object] | None = None) -> list[Value]:
         return [None] * self.parties
 
     @override
-    def _split_at_owner(self, values: Owned) -> tuple[Tree, list[tuple[int, list[Any]]]]:
+    def _split_at_owner(self, values: Owned) -> tuple[Tree, list[tuple[int, list[Value]]]]:
         return jax.tree.map(lambda leaf: spec_of(leaf, secret=True), values.value), []
 
     @override
-    def _join_at_owner(self, party: str, specs: Tree, parts: list[Any]) -> Owned:
+    def _join_at_owner(self, party: str, specs: Tree, parts: list[Value]) -> Owned:
         return Owned(party, jax.tree.map(lambda spec: np.zeros(spec.shape, spec.dtype), specs))
 
     @override

@@ -7,18 +7,20 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
-from typing import Any
 
 import jax
 import numpy as np
+import numpy.typing as npt
+from typing_extensions import Self
 
 from secp_spu.protocol import CosineCorrelation, SpentCorrelationError, combine_factors, encode
 from secp_spu.runtime.cgroup import available_bytes
-from secp_spu.runtime.handles import Correlations, Owned, Stored, is_declared, names_of, spec_of
+from secp_spu.runtime.handles import Actor, Correlations, Owned, Stored, Value, is_declared, names_of, spec_of
 from secp_spu.runtime.jitted import Jitted
 from secp_spu.runtime.journal import Journal
 from secp_spu.runtime.ledger import Ledger
-from secp_spu.runtime.program import Program, Tree, compile_program
+from secp_spu.runtime.program import Program, compile_program
+from secp_spu.trees import Tree
 
 
 class Runtime(ABC):
@@ -35,14 +37,14 @@ class Runtime(ABC):
     def __init__(self, protocol: str, parties: int):
         self.protocol, self.parties = protocol, parties
         self.ledger, self.journal = Ledger(parties), Journal()
-        self._programs: dict[tuple, Program] = {}
+        self._programs: dict[tuple[object, ...], Program] = {}
         self._names = (f"v{i}" for i in count())
         self._fresh: set[tuple[str, ...]] = set()
         self._pinned: set[str] = set()
         self._freed: set[str] = set()
 
     @abstractmethod
-    def actor(self, party: str, make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def actor(self, party: str, make: Callable[..., object], *args: object, **kwargs: object) -> Actor:
         """An object that lives at `party`: its methods take plain or Owned arguments and return Owned values."""
 
     @abstractmethod
@@ -64,14 +66,14 @@ class Runtime(ABC):
         """
 
     @abstractmethod
-    def disclose(self, value: Owned) -> Any:
+    def disclose(self, value: Owned) -> Value:
         """An owner's value that all may know, such as how many texts there are, for the driver to act on."""
 
     @abstractmethod
-    def at_home(self, value: Owned) -> Any:
+    def at_home(self, value: Owned) -> Value:
         """An owner's value if this process is its owner's, or all parties' in one; None in another party's process."""
 
-    def gather(self, value: Any) -> dict[str, Any]:
+    def gather(self, value: object) -> dict[str, object]:
         """What each party's own driver passes as `value`, by party; all may know it. In a cluster only."""
         raise NotImplementedError(f"one process drives all parties, so there is one {value!r}")
 
@@ -105,7 +107,7 @@ class Runtime(ABC):
     def _execute(self, program: Program, inputs: list[Stored], outputs: list[Stored]) -> None:
         """Run a compiled program on stored arrays."""
 
-    def run(self, name: str, fn: Callable, *args: Any) -> Tree:
+    def run(self, name: str, fn: Callable[..., Tree], *args: Tree) -> Tree:
         """Run a JAX function under MPC; it is compiled and audited once for each shape of its inputs.
 
         Args:
@@ -128,7 +130,7 @@ class Runtime(ABC):
         self.free(spent)
         return outputs
 
-    def jit(self, fn: Callable, *, name: str | None = None) -> Jitted:
+    def jit(self, fn: Callable[..., Tree], *, name: str | None = None) -> Jitted:
         """A JAX function as a secure one, which makes and spends its own correlations.
 
         It is called with what `fn` is called with: pytrees whose leaves are handles, or plain arrays, which are
@@ -169,9 +171,10 @@ class Runtime(ABC):
                     f"{program.name} keeps the opening of {inputs[number].name}, which is not pinned: call pin first"
                 )
 
-    def _refuse_freed(self, nodes: list) -> None:
+    def _refuse_freed(self, nodes: list[Stored | CosineCorrelation]) -> None:
         """Refuse arrays that are gone; of whole correlations `_spend` knows."""
-        if gone := [node.name for node in nodes if not is_declared(node) and node.name in self._freed]:
+        names = (node.name for node in nodes if not isinstance(node, CosineCorrelation))
+        if gone := [name for name in names if name in self._freed]:
             raise ValueError(
                 f"{gone[0]} was freed, or is part of a correlation that is spent: nothing can use it any more"
             )
@@ -190,7 +193,7 @@ class Runtime(ABC):
         """Everything compiled so far."""
         return list(self._programs.values())
 
-    def compiled(self, name: str, fn: Callable, trees: tuple) -> Program:
+    def compiled(self, name: str, fn: Callable[..., Tree], trees: tuple[Tree, ...]) -> Program:
         """The program of a function for inputs like these handles; compiled and audited unless it was before."""
         specs = jax.tree.map(lambda stored: stored.spec, trees)
         leaves, tree = jax.tree.flatten(specs)
@@ -201,7 +204,10 @@ class Runtime(ABC):
 
     def _handles(self, wanted: CosineCorrelation) -> CosineCorrelation:
         """Names for a correlation that is to be made."""
-        return jax.tree.map(lambda leaf: Stored(next(self._names), spec_of(leaf, secret=True)), wanted)
+        handles: CosineCorrelation = jax.tree.map(
+            lambda leaf: Stored(next(self._names), spec_of(leaf, secret=True)), wanted
+        )
+        return handles
 
     def _factor_handles(self, handles: CosineCorrelation) -> list[list[Stored]]:
         """Names for every party's factors, cosines and sines, of a joint correlation."""
@@ -218,7 +224,7 @@ class Runtime(ABC):
         self._fresh |= {names_of(node) for node in jax.tree.leaves(tree, is_leaf=is_declared)}
         return Correlations(tree)
 
-    def _spend(self, spent: list, trees: tuple) -> None:
+    def _spend(self, spent: list[CosineCorrelation], trees: tuple[Tree, ...]) -> None:
         """Refuse correlations that are not fresh, that come in by two ways, or otherwise than to be spent."""
         given = {names_of(node) for node in spent}
         times = Counter(stored.name for stored in jax.tree.leaves(trees))
@@ -237,7 +243,7 @@ class Runtime(ABC):
                 raise SpentCorrelationError(f"correlation {names[0]} is {times[names[0]]} inputs of one run")
         self._fresh -= given
 
-    def _public_handles(self, leaves: list) -> list[Stored]:
+    def _public_handles(self, leaves: list[npt.NDArray[np.generic]]) -> list[Stored]:
         """Names for arrays that are to be published.
 
         Raises: ValueError for an array that a ring element cannot stand for, before any party sees it.
@@ -258,7 +264,7 @@ class Runtime(ABC):
                     "float32 or int32"
                 )
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

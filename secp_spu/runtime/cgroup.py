@@ -140,4 +140,5 @@ def available_bytes(proc: Path = PROC) -> int:
         proc: where the kernel tells of processes.
     """
     left = [bytes_ for group in memory_groups(proc) if (bytes_ := group.left_bytes()) is not None]
-    return min([psutil.virtual_memory().available, *left])
+    available: int = psutil.virtual_memory().available
+    return min([available, *left])

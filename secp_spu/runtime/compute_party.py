@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import numpy as np
+import numpy.typing as npt
 from spu import Runtime as SpuRuntime
 from spu import libspu
 
@@ -25,8 +25,10 @@ from secp_spu.protocol import (
     finish_exchange,
 )
 from secp_spu.protocol.sharing import RingArray
+from secp_spu.runtime.handles import Value
 from secp_spu.runtime.ledger import Cost
 from secp_spu.runtime.program import Spec
+from secp_spu.trees import JsonObject
 
 
 class ComputeParty:
@@ -52,7 +54,7 @@ class ComputeParty:
         self._scheme, self._rank, self._spu, self._link = scheme, rank, spu, link.spawn()
         self._maker = CorrelationMaker(scheme, rank, streams)
 
-    def ask(self, method: str, *args: Any) -> tuple[Any, Cost | None]:
+    def ask(self, method: str, *args: Value) -> tuple[Value, Cost | None]:
         """Run one of the methods below.
 
         Returns: its result; and what this party sent for it, or was sent by an owner or the dealer, if that is booked.
@@ -60,13 +62,15 @@ class ComputeParty:
         result = getattr(self, method)(*args)
         return result, _cost(method, args, result)
 
-    def store_secret(self, names: Sequence[str], dtypes: Sequence[np.dtype], parts: Sequence[dict]) -> int:
+    def store_secret(
+        self, names: Sequence[str], dtypes: Sequence[np.dtype[np.generic]], parts: Sequence[Mapping[int, RingArray]]
+    ) -> int:
         """Keep an owner's arrays, given as components by number; returns how many bytes those were."""
         for name, dtype, components in zip(names, dtypes, parts, strict=True):
             self._spu.set_var(name, self._scheme.share(self._rank, components, dtype))
         return sum(components[c].nbytes for components in parts for c in self._scheme.held_by(self._rank))
 
-    def store_public(self, names: Sequence[str], values: Sequence[np.ndarray]) -> None:
+    def store_public(self, names: Sequence[str], values: Sequence[npt.NDArray[np.generic]]) -> None:
         """Keep arrays that everybody may know."""
         for name, value in zip(names, values, strict=True):
             self._spu.set_var(name, self._scheme.public(value))
@@ -126,7 +130,7 @@ BOOKED = {"store_secret": "share", "parts": "open_to", "correlate": "correlate",
 """Methods of a party whose time is booked, and the names that they are booked under."""
 
 
-def _cost(method: str, args: tuple, result: Any) -> Cost | None:
+def _cost(method: str, args: tuple[Value, ...], result: Value) -> Cost | None:
     """Bytes and messages of one call."""
     if method == "store_secret":
         return Cost(result, len(args[0]))
@@ -139,19 +143,21 @@ def _cost(method: str, args: tuple, result: Any) -> Cost | None:
     return None
 
 
-def split(leaves: Sequence[np.ndarray], scheme: Scheme, stream: MaskStream) -> list[list[dict[int, RingArray]]]:
+def split(
+    leaves: Sequence[npt.NDArray[np.generic]], scheme: Scheme, stream: MaskStream
+) -> list[list[dict[int, RingArray]]]:
     """At an owner: fresh components of arrays, for each rank those that it holds."""
     components = [dict(enumerate(scheme.split(encode(leaf), stream))) for leaf in leaves]
     return [[{c: parts[c] for c in scheme.held_by(rank)} for parts in components] for rank in range(scheme.parties)]
 
 
-def join(parts: Sequence[Sequence[RingArray]], specs: Sequence[Spec]) -> list[np.ndarray]:
+def join(parts: Sequence[Sequence[RingArray]], specs: Sequence[Spec]) -> list[npt.NDArray[np.generic]]:
     """At an owner: the arrays that all ranks' parts add up to."""
     sums = (np.add.reduce(column, dtype=np.uint64) for column in zip(*parts, strict=True))
     return [decode(elements, spec.dtype) for elements, spec in zip(sums, specs, strict=True)]
 
 
-def spu_settings(scheme: Scheme) -> dict[str, Any]:
+def spu_settings(scheme: Scheme) -> JsonObject:
     """SPU's settings, the same for every runtime, as JSON's types."""
     return {
         "protocol": scheme.kind.name,

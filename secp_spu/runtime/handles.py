@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 import jax
 import numpy as np
+import numpy.typing as npt
 
 from secp_spu.protocol import CosineCorrelation
-from secp_spu.runtime.program import Spec, Tree
+from secp_spu.runtime.program import Spec
+from secp_spu.trees import Tree
+
+Value: TypeAlias = Any  # Any: methods are called by name, and only a method's own signature says what goes in and out.
+"""What a method takes or returns that is called by its name, at an owner or at a compute party."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +31,16 @@ class Owned:
     """A value at one party, which the driver moves without looking at it."""
 
     party: str
-    value: Any
+    value: Value
 
     def __repr__(self) -> str:
         return f"Owned(by {self.party})"
+
+
+class Actor(Protocol):
+    """An object that lives at a party: any of its methods, called with plain or Owned arguments."""
+
+    def __getattr__(self, method: str) -> Callable[..., Owned]: ...
 
 
 @dataclass(frozen=True)
@@ -45,13 +57,11 @@ def is_declared(node: object) -> bool:
 
 def names_of(node: CosineCorrelation | Stored) -> tuple[str, ...]:
     """The names of a correlation's mask, cos and sin; of a single handle, its name."""
-    parts: tuple[Any, ...] = (node,)
-    if isinstance(node, CosineCorrelation):
-        parts = node.mask, node.cos, node.sin
+    parts = (node.mask, node.cos, node.sin) if isinstance(node, CosineCorrelation) else (node,)
     return tuple(stored.name for stored in parts)
 
 
-def spec_of(value: np.ndarray | jax.Array | jax.ShapeDtypeStruct, *, secret: bool) -> Spec:
+def spec_of(value: npt.NDArray[np.generic] | jax.Array | jax.ShapeDtypeStruct, *, secret: bool) -> Spec:
     """The spec of an array that is to be shared or published."""
     return Spec(tuple(value.shape), np.dtype(value.dtype), secret)
 
@@ -62,7 +72,7 @@ def values_for(party: str, arguments: Tree) -> Tree:
     Raises: ValueError for a value of another party.
     """
 
-    def value_of(node: Any) -> Any:
+    def value_of(node: object) -> Value:
         if not isinstance(node, Owned):
             return node
         if node.party != party:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
+import numpy.typing as npt
 
 from secp_spu.protocol import SpendingFunction
 from secp_spu.runtime.handles import Correlations, Owned, Stored, is_declared, spec_of
-from secp_spu.runtime.program import Spec, Tree
+from secp_spu.runtime.program import Spec
+from secp_spu.trees import Tree
 
 if TYPE_CHECKING:
     from secp_spu.runtime.base import Runtime
@@ -25,7 +27,7 @@ class Jitted:
         name: of its programs; None for the function's own.
     """
 
-    def __init__(self, runtime: Runtime, fn: Callable, name: str | None = None):
+    def __init__(self, runtime: Runtime, fn: Callable[..., Tree], name: str | None = None):
         self._runtime, self._fn, self._name = runtime, fn, name or name_of(fn)
         self._program = SpendingFunction(fn)
 
@@ -45,7 +47,7 @@ class Jitted:
         self._runtime.compiled(self._name, self._program, handles)  # first: nothing is made for what is refused
         return self._run(args, self._program, declared)
 
-    def _run(self, args: tuple, program: Callable, *declared: Tree) -> Tree:
+    def _run(self, args: tuple[Tree, ...], program: Callable[..., Tree], *declared: Tree) -> Tree:
         """Publish the plain arrays for one run, and make what it spends."""
         runtime = self._runtime
         published = runtime.publish([leaf for leaf in jax.tree.leaves(args) if not isinstance(leaf, Stored)])
@@ -62,7 +64,7 @@ _NARROWED = {np.dtype(np.float64): np.dtype(np.float32), np.dtype(np.int64): np.
 """Types of Python's and NumPy's own numbers, and those that are shared instead."""
 
 
-def name_of(fn: Callable) -> str:
+def name_of(fn: Callable[..., object]) -> str:
     """A function's name, for programs."""
     return getattr(fn, "__name__", type(fn).__name__).strip("<>")
 
@@ -71,7 +73,7 @@ def _is_whole(node: object) -> bool:
     return isinstance(node, Owned | Correlations) or is_declared(node)
 
 
-def _argument(leaf: Any) -> Stored | np.ndarray:
+def _argument(leaf: object) -> Stored | npt.NDArray[np.generic]:
     """A handle, or a plain array with the types of shared numbers."""
     if isinstance(leaf, Stored):
         return leaf
@@ -88,5 +90,5 @@ def _argument(leaf: Any) -> Stored | np.ndarray:
     return shared
 
 
-def _spec(leaf: Stored | np.ndarray) -> Spec:
+def _spec(leaf: Stored | npt.NDArray[np.generic]) -> Spec:
     return leaf.spec if isinstance(leaf, Stored) else spec_of(leaf, secret=False)

@@ -11,7 +11,6 @@ import os
 import stat
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 from secp_spu.errors import ConfigError
 from secp_spu.files import make_private_folder
@@ -39,7 +38,7 @@ class Journal:
         except OSError as error:
             raise ConfigError(f"cluster.log: {path} cannot be written ({error.strerror}): name another file") from error
 
-    def write(self, event: str, **facts: Any) -> None:
+    def write(self, event: str, **facts: object) -> None:
         """Add a line.
 
         Args:

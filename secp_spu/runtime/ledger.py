@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Literal
+from typing import Literal, TypeAlias, TypedDict, cast
 
 Phase = Literal["setup", "offline", "online"]
 PHASES: tuple[Phase, ...] = ("setup", "offline", "online")
@@ -34,6 +34,46 @@ class PhaseCost:
     total: Cost = field(default_factory=Cost)
     operations: dict[str, Cost] = field(default_factory=dict)
     programs: dict[str, Cost] = field(default_factory=dict)
+
+
+class CostState(TypedDict):
+    """A Cost in a checkpoint."""
+
+    bytes_total: int
+    sends_total: int
+    seconds: float
+
+
+class PhaseState(TypedDict):
+    """A PhaseCost in a checkpoint."""
+
+    total: CostState
+    operations: dict[str, CostState]
+    programs: dict[str, CostState]
+
+
+LedgerState: TypeAlias = dict[str, PhaseState]
+"""All figures of a ledger by phase, for a checkpoint."""
+
+
+class CostLine(TypedDict):
+    """One line of a report: bytes and sends are the mean over the compute parties, `bytes_total` their sum."""
+
+    bytes: float
+    bytes_total: int
+    sends: float
+    seconds: float
+
+
+class PhaseLine(CostLine):
+    """The line of a phase, and the same by operation and by program."""
+
+    operations: dict[str, CostLine]
+    programs: dict[str, CostLine]
+
+
+LedgerReport: TypeAlias = dict[str, PhaseLine]
+"""What a run cost, by phase."""
 
 
 class Ledger:
@@ -80,19 +120,21 @@ class Ledger:
         for operation, cost in rows:
             phase.operations.setdefault(operation, Cost()).add(cost)
 
-    def report(self) -> dict[str, dict]:
+    def report(self) -> LedgerReport:
         """For each phase `bytes` and `sends` (mean over the parties), `bytes_total` (their sum), `seconds`.
 
         The same under `operations` and `programs`.
         """
         return {
-            name: self._line(phase.total)
-            | {"operations": {k: self._line(c) for k, c in _largest_first(phase.operations)}}
-            | {"programs": {k: self._line(c) for k, c in _largest_first(phase.programs)}}
+            name: {
+                **self._line(phase.total),
+                "operations": {k: self._line(c) for k, c in _largest_first(phase.operations)},
+                "programs": {k: self._line(c) for k, c in _largest_first(phase.programs)},
+            }
             for name, phase in self.phases.items()
         }
 
-    def _line(self, cost: Cost) -> dict[str, float]:
+    def _line(self, cost: Cost) -> CostLine:
         return {
             "bytes": cost.bytes_total / self.parties,
             "bytes_total": cost.bytes_total,
@@ -100,7 +142,7 @@ class Ledger:
             "seconds": round(cost.seconds, 6),
         }
 
-    def add(self, state: dict[str, dict]) -> None:
+    def add(self, state: LedgerState) -> None:
         """Add the figures of one party's own ledger, of which there are `parties`."""
         one = Ledger(1)
         one.restore(state)
@@ -114,11 +156,11 @@ class Ledger:
     def _add(self, sum_: Cost, cost: Cost) -> None:
         sum_.add(Cost(cost.bytes_total, cost.sends_total, cost.seconds / self.parties))
 
-    def state(self) -> dict[str, dict]:
+    def state(self) -> LedgerState:
         """All figures, for a checkpoint."""
-        return {name: asdict(phase) for name, phase in self.phases.items()}
+        return {name: cast(PhaseState, asdict(phase)) for name, phase in self.phases.items()}
 
-    def restore(self, state: dict[str, dict]) -> None:
+    def restore(self, state: LedgerState) -> None:
         """Go on from the figures of a checkpoint."""
         for name in PHASES:
             saved = state[name]

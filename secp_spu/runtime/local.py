@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import Literal, NoReturn, TypeAlias, TypeVar
 
 import jax
 from spu import Runtime as SpuRuntime
@@ -17,12 +17,13 @@ from typing_extensions import override
 from secp_spu.errors import RuntimeFailure
 from secp_spu.protocol import Correction, CosineCorrelation, Dealer, MaskStream, Scheme, party_streams
 from secp_spu.runtime.compute_party import BOOKED, ComputeParty, join, split, spu_config
-from secp_spu.runtime.handles import Owned, Stored, spec_of
+from secp_spu.runtime.handles import Owned, Stored, Value, spec_of
 from secp_spu.runtime.ledger import Cost
 from secp_spu.runtime.one_process import OneProcessRuntime
 from secp_spu.runtime.profile import UnprovenOpening, profile_log
-from secp_spu.runtime.program import Program, Tree
+from secp_spu.runtime.program import Program
 from secp_spu.runtime.sharing_runtime import SharingRuntime
+from secp_spu.trees import Tree
 
 Source = Literal["joint", "dealt"]
 Result = TypeVar("Result")
@@ -86,14 +87,14 @@ class LocalRuntime(OneProcessRuntime, SharingRuntime):
         return self._dealer is not None
 
     @override
-    def _split_at_owner(self, values: Owned) -> tuple[Tree, Iterator[tuple[int, list[Any]]]]:
+    def _split_at_owner(self, values: Owned) -> tuple[Tree, Iterator[tuple[int, list[Value]]]]:
         leaves = jax.tree.leaves(values.value)
         # One by one, so that no more than one array's components are held.
         batches = ((1, split([leaf], self._scheme, self._shares)) for leaf in leaves)
         return jax.tree.map(lambda leaf: spec_of(leaf, secret=True), values.value), batches
 
     @override
-    def _join_at_owner(self, party: str, specs: Tree, parts: list[Any]) -> Owned:
+    def _join_at_owner(self, party: str, specs: Tree, parts: list[Value]) -> Owned:
         leaves, tree = jax.tree.flatten(specs)
         return Owned(party, jax.tree.unflatten(tree, join(parts, leaves)))
 
@@ -110,8 +111,8 @@ class LocalRuntime(OneProcessRuntime, SharingRuntime):
             yield
 
     @override
-    def _ask_all(self, method: str, *args: Any, each: Sequence[Any] | None = None) -> list[Any]:
-        def ask(party: PartyThread) -> tuple[Any, Cost | None]:
+    def _ask_all(self, method: str, *args: object, each: Sequence[object] | None = None) -> list[Value]:
+        def ask(party: PartyThread) -> tuple[Value, Cost | None]:
             return party.side.ask(method, *args, *([] if each is None else [each[party.rank]]))
 
         answers = self._everywhere(ask)
@@ -138,10 +139,10 @@ class LocalRuntime(OneProcessRuntime, SharingRuntime):
         """
         if self._failure:
             raise self._failure
-        done: queue.Queue[tuple[int, Any, BaseException | None]] = queue.Queue()
+        done: Done = queue.Queue()
         for party in self._parties:
             party.submit(task, done)
-        results: dict[int, Any] = {}
+        results: dict[int, Result] = {}
         for _ in self._parties:
             rank, result, error = done.get()
             if error:
@@ -171,6 +172,13 @@ class LocalRuntime(OneProcessRuntime, SharingRuntime):
             profile_log().release()
 
 
+Task: TypeAlias = "Callable[[PartyThread], Value]"
+"""What a party's thread is asked to do."""
+
+Done: TypeAlias = "queue.Queue[tuple[int, Value, BaseException | None]]"
+"""Where parties report: rank, result, and the error that came instead of a result."""
+
+
 class PartyThread:
     """A compute party: a daemon thread that runs one task after another."""
 
@@ -180,7 +188,7 @@ class PartyThread:
         self.side: ComputeParty
         self._streams = streams
         self._scheme, self._link, self._timeout_seconds = scheme, link, timeout_seconds
-        self._tasks: queue.Queue[tuple[Callable, queue.Queue] | None] = queue.Queue()
+        self._tasks: queue.Queue[tuple[Task, Done] | None] = queue.Queue()
         self.thread = threading.Thread(target=self._work, name=f"rank-{rank}", daemon=True)
         self.thread.start()
 
@@ -195,7 +203,7 @@ class PartyThread:
         self.spu = SpuRuntime(link, spu_config(self._scheme))
         self.side = ComputeParty(self._scheme, self.rank, self.spu, link, streams=self._streams)
 
-    def submit(self, task: Callable[[PartyThread], Any], done: queue.Queue) -> None:
+    def submit(self, task: Task, done: Done) -> None:
         """Run a task when the earlier ones are done; put (rank, result, error) into `done`."""
         self._tasks.put((task, done))
 

@@ -3,41 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from typing_extensions import override
 
 from secp_spu.runtime.base import Runtime
-from secp_spu.runtime.handles import Owned, values_for
+from secp_spu.runtime.handles import Owned, Value, values_for
 
 
 class OneProcessRuntime(Runtime):
     """A runtime whose owners are objects of this process."""
 
     @override
-    def actor(self, party: str, make: Callable[..., Any], *args: Any, **kwargs: Any) -> LocalActor:
+    def actor(self, party: str, make: Callable[..., object], *args: object, **kwargs: object) -> LocalActor:
         return LocalActor(party, make(*args, **kwargs))
 
     @override
-    def disclose(self, value: Owned) -> Any:
+    def disclose(self, value: Owned) -> Value:
         return value.value
 
     @override
-    def at_home(self, value: Owned) -> Any:
+    def at_home(self, value: Owned) -> Value:
         return value.value
 
 
 class LocalActor:
     """An object that belongs to one party; what its methods return does too."""
 
-    def __init__(self, party: str, instance: Any):
+    def __init__(self, party: str, instance: object):
         self._party, self._instance = party, instance
 
-    def __getattr__(self, name: str) -> Callable[..., Owned]:
-        method = getattr(self._instance, name)
+    def __getattr__(self, method: str) -> Callable[..., Owned]:
+        bound = getattr(self._instance, method)
 
-        def call(*args: Any, **kwargs: Any) -> Owned:
+        def call(*args: object, **kwargs: object) -> Owned:
             plain, named = values_for(self._party, (args, kwargs))
-            return Owned(self._party, method(*plain, **named))
+            return Owned(self._party, bound(*plain, **named))
 
         return call

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 from typing_extensions import override
 
 from secp_spu.runtime.handles import Correlations, Owned, Stored, spec_of
 from secp_spu.runtime.one_process import OneProcessRuntime
-from secp_spu.runtime.program import Program, Tree
+from secp_spu.runtime.program import Program
+from secp_spu.trees import Tree
 
 
 class PlaintextRuntime(OneProcessRuntime):
@@ -20,10 +21,10 @@ class PlaintextRuntime(OneProcessRuntime):
 
     secure = False
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__("plaintext", 1)
         self._values: dict[str, jax.Array] = {}
-        self._compiled_functions: dict[Callable, Callable] = {}
+        self._compiled_functions: dict[Callable[..., Tree], Callable[..., Tree]] = {}
 
     @override
     def share(self, values: Owned) -> Tree:
@@ -53,15 +54,16 @@ class PlaintextRuntime(OneProcessRuntime):
         self._values.clear()
 
     @override
-    def run(self, name: str, fn: Callable, *args: Any) -> Tree:
+    def run(self, name: str, fn: Callable[..., Tree], *args: Tree) -> Tree:
         trees = [arg.tree if isinstance(arg, Correlations) else arg for arg in args]
         values = jax.tree.map(lambda handle: self._values[handle.name], trees)
         compiled = self._compiled_functions.setdefault(fn, jax.jit(fn))
+        wait: Callable[[Tree], Tree] = jax.block_until_ready  # which JAX gives no types
         with self.ledger.timed(name):
-            return self._store(jax.block_until_ready(compiled(*values)))
+            return self._store(wait(compiled(*values)))
 
     def _store(self, values: Tree) -> Tree:
-        def keep(value: np.ndarray | jax.Array) -> Stored:
+        def keep(value: npt.NDArray[np.generic] | jax.Array) -> Stored:
             handle = Stored(next(self._names), spec_of(value, secret=True))
             self._values[handle.name] = jnp.asarray(value)
             return handle

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import numpy as np
@@ -14,9 +13,7 @@ from spu.utils import frontend
 from secp_spu.auditing import AuditReport, CorrelationInput, audit_program
 from secp_spu.auditing.parser import Region, parse_program
 from secp_spu.protocol import CosineCorrelation
-
-Tree = Any
-"""A JAX pytree."""
+from secp_spu.trees import Tree
 
 
 @dataclass(frozen=True)
@@ -24,7 +21,7 @@ class Spec:
     """Shape, dtype and visibility of a program's input or output."""
 
     shape: tuple[int, ...]
-    dtype: np.dtype
+    dtype: np.dtype[np.generic]
     secret: bool
 
 
@@ -47,7 +44,7 @@ class Program:
     audit: AuditReport
 
 
-def compile_program(name: str, fn: Callable, inputs: tuple) -> Program:
+def compile_program(name: str, fn: Callable[..., Tree], inputs: tuple[Tree, ...]) -> Program:
     """Compile `fn` for SPU and prove its openings masked.
 
     Args:
@@ -60,10 +57,10 @@ def compile_program(name: str, fn: Callable, inputs: tuple) -> Program:
     names = [input_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(inputs)]
     vis = [libspu.Visibility.VIS_SECRET if spec.secret else libspu.Visibility.VIS_PUBLIC for spec in leaves]
 
-    def program(*flat):
+    def program(*flat: jax.Array) -> Tree:
         return fn(*jax.tree.unflatten(tree, flat))
 
-    shapes = [jax.ShapeDtypeStruct(spec.shape, spec.dtype) for spec in leaves]
+    shapes = [shape_struct(spec.shape, spec.dtype) for spec in leaves]
     options = libspu.CompilerOptions()
     # Softmax divides once a row and multiplies, instead of dividing n times a row.
     options.enable_optimize_denominator_with_broadcast = True
@@ -75,10 +72,16 @@ def compile_program(name: str, fn: Callable, inputs: tuple) -> Program:
     return Program(name, code, len(leaves), _output_specs(parse_program(code.decode()), results), audit)
 
 
-def correlation_inputs(inputs: tuple) -> list[CorrelationInput]:
+def shape_struct(shape: Sequence[int], dtype: np.dtype[np.generic]) -> jax.ShapeDtypeStruct:
+    """What JAX traces a function with in an array's place."""
+    make: Callable[..., jax.ShapeDtypeStruct] = jax.ShapeDtypeStruct  # which JAX gives no types
+    return make(shape, dtype)
+
+
+def correlation_inputs(inputs: tuple[Tree, ...]) -> list[CorrelationInput]:
     """Which of a program's arguments are a correlation's mask and factors, by their numbers: names may be alike."""
-    tree = jax.tree.structure(inputs)
-    numbered = jax.tree.unflatten(tree, range(tree.num_leaves))
+    leaves, tree = jax.tree.flatten(inputs)
+    numbered = jax.tree.unflatten(tree, range(len(leaves)))
     nodes = jax.tree_util.tree_leaves_with_path(numbered, is_leaf=lambda node: isinstance(node, CosineCorrelation))
     return [
         CorrelationInput(input_name(path), node.mask, (node.cos, node.sin))
@@ -87,7 +90,7 @@ def correlation_inputs(inputs: tuple) -> list[CorrelationInput]:
     ]
 
 
-def input_name(path: tuple) -> str:
+def input_name(path: tuple[object, ...]) -> str:
     """A place in a pytree as words and dots, such as 3.attention.features.mask."""
     return ".".join(str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key)))) for key in path)
 

@@ -6,15 +6,14 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
-from typing import Any
 
 import jax
 from typing_extensions import override
 
 from secp_spu.protocol import CosineCorrelation, Scheme
 from secp_spu.runtime.base import Runtime
-from secp_spu.runtime.handles import Correlations, Owned, Stored, is_declared
-from secp_spu.runtime.program import Tree
+from secp_spu.runtime.handles import Correlations, Owned, Stored, Value, is_declared
+from secp_spu.trees import Tree
 
 
 class SharingRuntime(Runtime):
@@ -31,18 +30,18 @@ class SharingRuntime(Runtime):
         self._scheme = Scheme(protocol, parties)
 
     @abstractmethod
-    def _ask_all(self, method: str, *args: Any, each: Sequence[Any] | None = None) -> list[Any]:
+    def _ask_all(self, method: str, *args: object, each: Sequence[object] | None = None) -> list[Value]:
         """Run a method of `ComputeParty` at all parties, and book what it costs.
 
         Args:
             method: its name.
             args: the same for all parties.
             each: one more argument, by rank.
-        Returns: what it returned, by rank.
+        Returns: what it returned, by rank; where parties are elsewhere, references to it.
         """
 
     @abstractmethod
-    def _split_at_owner(self, values: Owned) -> tuple[Tree, Iterable[tuple[int, Sequence[Any]]]]:
+    def _split_at_owner(self, values: Owned) -> tuple[Tree, Iterable[tuple[int, Sequence[Value]]]]:
         """The owner's work of sharing.
 
         Returns: the arrays' specs, as a pytree; and in the order of its leaves how many arrays the next parts are of,
@@ -50,11 +49,11 @@ class SharingRuntime(Runtime):
         """
 
     @abstractmethod
-    def _join_at_owner(self, party: str, specs: Tree, parts: list[Any]) -> Owned:
+    def _join_at_owner(self, party: str, specs: Tree, parts: list[Value]) -> Owned:
         """The owner's work of opening: the arrays that the parts of all ranks add up to."""
 
     @abstractmethod
-    def _correct(self, wanted: CosineCorrelation) -> Any:
+    def _correct(self, wanted: CosineCorrelation) -> Value:
         """The dealer's work: its correction for one correlation."""
 
     @property
@@ -135,4 +134,5 @@ def names_in(values: Tree) -> list[str]:
 
 def name_tree(handles: CosineCorrelation) -> CosineCorrelation:
     """A correlation of names."""
-    return jax.tree.map(lambda handle: handle.name, handles)
+    names: CosineCorrelation = jax.tree.map(lambda handle: handle.name, handles)
+    return names

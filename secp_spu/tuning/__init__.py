@@ -9,7 +9,7 @@ from secp_spu.tuning.logits import accuracy, losses
 from secp_spu.tuning.model_owner import ModelOwner
 from secp_spu.tuning.parties import DATA_OWNER, join_cluster, make_runtime
 from secp_spu.tuning.peft import load_peft, save_peft
-from secp_spu.tuning.predict import Predictor, predict, refuse_existing
+from secp_spu.tuning.predict import Prediction, Predictor, predict, refuse_existing
 from secp_spu.tuning.prompt import PromptSpace, SoftPrompt, load_prompt, save_prompt
 from secp_spu.tuning.record import RunRecord, Usage, open_run
 
@@ -17,6 +17,7 @@ __all__ = [
     "DATA_OWNER",
     "DataOwner",
     "ModelOwner",
+    "Prediction",
     "Predictor",
     "Progress",
     "PromptSpace",

@@ -12,12 +12,13 @@ import sys
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from itertools import combinations
-from typing import Any, Literal
+from typing import Literal, TypeAlias, TypeGuard
 
 from secp_spu.config import Config
 from secp_spu.errors import ConfigError
 from secp_spu.model import describe_config, fingerprint_json, fingerprint_tables
 from secp_spu.network.messages import SHOWN_CHARACTERS, shown
+from secp_spu.trees import JsonObject
 
 Purpose = Literal["tuning", "prediction"]
 """What the parties of a cluster come together for."""
@@ -38,8 +39,11 @@ _KINDS = {
 }
 """Kinds of facts: what differs, and what to do about it."""
 
+PartyFacts: TypeAlias = Mapping[str, JsonObject]
+"""What a party says about itself: facts by name, by kind."""
 
-def facts_of(config: Config, party: str, purpose: Purpose) -> dict[str, Any]:
+
+def facts_of(config: Config, party: str, purpose: Purpose) -> PartyFacts:
     """What a party says about itself, as JSON that all parties may see.
 
     Args:
@@ -60,7 +64,7 @@ def facts_of(config: Config, party: str, purpose: Purpose) -> dict[str, Any]:
     }
 
 
-def require_agreement(facts_by_party: Mapping[str, Any], party: str) -> None:
+def require_agreement(facts_by_party: Mapping[str, object], party: str) -> None:
     """Refuse a cluster whose parties differ.
 
     Args:
@@ -68,32 +72,33 @@ def require_agreement(facts_by_party: Mapping[str, Any], party: str) -> None:
         party: whose facts are named first in a message.
     Raises: ConfigError naming the first difference, its parties and all other things that differ.
     """
-    if strangers := sorted(name for name, facts in facts_by_party.items() if not _is_well_formed(facts)):
+    known = {name: facts for name, facts in facts_by_party.items() if _is_well_formed(facts)}
+    if strangers := sorted(facts_by_party.keys() - known.keys()):
         raise ConfigError(
             f"{strangers[0]} states no facts as this version of secp-spu does: install the same version at all parties"
         )
-    names = [party, *sorted(name for name in facts_by_party if name != party)]
+    names = [party, *sorted(name for name in known if name != party)]
     for one, other in combinations(names, 2):
-        differences = list(_differences(facts_by_party[one], facts_by_party[other]))
+        differences = list(_differences(known[one], known[other]))
         if not differences:
             continue
         (kind, key), *more = differences
         what, fix = _KINDS[kind]
-        ours, theirs = (shown(facts_by_party[name][kind].get(key)) for name in (one, other))
+        ours, theirs = (shown(known[name][kind].get(key)) for name in (one, other))
         also = f" (and so do {', '.join(_named(*place) for place in more[:OTHERS_NAMED])})" if more else ""
         raise ConfigError(
             f"the parties' {what} differ: {_named(kind, key)} is {ours} at {one}, but {theirs} at {other}{also}; {fix}"
         )
 
 
-def _is_well_formed(facts: Any) -> bool:
+def _is_well_formed(facts: object) -> TypeGuard[PartyFacts]:
     """Whether it is what `facts_of` returns, as far as a comparison needs."""
     return isinstance(facts, Mapping) and all(
         isinstance(facts.get(kind), Mapping) and all(isinstance(key, str) for key in facts[kind]) for kind in _KINDS
     )
 
 
-def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _differences(ours: PartyFacts, theirs: PartyFacts) -> Iterator[tuple[str, str]]:
     """Kind and name of each fact that two parties do not share; of their files, only of those that both have."""
     for kind in _KINDS:
         mine, others = ours[kind], theirs[kind]
@@ -107,8 +112,8 @@ def _named(kind: str, key: str) -> str:
     return f"the version of {name}" if kind == "versions" else name
 
 
-def _versions() -> dict[str, str | None]:
-    found: dict[str, str | None] = {"Python": f"{sys.version_info.major}.{sys.version_info.minor}"}
+def _versions() -> JsonObject:
+    found: JsonObject = {"Python": f"{sys.version_info.major}.{sys.version_info.minor}"}
     for name in PACKAGES:
         try:
             found[name] = version(name)
@@ -117,10 +122,10 @@ def _versions() -> dict[str, str | None]:
     return found
 
 
-def _contents(config: Config) -> dict[str, Any]:
+def _contents(config: Config) -> JsonObject:
     """Facts about an owner's model folder."""
     folder = config.model.folder
-    found = {f"{key} of config.json": value for key, value in describe_config(folder).items()}
+    found: JsonObject = {f"{key} of config.json": value for key, value in describe_config(folder).items()}
     if (folder / "tokenizer.json").exists():
         found["tokenizer.json"] = fingerprint_json(folder / "tokenizer.json")
     if config.model.embedding == "data_owner":

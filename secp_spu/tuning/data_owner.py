@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from secp_spu.config import Config, TaskSection, save_config
 from secp_spu.errors import ConfigError, RuntimeFailure
 from secp_spu.optimizers import OPTIMIZERS, Search, fingerprint
 from secp_spu.protocol import FRACTION_BITS
+from secp_spu.runtime.ledger import LedgerReport
+from secp_spu.trees import Floats, Ints
 from secp_spu.tuning.finished_run import CONFIG_NAME
 from secp_spu.tuning.initial_prompt import make_initial_prompt, prompt_generator
 from secp_spu.tuning.inputs import InputOwner, PromptSet, Split
 from secp_spu.tuning.logits import accuracy, losses, plausible
 from secp_spu.tuning.prompt import FILE_NAME, PromptSpace, SoftPrompt, save_prompt
-from secp_spu.tuning.record import Generation, Usage, open_run
-from secp_spu.tuning.run_report import REPORT, describe_generation, write_report
+from secp_spu.tuning.record import Generation, RunState, Usage, open_run
+from secp_spu.tuning.run_report import REPORT, BatchingReport, describe_generation, write_report
 from secp_spu.tuning.selection import Selection
 from secp_spu.tuning.task import Example, TaskTokenizer, TokenBatch, draw_few_shot, read_examples
 
@@ -33,7 +35,7 @@ class Texts:
     """A set of the data owner's texts, as the model wants them, and their labels."""
 
     tokens: TokenBatch
-    labels: np.ndarray
+    labels: Ints
 
 
 def read_splits(section: TaskSection, tokenizer: TaskTokenizer, seed: int) -> dict[Split, Texts]:
@@ -80,7 +82,7 @@ class DataOwner(InputOwner):
         search = Search(tuning.intrinsic_dim, tuning.population, tuning.sigma, [self._record.seed, 2], labels)
         self._optimizer = OPTIMIZERS[tuning.optimizer](search)
         self._replay()
-        self._candidates = np.zeros((0, tuning.intrinsic_dim))
+        self._candidates: npt.NDArray[np.float64] = np.zeros((0, tuning.intrinsic_dim))
         self._finalists = self._candidates
 
     def _replay(self) -> None:
@@ -121,14 +123,14 @@ class DataOwner(InputOwner):
         self._record.save(self._folder)
         save_config(self._config, self._folder / CONFIG_NAME)
 
-    def prompts(self, which: PromptSet, first: int, last: int) -> np.ndarray:
+    def prompts(self, which: PromptSet, first: int, last: int) -> Floats:
         """Prompts first..last - 1 of a set, ready for the first layer [prompts, prompt_tokens, width].
 
         The leaders are the best and the pending point; where there is but one, it stands twice.
 
         Without embedding tables what is to be added to p0's words, in standard deviations of the word embeddings.
         """
-        points: dict[PromptSet, Callable[[], np.ndarray]] = {
+        points: dict[PromptSet, Callable[[], Floats]] = {
             "untuned": lambda: np.zeros((1, self._config.tuning.intrinsic_dim)),
             "candidates": lambda: self._candidates,
             "finalists": lambda: self._finalists,
@@ -141,7 +143,7 @@ class DataOwner(InputOwner):
         """Propose the next generation's candidates."""
         self._candidates = self._optimizer.ask()
 
-    def tell(self, logits: list[list[np.ndarray]]) -> None:
+    def tell(self, logits: list[list[Floats]]) -> None:
         """Take the candidates' logits on the training texts, and propose two finalists.
 
         Args:
@@ -158,7 +160,7 @@ class DataOwner(InputOwner):
         record.stopped = self._reason_to_stop(told)
         self._finalists = self._selection.finalists(self._candidates[told.argmin()], self._optimizer.mean)
 
-    def _trusted(self, answers: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[int]]:
+    def _trusted(self, answers: Floats) -> tuple[Floats, Floats, list[int]]:
         """Logits of candidates and their losses, with stand-ins for implausible ones; and the numbers of these.
 
         A stand-in has the largest loss of the others, so that it cannot win, and the others' mean logits.
@@ -175,7 +177,7 @@ class DataOwner(InputOwner):
         told[~trusted] = told[trusted].max()
         return answers, told, np.flatnonzero(~trusted).tolist()
 
-    def _reason_to_stop(self, told: np.ndarray) -> str:
+    def _reason_to_stop(self, told: Floats) -> str:
         """Why further generations would find nothing; empty where they may."""
         alpha = self._config.tuning.alpha
         if self._alike(self.prompts("candidates", 0, len(told))):
@@ -192,28 +194,28 @@ class DataOwner(InputOwner):
         )
 
     @staticmethod
-    def _alike(prompts: np.ndarray) -> bool:
+    def _alike(prompts: Floats) -> bool:
         """Whether prompts, as they are shared, differ by less than a unit of the ring integers."""
         return bool(np.ptp(prompts, axis=0).max() < 2.0**-FRACTION_BITS)
 
-    def select(self, logits: list[np.ndarray]) -> None:
+    def select(self, logits: list[Floats]) -> None:
         """Take the finalists' logits on the validation texts, batch by batch."""
         self._selection.take(self._finalists, self._validation_losses(logits))
 
-    def confirm(self, logits: list[np.ndarray]) -> None:
+    def confirm(self, logits: list[Floats]) -> None:
         """Take the leaders' logits on the validation texts, batch by batch, at the end of the run."""
         self._selection.take_last(self._validation_losses(logits))
 
-    def _validation_losses(self, logits: list[np.ndarray]) -> np.ndarray:
+    def _validation_losses(self, logits: list[Floats]) -> Floats:
         """Losses of prompts on the validation texts, by logits batch by batch; infinite where those are implausible."""
         answers = self._answers("validation", logits)
         trusted = plausible(answers, self._logit_limit).all(-1)
         return np.where(trusted, self._losses("validation", np.where(trusted[:, None, None], answers, 0)), np.inf)
 
-    def _losses(self, split: Split, logits: np.ndarray) -> np.ndarray:
+    def _losses(self, split: Split, logits: Floats) -> Floats:
         return losses(self._config.tuning.loss, logits, self._texts[split].labels)
 
-    def _answers(self, split: Split, batches: list[np.ndarray]) -> np.ndarray:
+    def _answers(self, split: Split, batches: list[Floats]) -> Floats:
         """Logits [prompts, texts, labels] from those of batches of texts, [prompts * texts, labels] each."""
         prompts = sum(len(batch) for batch in batches) // len(self._texts[split].labels)
         return np.concatenate([batch.reshape(prompts, -1, batch.shape[-1]) for batch in batches], axis=1)
@@ -223,19 +225,24 @@ class DataOwner(InputOwner):
         record = self._record
         return min(record.generations[-1].losses), min(record.best_validation_loss, record.pending_loss)
 
-    def test_accuracy(self, logits: list[np.ndarray]) -> float:
+    def test_accuracy(self, logits: list[Floats]) -> float:
         """Accuracy of logits on the test texts, given part by part; implausible logits count as wrong."""
         answers = np.concatenate(logits)
         trusted = plausible(answers, self._logit_limit)
         return accuracy(np.where(trusted[:, None], answers, np.nan), self._texts["test"].labels)
 
-    def public_state(self) -> dict[str, Any]:
+    def public_state(self) -> RunState:
         """How far the run is and what it took: everybody may know."""
-        record = self._record
-        tested = record.accuracy_before is not None
-        return {"generations": len(record.generations), "tested": tested, **asdict(record.usage)}
+        record, usage = self._record, self._record.usage
+        return {
+            "generations": len(record.generations),
+            "tested": record.accuracy_before is not None,
+            "seconds": usage.seconds,
+            "forward_calls": usage.forward_calls,
+            "ledger": usage.ledger,
+        }
 
-    def take_untuned(self, logits: list[np.ndarray]) -> str:
+    def take_untuned(self, logits: list[Floats]) -> str:
         """Take the untuned prompt's logits on the test texts, part by part; returns a line for the data owner."""
         found = self._record.accuracy_before = self.test_accuracy(logits)
         return f"untuned prompt: accuracy {found:.3f} on {len(self._texts['test'].labels)} unseen texts"
@@ -247,7 +254,7 @@ class DataOwner(InputOwner):
         record.save(self._folder)
         return describe_generation(record, before) if record.generations else None
 
-    def finish(self, logits: list[np.ndarray], usage: Usage, ledger: dict[str, Any], batching: dict[str, Any]) -> None:
+    def finish(self, logits: list[Floats], usage: Usage, ledger: LedgerReport, batching: BatchingReport) -> None:
         """Take the selected prompt's logits on the test texts, and write all outputs."""
         record = self._record
         record.accuracy_after, record.usage = self.test_accuracy(logits), usage

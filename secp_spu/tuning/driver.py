@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from secp_spu.config import Config
 from secp_spu.errors import RuntimeFailure
 from secp_spu.inference import Batch, parts
 from secp_spu.progress import Progress
-from secp_spu.runtime import Owned, Runtime
+from secp_spu.runtime import Actor, Owned, Runtime
 from secp_spu.tuning.batching import FINALISTS, Batching, choose_batching
 from secp_spu.tuning.inputs import PromptSet, Split
 from secp_spu.tuning.limits import Allowance, Amounts
-from secp_spu.tuning.record import Usage
+from secp_spu.tuning.record import RunState, Usage
 from secp_spu.tuning.shared_model import SharedModel, share_model, sizes_of
 
 
@@ -37,7 +35,7 @@ class Session:
 
     runtime: Runtime
     config: Config
-    data_owner: Any
+    data_owner: Actor
     shared: SharedModel
     batching: Batching
     batches: dict[Split, list[Batch]]
@@ -72,8 +70,8 @@ class Session:
 def set_up(
     runtime: Runtime,
     config: Config,
-    data_owner: Any,
-    model_owner: Any,
+    data_owner: Actor,
+    model_owner: Actor,
     progress: Progress,
     allowance: Allowance | None = None,
 ) -> Session:
@@ -90,7 +88,8 @@ def set_up(
         folder cannot be written; both before anything is shared.
     """
     allowance = allowance or Allowance()
-    before, sizes = runtime.disclose(data_owner.public_state()), sizes_of(runtime, data_owner)
+    before: RunState = runtime.disclose(data_owner.public_state())
+    sizes = sizes_of(runtime, data_owner)
     allowance.begin(_rest_of_run(config, before, sizes))
     data_owner.begin()
     if before["ledger"]:
@@ -108,7 +107,7 @@ def set_up(
     return Session(runtime, config, data_owner, shared, batching, batches, sizes, allowance, progress, clock)
 
 
-def _rest_of_run(config: Config, state: Mapping[str, Any], sizes: Mapping[Split, int]) -> Amounts:
+def _rest_of_run(config: Config, state: RunState, sizes: dict[Split, int]) -> Amounts:
     """What a run asks for from where it is on, by the data owner's word.
 
     Raises: RuntimeFailure for a state that no run is in.
@@ -133,7 +132,7 @@ def tune(session: Session) -> None:
     """
     owner, progress, config = session.data_owner, session.progress, session.config
     layers = session.shared.model.layers
-    state = session.runtime.disclose(owner.public_state())
+    state: RunState = session.runtime.disclose(owner.public_state())
     if not state["tested"]:
         progress.stage("untuned prompt", layers * len(session.batches["test"]))
         session.show(owner.take_untuned(session.logits("untuned", 0, 1, "test")))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 from typing_extensions import override
 
 from secp_spu.inference import Batch, PrivateEmbedding
 from secp_spu.model import TransformerConfig
-from secp_spu.runtime import Owned, Runtime, Stored
+from secp_spu.runtime import Actor, Owned, Runtime, Stored
 from secp_spu.tuning.inputs import PromptSet, Split, TokenSet
 
 
@@ -39,7 +39,7 @@ class EmbeddingAtHome(Embedding):
         data_owner: actor of a DataOwner.
     """
 
-    def __init__(self, runtime: Runtime, data_owner: Any):
+    def __init__(self, runtime: Runtime, data_owner: Actor):
         self._runtime, self._data_owner = runtime, data_owner
 
     @override
@@ -52,7 +52,8 @@ class EmbeddingAtHome(Embedding):
 
     @override
     def prompts(self, which: PromptSet, first: int, last: int) -> Stored:
-        return self._runtime.share(self._data_owner.prompts(which, first, last))
+        prompts: Stored = self._runtime.share(self._data_owner.prompts(which, first, last))
+        return prompts
 
     @override
     def end_set_up(self) -> None:
@@ -74,7 +75,13 @@ class EmbeddingUnderMpc(Embedding):
     """
 
     def __init__(
-        self, runtime: Runtime, transformer: TransformerConfig, data_owner: Any, model_owner: Any, *, prompt_tokens: int
+        self,
+        runtime: Runtime,
+        transformer: TransformerConfig,
+        data_owner: Actor,
+        model_owner: Actor,
+        *,
+        prompt_tokens: int,
     ):
         self._runtime, self._data_owner, self._prompt_tokens = runtime, data_owner, prompt_tokens
         rest = runtime.share(model_owner.other_tables())
@@ -114,13 +121,14 @@ class EmbeddingUnderMpc(Embedding):
 
     def _look_up(self, which: TokenSet, tokens: range) -> list[Stored]:
         def share_one_hot(some: range, rows: range) -> Stored:
-            return self._runtime.share(self._data_owner.one_hot(which, some, rows))
+            shared: Stored = self._runtime.share(self._data_owner.one_hot(which, some, rows))
+            return shared
 
         return self._tables.look_up(tokens, share_one_hot)
 
 
 def make_embedding(
-    runtime: Runtime, kind: str, transformer: TransformerConfig, owners: tuple[Any, Any], *, prompt_tokens: int
+    runtime: Runtime, kind: str, transformer: TransformerConfig, owners: tuple[Actor, Actor], *, prompt_tokens: int
 ) -> Embedding:
     """What `model.embedding` calls `kind`.
 

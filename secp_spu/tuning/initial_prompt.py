@@ -7,6 +7,7 @@ import numpy as np
 from secp_spu.config import Config
 from secp_spu.errors import ConfigError
 from secp_spu.model import TransformerConfig
+from secp_spu.trees import Ints
 from secp_spu.tuning.finished_run import fitting, load_tuned_prompt
 from secp_spu.tuning.peft import load_peft
 from secp_spu.tuning.prompt import SoftPrompt
@@ -33,7 +34,7 @@ def make_initial_prompt(
     Raises: ConfigError for a text or a prompt that does not fit the model or `tuning.prompt_tokens`.
     """
     count, wanted = config.tuning.prompt_tokens, config.tuning.initial_prompt
-    tokens = rng.integers(transformer.vocab_size, size=count)
+    tokens: Ints = rng.integers(transformer.vocab_size, size=count)
     if wanted.words is not None:
         tokens = _repeated(tokenizer.word_ids(wanted.words), count)
     if wanted.run is not None:
@@ -43,7 +44,7 @@ def make_initial_prompt(
     return SoftPrompt.of_tokens(tokens, transformer.width)
 
 
-def _repeated(ids: list[int], count: int) -> np.ndarray:
+def _repeated(ids: list[int], count: int) -> Ints:
     """A text's tokens, again and again until there are enough."""
     if not ids:
         raise ConfigError(f"{KEY}.words holds no word: write some, or leave it out for random ones")

@@ -9,12 +9,14 @@ from typing import Literal
 
 import jax
 import numpy as np
+import numpy.typing as npt
 
 from secp_spu.config import Config
 from secp_spu.errors import ConfigError
 from secp_spu.inference import SHIFT_BITS, one_hot
 from secp_spu.model import Embeddings, hidden_bits, load_embeddings, load_transformer_config
 from secp_spu.protocol import to_storage
+from secp_spu.trees import Floats, Ints
 from secp_spu.tuning.logits import LARGEST_LIMIT, check_limit
 from secp_spu.tuning.prompt import SoftPrompt
 from secp_spu.tuning.task import TaskTokenizer, TokenBatch
@@ -37,9 +39,9 @@ class Tables:
         self._embed = jax.jit(
             partial(Embeddings(transformer).apply, {"params": params}), static_argnames=("first_position",)
         )
-        self.words: np.ndarray = params["word"]["embedding"]
+        self.words: Floats = params["word"]["embedding"]
 
-    def embed(self, vectors: np.ndarray, first_position: int = 0) -> np.ndarray:
+    def embed(self, vectors: Floats, first_position: int = 0) -> npt.NDArray[np.float32]:
         """Word embeddings or soft prompts with their positions, normalised [batch, tokens, width].
 
         Args:
@@ -105,16 +107,17 @@ class InputOwner:
         """How many texts each split has; everybody may know."""
         return {split: len(tokens.token_ids) for split, tokens in self._tokens.items()}
 
-    def inputs(self, split: Split, first: int, last: int) -> dict[str, np.ndarray]:
+    def inputs(self, split: Split, first: int, last: int) -> dict[str, npt.NDArray[np.generic]]:
         """Texts first..last - 1 of a split, for sharing: fields of `runtime.Batch`.
 
         Without embedding tables `keep`, 1 for tokens and 0 for padding [texts, tokens], instead of `hidden`.
         """
         tokens = self._tokens[split]
-        part = TokenBatch(*(a[first:last] for a in (tokens.token_ids, tokens.padding_mask, tokens.mask_row)))
+        some = slice(first, last)
+        part = TokenBatch(tokens.token_ids[some], tokens.padding_mask[some], tokens.mask_row[some])
         return self._model_inputs(part, self._config.tuning.prompt_tokens)
 
-    def label_inputs(self) -> dict[str, np.ndarray]:
+    def label_inputs(self) -> dict[str, npt.NDArray[np.generic]]:
         """The same of the labels' describing texts, for the label-embedding head; no prompt stands before them."""
         return self._model_inputs(self._described, 0)
 
@@ -124,7 +127,7 @@ class InputOwner:
             raise ConfigError("model.head is label_words: its labels have no descriptions")
         return self._descriptions
 
-    def _model_inputs(self, tokens: TokenBatch, prompt_tokens: int) -> dict[str, np.ndarray]:
+    def _model_inputs(self, tokens: TokenBatch, prompt_tokens: int) -> dict[str, npt.NDArray[np.generic]]:
         ones = np.ones((len(tokens.token_ids), prompt_tokens), np.float32)
         padding_mask = np.concatenate([ones, tokens.padding_mask], 1)
         readout = np.concatenate([0 * ones, tokens.mask_row], 1)
@@ -136,18 +139,18 @@ class InputOwner:
         hidden = self._tables.embed(self._tables.words[tokens.token_ids], prompt_tokens)
         return {"hidden": self._for_layers(hidden * tokens.padding_mask[..., None]), **rows}
 
-    def one_hot(self, which: TokenSet, tokens: range, rows: range) -> np.ndarray:
+    def one_hot(self, which: TokenSet, tokens: range, rows: range) -> npt.NDArray[np.int32]:
         """Tokens of a set, counted through its texts with their padding, among rows of the vocabulary.
 
         Returns: int32 [tokens, rows].
         """
         if which == "prompt":
-            ids = self._initial.start
+            ids: Ints = self._initial.tokens
         else:
             ids = (self._described if which == "labels" else self._tokens[which]).token_ids
         return one_hot(ids.reshape(-1)[tokens.start : tokens.stop], rows)
 
-    def _for_sharing(self, shifts: np.ndarray) -> np.ndarray:
+    def _for_sharing(self, shifts: Floats) -> Floats:
         """Prompts, ready for the first layer; without embedding tables what is to be added to `_initial.start`.
 
         Args:
@@ -157,6 +160,6 @@ class InputOwner:
             return to_storage(shifts.astype(np.float32), SHIFT_BITS)
         return self._for_layers(self._tables.embed(self._initial.moved(shifts, self._tables.words)))
 
-    def _for_layers(self, embedded: np.ndarray) -> np.ndarray:
+    def _for_layers(self, embedded: Floats) -> Floats:
         """Embeddings, encoded as the layers take hidden states."""
         return to_storage(embedded, hidden_bits(self._transformer))

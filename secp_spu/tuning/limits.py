@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import date, datetime, timezone
-from typing import Any
 
 from typing_extensions import override
 
@@ -189,7 +188,7 @@ class ClusterAllowance(Allowance):
 
     def __init__(
         self,
-        gather: Callable[[Any], Mapping[str, Any]],
+        gather: Callable[[object], Mapping[str, object]],
         model_owner: str,
         data_owner: str,
         account: Account | None,
@@ -222,7 +221,7 @@ class ClusterAllowance(Allowance):
         found = self._gather(verdict)[self._model_owner]
         if found in (None, GRANTED):
             return found == GRANTED
-        limit = found if found in LIMITED else FILE
+        limit = found if isinstance(found, str) and found in LIMITED else FILE
         self._journal.write("refused", by=self._model_owner, limit=limit)
         raise own or LimitReached(_refusal(self._model_owner, limit), limit)
 

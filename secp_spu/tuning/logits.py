@@ -11,8 +11,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import numpy.typing as npt
 
 from secp_spu.errors import RuntimeFailure
+from secp_spu.trees import Floats, Ints
 
 HINGE_MARGIN = 2.0
 """Margin of the hinge loss, as in black-box tuning (Sun et al. 2022)."""
@@ -25,7 +27,7 @@ LARGEST_LIMIT = 2.0**20
 """Largest bound of its logits that a model owner may name: a larger one would find nothing."""
 
 
-def losses(kind: str, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def losses(kind: str, logits: Floats, labels: Ints) -> Floats:
     """Mean loss of every candidate.
 
     Args:
@@ -37,12 +39,14 @@ def losses(kind: str, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     of_label = np.take_along_axis(logits, labels[None, :, None], -1)[..., 0]
     if kind == "hinge":
         others = np.where(np.arange(logits.shape[-1]) == labels[:, None], -np.inf, logits)
-        return np.maximum(HINGE_MARGIN - of_label + others.max(-1), 0).mean(-1)
-    largest = logits.max(-1)
-    return (largest + np.log(np.exp(logits - largest[..., None]).sum(-1)) - of_label).mean(-1)
+        means: Floats = np.maximum(HINGE_MARGIN - of_label + others.max(-1), 0).mean(-1)
+    else:
+        largest = logits.max(-1)
+        means = (largest + np.log(np.exp(logits - largest[..., None]).sum(-1)) - of_label).mean(-1)
+    return means
 
 
-def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
+def accuracy(logits: Floats, labels: Ints) -> float:
     """Share of texts [texts, labels] whose largest logit is their label's [texts]; NaN is nobody's."""
     return float(((logits.argmax(-1) == labels) & ~np.isnan(logits).any(-1)).mean())
 
@@ -60,7 +64,7 @@ def check_limit(limit: float) -> float:
     return float(limit)
 
 
-def plausible(logits: np.ndarray, limit: float) -> np.ndarray:
+def plausible(logits: Floats, limit: float) -> npt.NDArray[np.bool_]:
     """Which texts' logits are finite and within the bound.
 
     A loss of plausible logits is plausible too: cross-entropy is then at least log(1 + (labels - 1) exp(-2 limit)).
@@ -70,4 +74,5 @@ def plausible(logits: np.ndarray, limit: float) -> np.ndarray:
         limit: largest size of a logit.
     Returns: bool [...].
     """
-    return np.less_equal(np.abs(logits), limit).all(-1)  # NaN is not less or equal
+    within: npt.NDArray[np.bool_] = np.less_equal(np.abs(logits), limit).all(-1)  # NaN is not less or equal
+    return within

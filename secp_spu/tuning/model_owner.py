@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-
-import numpy as np
 
 from secp_spu.config import Config, ModelSection
 from secp_spu.errors import ConfigError
@@ -19,6 +16,7 @@ from secp_spu.model import (
     label_word_limit,
     load_checkpoint,
 )
+from secp_spu.trees import Floats, Tree
 
 
 class ModelOwner:
@@ -45,20 +43,20 @@ class ModelOwner:
         """The transformer's shape and choices; everybody may know them."""
         return self._checkpoint.config
 
-    def layer(self, number: int) -> Any:
+    def layer(self, number: int) -> Tree:
         """A layer's weights, folded, as a pytree of arrays."""
         before = self._norm(number - 1) if number else self._embedding_norm
         return fold_layer(self._checkpoint.layer(number)["params"], before, self._checkpoint.config)
 
-    def _norm(self, number: int) -> Any:
+    def _norm(self, number: int) -> Tree:
         """Gain and shift of the norm that a layer ends with; a decoder's ends with none."""
         return self._checkpoint.layer(number)["params"].get("output_norm")
 
-    def layer_public(self, number: int) -> Any:
+    def layer_public(self, number: int) -> Tree:
         """What everybody may know of a layer: its random frequencies."""
         return self._checkpoint.layer(number).get("public", {})
 
-    def label_word_head(self, token_ids: Sequence[int]) -> Any:
+    def label_word_head(self, token_ids: Sequence[int]) -> Tree:
         """The masked-LM head's weights, folded, with the decoder columns of the given tokens alone."""
         return fold_head(self._checkpoint.label_word_head(token_ids), self.last_norm())
 
@@ -75,20 +73,20 @@ class ModelOwner:
             return label_embedding_limit()
         return label_word_limit(self._checkpoint.label_word_head(token_ids))
 
-    def last_norm(self) -> Any:
+    def last_norm(self) -> Tree:
         """What the label-embedding head has of weights: gain and shift of the last layer's norm."""
         return self._norm(self._checkpoint.config.layers - 1)
 
-    def word_rows(self, rows: range) -> np.ndarray:
+    def word_rows(self, rows: range) -> Floats:
         """Word embeddings of rows of the vocabulary [rows, width], for `PrivateEmbedding`."""
         return encoded_words(self._embeddings, rows)
 
-    def other_tables(self) -> dict[str, np.ndarray]:
+    def other_tables(self) -> dict[str, Floats]:
         """What `PrivateEmbedding` takes besides the word embeddings."""
         return other_tables(self._embeddings)
 
     @property
-    def _embeddings(self) -> Any:
+    def _embeddings(self) -> Tree:
         return self._checkpoint.variables["params"]["embeddings"]
 
 

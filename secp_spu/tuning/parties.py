@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from secp_spu.config import Config
 from secp_spu.errors import ConfigError
@@ -11,7 +11,9 @@ from secp_spu.spu_release import require_secretflow
 from secp_spu.tuning.agreement import Purpose, facts_of, require_agreement
 
 if TYPE_CHECKING:
+    from secp_spu.network.meeting import Facts
     from secp_spu.runtime.secretflow.runtime import SecretFlowRuntime
+    from secp_spu.runtime.secretflow.start import Agree
 
 DATA_OWNER = "data_owner"
 """The party that alone sees logits."""
@@ -54,8 +56,10 @@ def join_cluster(config: Config, party: str, purpose: Purpose) -> Runtime:
     return runtime
 
 
-def _secretflow(config: Config, party: str | None, **meeting: Any) -> SecretFlowRuntime:
-    """Args: config; party; meeting: `facts` and `agree` of SecretFlowRuntime."""
+def _secretflow(
+    config: Config, party: str | None, *, facts: Facts | None = None, agree: Agree = lambda _: None
+) -> SecretFlowRuntime:
+    """SecretFlow's runtime; the arguments are those of SecretFlowRuntime."""
     if config.cluster is None:
         raise ConfigError("cluster: is missing")
     require_secretflow()
@@ -65,4 +69,4 @@ def _secretflow(config: Config, party: str | None, **meeting: Any) -> SecretFlow
         raise ConfigError(
             f"{error.name or error} cannot be imported, and `cluster:` needs SecretFlow: see 'Installing' in the README"
         ) from error
-    return SecretFlowRuntime(config.protocol, config.cluster, party, **meeting)
+    return SecretFlowRuntime(config.protocol, config.cluster, party, facts=facts, agree=agree)

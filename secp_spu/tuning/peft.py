@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -13,6 +12,7 @@ from safetensors.numpy import save
 from secp_spu.errors import ConfigError
 from secp_spu.files import make_private_folder, write_whole
 from secp_spu.model import TransformerConfig
+from secp_spu.trees import Floats
 from secp_spu.tuning.prompt import SoftPrompt
 
 CONFIG_NAME = "adapter_config.json"
@@ -20,7 +20,7 @@ WEIGHTS_NAME = "adapter_model.safetensors"
 TENSOR = "prompt_embeddings"
 
 
-def save_peft(folder: Path, vectors: np.ndarray, transformer: TransformerConfig) -> None:
+def save_peft(folder: Path, vectors: Floats, transformer: TransformerConfig) -> None:
     """Write an adapter, for its owner's eyes alone.
 
     PEFT puts the vectors before the word embeddings of a text, and the model adds positions to both, as here. The task
@@ -87,7 +87,7 @@ def load_peft(folder: Path) -> SoftPrompt:
 
 def _check_kind(path: Path) -> None:
     try:
-        config: Any = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read, so that its folder is no PEFT adapter: {error}") from error
     kind = config.get("peft_type") if isinstance(config, dict) else None

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from scipy.special import softmax
 
 from secp_spu.config import Config
@@ -18,7 +18,8 @@ from secp_spu.errors import ConfigError, RuntimeFailure
 from secp_spu.files import make_private_folder, write_whole
 from secp_spu.inference import parts
 from secp_spu.progress import Progress
-from secp_spu.runtime import Owned, Runtime, Stored
+from secp_spu.runtime import Actor, Owned, Runtime, Stored
+from secp_spu.trees import Floats
 from secp_spu.tuning.batching import even
 from secp_spu.tuning.finished_run import load_tuned_prompt
 from secp_spu.tuning.inputs import InputOwner, PromptSet
@@ -70,7 +71,7 @@ class Predictor(InputOwner):
         self._texts = read_texts(texts, config.task) if isinstance(texts, Path) else list(texts)
         self._tokens = {"new": self._tokenizer.encode(self._texts, config.task)}
         self._out = out
-        self._logits: list[np.ndarray] = []
+        self._logits: list[Floats] = []
 
     def begin(self) -> None:
         """Make sure that the results can be written.
@@ -86,13 +87,13 @@ class Predictor(InputOwner):
         except OSError as error:
             raise ConfigError(f"{self._out} cannot be written: {error.strerror}") from error
 
-    def prompts(self, which: PromptSet, first: int, last: int) -> np.ndarray:
+    def prompts(self, which: PromptSet, first: int, last: int) -> Floats:
         """The tuned prompt; see `DataOwner.prompts`."""
         if (which, first, last) != ("best", 0, 1):
             raise ValueError(f"which is {which}, {first} to {last}, but there is one prompt, the best")
         return self._for_sharing(self._initial.shift[None])
 
-    def take(self, logits: np.ndarray) -> None:
+    def take(self, logits: Floats) -> None:
         """Keep the logits [texts, labels] of the next pass."""
         self._logits.append(logits)
 
@@ -100,12 +101,12 @@ class Predictor(InputOwner):
         """Numbers of the passes that gave implausible logits, to be made once more; everybody may know them."""
         return [number for number, logits in enumerate(self._logits) if not self._plausible(logits).all()]
 
-    def take_again(self, number: int, logits: np.ndarray) -> None:
+    def take_again(self, number: int, logits: Floats) -> None:
         """Take the logits of a pass that was made once more, where they were implausible."""
         before = self._logits[number]
         self._logits[number] = np.where(self._plausible(before)[:, None], before, logits)
 
-    def _plausible(self, logits: np.ndarray) -> np.ndarray:
+    def _plausible(self, logits: Floats) -> npt.NDArray[np.bool_]:
         return plausible(logits, self._logit_limit)
 
     def predictions(self) -> list[Prediction]:
@@ -159,8 +160,8 @@ def refuse_existing(out: Path) -> None:
 def predict(
     runtime: Runtime,
     config: Config,
-    predictor: Any,
-    model_owner: Any,
+    predictor: Actor,
+    model_owner: Actor,
     progress: Progress,
     allowance: Allowance | None = None,
 ) -> None:

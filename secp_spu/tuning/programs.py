@@ -29,4 +29,5 @@ def audit_config(config: Config) -> list[Program]:
     with TemporaryDirectory() as folder, audit as runtime:
         data_owner = runtime.actor(DATA_OWNER, DataOwner, config, Path(folder), resume=False)
         tune(set_up(runtime, config, data_owner, runtime.actor("model_owner", ModelOwner, config), Progress()))
-        return runtime.programs
+        programs: list[Program] = runtime.programs
+        return programs

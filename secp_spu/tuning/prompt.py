@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from secp_spu.errors import ConfigError
 from secp_spu.files import write_whole
+from secp_spu.trees import Floats, Ints
 
 FILE_NAME = "prompt.safetensors"
 
@@ -26,16 +28,16 @@ class SoftPrompt:
         shift: in standard deviations of the word embeddings [prompt_tokens, width].
     """
 
-    start: np.ndarray
-    shift: np.ndarray
+    start: Floats | Ints
+    shift: Floats
 
     @classmethod
-    def of_tokens(cls, tokens: np.ndarray, width: int) -> SoftPrompt:
+    def of_tokens(cls, tokens: Ints, width: int) -> SoftPrompt:
         """The word embeddings, of a width, of tokens [prompt_tokens]."""
         return cls(tokens, np.zeros((len(tokens), width), np.float32))
 
     @classmethod
-    def of_vectors(cls, vectors: np.ndarray) -> SoftPrompt:
+    def of_vectors(cls, vectors: Floats) -> SoftPrompt:
         """The prompt itself [prompt_tokens, width]."""
         return cls(vectors, np.zeros_like(vectors))
 
@@ -44,7 +46,12 @@ class SoftPrompt:
         """It is in terms of tokens: the prompt itself takes the table of word embeddings."""
         return self.start.ndim == 1
 
-    def moved(self, shifts: np.ndarray, words: np.ndarray) -> np.ndarray:
+    @property
+    def tokens(self) -> Ints:
+        """The tokens that it is in terms of [prompt_tokens]."""
+        return self.start.astype(np.int64)
+
+    def moved(self, shifts: Floats, words: Floats) -> npt.NDArray[np.float32]:
         """With other shifts than its own.
 
         Args:
@@ -55,7 +62,7 @@ class SoftPrompt:
         start = words[self.start] if self.of_words else self.start
         return (start + shifts * float(words.std())).astype(np.float32)
 
-    def vectors(self, words: np.ndarray) -> np.ndarray:
+    def vectors(self, words: Floats) -> npt.NDArray[np.float32]:
         """The prompt itself, float32 [prompt_tokens, width]; words: the table of word embeddings."""
         return self.moved(self.shift, words)
 
@@ -70,7 +77,7 @@ class PromptSpace:
         initial: p0.
     """
 
-    projection: np.ndarray
+    projection: Floats
     initial: SoftPrompt
 
     @classmethod
@@ -96,7 +103,7 @@ class PromptSpace:
         deviation = alpha / (np.sqrt(intrinsic_dim) * sigma)
         return cls(rng.normal(scale=deviation, size=(initial.shift.size, intrinsic_dim)), initial)
 
-    def shifts(self, points: np.ndarray) -> np.ndarray:
+    def shifts(self, points: Floats) -> Floats:
         """What is added to `initial.start`, A z and all, in standard deviations of the word embeddings.
 
         Args:
@@ -105,11 +112,11 @@ class PromptSpace:
         """
         return self.initial.shift + (points @ self.projection.T).reshape(len(points), *self.initial.shift.shape)
 
-    def prompts(self, points: np.ndarray, words: np.ndarray) -> np.ndarray:
+    def prompts(self, points: Floats, words: Floats) -> npt.NDArray[np.float32]:
         """Soft prompts [candidates, prompt_tokens, width], float32, of points z [candidates, intrinsic_dim]."""
         return self.initial.moved(self.shifts(points), words)
 
-    def at(self, point: np.ndarray) -> SoftPrompt:
+    def at(self, point: Floats) -> SoftPrompt:
         """The soft prompt of one point z [intrinsic_dim], without the table of word embeddings."""
         return SoftPrompt(self.initial.start, self.shifts(point[None])[0])
 
@@ -123,7 +130,7 @@ def save_prompt(path: Path, prompt: SoftPrompt) -> None:
     """
     if prompt.of_words:
         shift = np.ascontiguousarray(prompt.shift, np.float32)
-        tensors = {"initial_tokens": prompt.start.astype(np.int64), "shift": shift}
+        tensors = {"initial_tokens": prompt.tokens, "shift": shift}
     elif prompt.shift.any():
         raise ValueError("prompt holds vectors and a shift: hand over SoftPrompt.of_vectors(prompt.vectors(words))")
     else:

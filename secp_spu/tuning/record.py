@@ -12,12 +12,13 @@ import math
 import secrets
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from secp_spu.config import Config
 from secp_spu.errors import ConfigError
 from secp_spu.files import write_whole
 from secp_spu.runtime import Ledger
+from secp_spu.runtime.ledger import LedgerState
 from secp_spu.tuning.contents import contents_of, place_of
 from secp_spu.tuning.logits import AGREEMENT
 
@@ -36,7 +37,17 @@ class Usage:
 
     seconds: float = 0.0
     forward_calls: int = 0
-    ledger: dict[str, Any] = field(default_factory=dict)
+    ledger: LedgerState = field(default_factory=dict)
+
+
+class RunState(TypedDict):
+    """How far a run is, whether the untuned prompt was tested, and what the run took: everybody may know."""
+
+    generations: int
+    tested: bool
+    seconds: float
+    forward_calls: int
+    ledger: LedgerState
 
 
 @dataclass

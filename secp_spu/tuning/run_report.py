@@ -6,11 +6,13 @@ import json
 import math
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 from secp_spu.config import Config
 from secp_spu.drawing import new_figure
 from secp_spu.files import write_whole
+from secp_spu.runtime.ledger import LedgerReport
+from secp_spu.tuning.inputs import Split
 from secp_spu.tuning.record import Generation, RunRecord, Usage
 
 if TYPE_CHECKING:
@@ -22,8 +24,41 @@ PHASE_COLOURS = {"setup": "#9aa5b1", "offline": "#e0a458", "online": "#3d6fb4"}
 LARGEST_OPERATIONS = 8
 
 
-def write_report(folder: Path, config: Config, record: RunRecord, run: dict[str, Any]) -> None:
-    """Write report.json, loss.png and costs.png for their owner's eyes; `run`: the driver's `batching` and `ledger`."""
+class BatchingReport(TypedDict):
+    """What went through the model in one pass: candidates, and texts of each split."""
+
+    candidates: int
+    texts: dict[Split, int]
+
+
+class DriverReport(TypedDict):
+    """What the driver says of a run."""
+
+    batching: BatchingReport
+    ledger: LedgerReport
+
+
+class RunReport(DriverReport):
+    """The content of report.json."""
+
+    accuracy_before: float
+    accuracy_after: float
+    loss: list[float]
+    validation_loss: list[float | None]
+    best_validation_loss: float
+    implausible_candidates: int
+    notes: list[str]
+    stopped: str
+    forward_calls: int
+    seconds: float
+    protocol: str
+    parties: int
+    correlations: str
+    seed: int
+
+
+def write_report(folder: Path, config: Config, record: RunRecord, run: DriverReport) -> None:
+    """Write report.json, loss.png and costs.png for their owner's eyes."""
     report = build_report(config, record, run)
     write_whole(folder / REPORT, (json.dumps(report, indent=2) + "\n").encode(), secret=True)
     for name, figure in (("loss.png", _draw_loss(record)), ("costs.png", _draw_costs(report))):
@@ -32,8 +67,10 @@ def write_report(folder: Path, config: Config, record: RunRecord, run: dict[str,
         write_whole(folder / name, drawn.getvalue(), secret=True)
 
 
-def build_report(config: Config, record: RunRecord, run: dict[str, Any]) -> dict[str, Any]:
-    """The content of report.json."""
+def build_report(config: Config, record: RunRecord, run: DriverReport) -> RunReport:
+    """The content of report.json, of a run that has finished."""
+    if record.accuracy_before is None or record.accuracy_after is None:
+        raise ValueError("record is of a run that has not finished: it has no accuracies")
     return {
         "accuracy_before": record.accuracy_before,
         "accuracy_after": record.accuracy_after,
@@ -61,13 +98,19 @@ def _finite(loss: float) -> float | None:
 def describe_generation(record: RunRecord, before: Usage) -> str:
     """One line on the last generation: losses, evaluations, and what it took."""
     last = record.generations[-1]
-    spent = {key: _total(record.usage, key) - _total(before, key) for key in ("bytes_total", "sends_total")}
+    sent_bytes = _total(record.usage, "bytes_total") - _total(before, "bytes_total")
+    sends = _total(record.usage, "sends_total") - _total(before, "sends_total")
     return (
         f"generation {len(record.generations):3d}: loss {min(last.losses):.3f}, validation {last.validation_loss:.3f} "
         f"({_best(record)}), {record.usage.forward_calls} evaluations, "
-        f"{spent['bytes_total'] / 1e6:,.0f} MB and {spent['sends_total']:,} sends of all parties, "
+        f"{_sent(sent_bytes, sends)}"
         f"{record.usage.seconds - before.seconds:.1f} s{_what_was_not_taken(last)}"
     )
+
+
+def _sent(sent_bytes: int, sends: int) -> str:
+    """What all parties sent; in plaintext nothing."""
+    return f"{sent_bytes / 1e6:,.0f} MB and {sends:,} sends of all parties, " if sends else ""
 
 
 def _best(record: RunRecord) -> str:
@@ -83,7 +126,7 @@ def _what_was_not_taken(last: Generation) -> str:
     return "".join(f"; {note}" for note in notes)
 
 
-def _total(usage: Usage, key: str) -> int:
+def _total(usage: Usage, key: Literal["bytes_total", "sends_total"]) -> int:
     return sum(phase["total"][key] for phase in usage.ledger.values())
 
 
@@ -106,7 +149,7 @@ def _accuracies(record: RunRecord) -> str:
     return f"{record.accuracy_before:.1%} → {record.accuracy_after:.1%}"
 
 
-def _draw_costs(report: dict[str, Any]) -> Figure:
+def _draw_costs(report: RunReport) -> Figure:
     figure = new_figure(8, 3.6)
     phases, operations = figure.subplots(1, 2, width_ratios=[2, 3])
     names = list(PHASE_COLOURS)

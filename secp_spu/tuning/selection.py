@@ -10,8 +10,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import numpy.typing as npt
 
 from secp_spu.errors import RuntimeFailure
+from secp_spu.trees import Floats
 from secp_spu.tuning.record import RunRecord, confirms
 
 WHAT_TO_DO = "go on with `resume` and more tuning.generations, or look for overflow in the model"
@@ -27,12 +29,12 @@ class Selection:
     def __init__(self, record: RunRecord):
         self._record = record
 
-    def finalists(self, candidate: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    def finalists(self, candidate: npt.NDArray[np.float64], mean: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """The generation's best candidate, and the pending point or the optimizer's mean [2, intrinsic_dim]."""
         return np.stack([candidate, np.array(self._record.pending) if self._record.pending else mean])
 
     @property
-    def leaders(self) -> np.ndarray:
+    def leaders(self) -> npt.NDArray[np.float64]:
         """The best and the pending point [2, intrinsic_dim]; where there is but one, it stands twice.
 
         Raises: RuntimeFailure if there is none.
@@ -42,7 +44,7 @@ class Selection:
             raise RuntimeFailure(f"no prompt was found: the logits of all finalists were implausible; {WHAT_TO_DO}")
         return np.array([best or pending, pending or best])
 
-    def take(self, finalists: np.ndarray, found: np.ndarray) -> None:
+    def take(self, finalists: npt.NDArray[np.float64], found: Floats) -> None:
         """Take a generation's validation losses.
 
         Args:
@@ -71,7 +73,7 @@ class Selection:
         else:
             record.pending_loss = loss
 
-    def take_last(self, found: np.ndarray) -> None:
+    def take_last(self, found: Floats) -> None:
         """Take the leaders' validation losses [2] at the end of the run.
 
         Raises: RuntimeFailure if no point has two evaluations that agree.

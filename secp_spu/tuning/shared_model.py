@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from secp_spu.config import Config
 from secp_spu.errors import RuntimeFailure
 from secp_spu.inference import Batch, SecureModel
 from secp_spu.progress import Progress
-from secp_spu.runtime import Owned, Runtime, Stored
+from secp_spu.runtime import Actor, Owned, Runtime, Stored
 from secp_spu.tuning.batching import sequences_that_fit
 from secp_spu.tuning.embedding import Embedding, make_embedding
 from secp_spu.tuning.inputs import PromptSet, Split
@@ -71,7 +70,7 @@ def require_announced(shared: int, announced: int, what: str) -> None:
         )
 
 
-def sizes_of(runtime: Runtime, data_owner: Any) -> dict[Split, int]:
+def sizes_of(runtime: Runtime, data_owner: Actor) -> dict[Split, int]:
     """How many texts the data owner has of each split, by its own word.
 
     Raises: RuntimeFailure for what is no number of texts.
@@ -83,7 +82,7 @@ def sizes_of(runtime: Runtime, data_owner: Any) -> dict[Split, int]:
 
 
 def share_model(
-    runtime: Runtime, config: Config, owners: tuple[Any, Any], progress: Progress, *, more_steps: int = 0
+    runtime: Runtime, config: Config, owners: tuple[Actor, Actor], progress: Progress, *, more_steps: int = 0
 ) -> SharedModel:
     """Share the model's weights and, for the label-embedding head, compute the labels' embeddings. Once, as set-up.
 

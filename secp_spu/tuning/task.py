@@ -7,13 +7,14 @@ import string
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from secp_spu.config import TaskSection
 from secp_spu.errors import ConfigError
 from secp_spu.model.hub.tokenizer import mask_token, open_tokenizer
+from secp_spu.trees import JsonObject
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,9 @@ class TokenBatch:
             where a template has no mask.
     """
 
-    token_ids: np.ndarray
-    padding_mask: np.ndarray
-    mask_row: np.ndarray
+    token_ids: npt.NDArray[np.int32]
+    padding_mask: npt.NDArray[np.float32]
+    mask_row: npt.NDArray[np.float32]
 
 
 def read_examples(path: Path, section: TaskSection) -> list[Example]:
@@ -58,9 +59,10 @@ def read_examples(path: Path, section: TaskSection) -> list[Example]:
     for where, content in _objects(path):
         if "label" not in content:
             raise ConfigError(f"{where} has no `label`: a line holds an object with a label and the template's fields")
-        if content["label"] not in labels:
-            raise ConfigError(f"{where} has label {content['label']!r}, but task.labels has only {', '.join(labels)}")
-        examples.append(Example(_fields(content, section.template, where), labels.index(content["label"]), where=where))
+        label = content["label"]
+        if not isinstance(label, str) or label not in labels:
+            raise ConfigError(f"{where} has label {label!r}, but task.labels has only {', '.join(labels)}")
+        examples.append(Example(_fields(content, section.template, where), labels.index(label), where=where))
     return examples
 
 
@@ -95,7 +97,7 @@ def texts_of(objects: Sequence[str | Mapping[str, object]], section: TaskSection
     return texts
 
 
-def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _objects(path: Path) -> Iterator[tuple[str, JsonObject]]:
     """The objects of a JSON-lines file, each with the words for where it stands; at least one."""
     empty = True
     for number, line in enumerate(_read_text(path).split("\n"), 1):
@@ -212,7 +214,8 @@ class TaskTokenizer:
 
     def word_ids(self, text: str) -> list[int]:
         """The tokens of a text, without those that mark its beginning and end."""
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
 
     def encode(self, texts: Sequence[Text], section: TaskSection) -> TokenBatch:
         """Texts in the template, padded to `max_tokens`.
@@ -242,9 +245,9 @@ class TaskTokenizer:
                 f"take {self._mask_token} out of the texts, or a tokenizer that has it"
             )
         if len(ids) > section.max_tokens:
-            mend = "raise it" if section.truncate else "raise it, or set task.truncate: true"
+            remedy = "raise it" if section.truncate else "raise it, or set task.truncate: true"
             raise ConfigError(
-                f"{text.where} has {len(ids)} tokens, which exceeds task.max_tokens ({section.max_tokens}): {mend}"
+                f"{text.where} has {len(ids)} tokens, which exceeds task.max_tokens ({section.max_tokens}): {remedy}"
             )
         return ids
 
@@ -264,7 +267,8 @@ class TaskTokenizer:
         template = section.template
         if self._causal:  # the space before a word is the word's own
             template = template.removesuffix("{mask}").rstrip()
-        return self._tokenizer.encode(template.format(**fields, mask=self._mask_token)).ids
+        ids: list[int] = self._tokenizer.encode(template.format(**fields, mask=self._mask_token)).ids
+        return ids
 
     def _without_last_tokens(self, text: str, count: int) -> str:
         offsets = self._tokenizer.encode(text, add_special_tokens=False).offsets

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from secp_spu.config import Config
 from secp_spu.progress import Progress
-from secp_spu.runtime import Runtime
+from secp_spu.runtime import Actor, Runtime
 from secp_spu.tuning.data_owner import DataOwner
 from secp_spu.tuning.driver import set_up, tune
 from secp_spu.tuning.limits import make_allowance
@@ -55,7 +54,7 @@ def run_prediction(
     *,
     progress: Progress,
     party: str | None = None,
-) -> Any:
+) -> Actor:
     """Label texts with the prompt of a run.
 
     Args:

@@ -357,9 +357,26 @@ def test_audit_shows_a_program_with_its_openings_marked(refusal):
 
 
 def test_audit_refuses_a_place_for_the_proofs_that_it_cannot_write(refusal, tmp_path):
-    assert "--json: " in refusal("audit", "--config", DEMO_CONFIG, "--json", tmp_path)
-    (tmp_path / "file").touch()
+    assert f"{tmp_path} exists already" in refusal("audit", "--config", DEMO_CONFIG, "--json", tmp_path)
+    (tmp_path / "file").write_text("texts")
+    assert "exists already" in refusal("audit", "--config", DEMO_CONFIG, "--json", tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "texts"
     assert "is a file" in refusal("audit", "--config", DEMO_CONFIG, "--json", tmp_path / "file" / "proofs.json")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["tune", "--confg", "x"], "No such option: --confg"),
+        (["tune"], "Missing option '--config': see secp-spu tune --help"),
+        (["tume"], "No such command 'tume'"),
+        (["init", "foo"], "'foo' is not one of 'demo', 'own-model', 'cluster'"),
+        (["adapt", "--model=x", "--corpus=y", "--out=z", "--activation=relu"], "--activation relu: .*series or quad"),
+        (["demo", "--set=tuning.population=eight"], "--set tuning.population=eight: tuning.population is 'eight'"),
+    ],
+)
+def test_a_command_line_that_is_not_understood_gets_one_line(refusal, arguments, message):
+    assert re.search(message, refusal(*arguments))
 
 
 def test_help_is_there():
@@ -398,7 +415,7 @@ def test_a_search_without_a_slope_ends_in_order_and_says_which_key_to_change(tmp
     ],
 )
 def test_a_message_names_options_where_the_package_names_arguments(message, shown, monkeypatch, capsys):
-    def refuse():
+    def refuse(**_):
         raise ConfigError(message)
 
     monkeypatch.setattr(secp_spu.cli.app, "app", refuse)

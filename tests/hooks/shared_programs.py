@@ -53,6 +53,8 @@ def _write(path, value):
 
 
 def _read_or_compile(api):
+    from jaxlib import xla_client
+
     folder, compile_program = Path(os.environ[VARIABLE]) / "spu", api.compile
     folder.mkdir(parents=True, exist_ok=True)
     versions = sorted({found.version for found in distributions(name="spu")})
@@ -60,7 +62,8 @@ def _read_or_compile(api):
     def compiled(source, options):
         settings = {name: getattr(options, name) for name in dir(options) if not name.startswith("_")}
         facts = versions, source.ir_type, source.input_visibility, settings
-        path = folder / hashlib.sha256(repr(facts).encode() + source.ir_txt).hexdigest()
+        text = xla_client.XlaComputation(source.ir_txt).as_hlo_text(True)  # without the lines that it comes from
+        path = folder / hashlib.sha256(f"{facts}{text}".encode()).hexdigest()
         if not path.exists():
             _write(path, compile_program(source, options))
         return path.read_bytes()

@@ -1,5 +1,6 @@
 import math
 import re
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -244,9 +245,9 @@ def test_a_correlation_comes_in_by_one_way(aby3, x, w):
 def test_parts_of_different_correlations_are_no_correlation(aby3, x, w):
     first, second = make(aby3, (3, 5)), make(aby3, (3, 5))
     for mixed in (
-        first.tree.replace(cos=second.tree.cos, sin=second.tree.sin),
-        first.tree.replace(cos=first.tree.sin, sin=first.tree.cos),
-        first.tree.replace(mask=second.tree.mask),
+        replace(first.tree, cos=second.tree.cos, sin=second.tree.sin),
+        replace(first.tree, cos=first.tree.sin, sin=first.tree.cos),
+        replace(first.tree, mask=second.tree.mask),
     ):
         with pytest.raises(SpentCorrelationError, match="not made by this runtime's"):
             aby3.run("rotate", rotate, x, w, Correlations(mixed))

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -94,7 +95,7 @@ def frequencies(shape=(3, 7), seed=1):
 
 def shift_cosine(x, w, correlation):
     """A fault: C is off by two bounds (0.03, or 7,900 of 2**-18)."""
-    return cos_sin(x, w, correlation.replace(cos=correlation.cos + 7900))
+    return cos_sin(x, w, replace(correlation, cos=correlation.cos + 7900))
 
 
 @pytest.mark.parametrize("source", SOURCES)

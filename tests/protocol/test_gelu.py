@@ -84,7 +84,7 @@ def program(of, bits, fn, kept={}):  # noqa: B006
 
 def shift_cosine(x, of, correlation):
     """A fault: every C_k is off by a hundredth."""
-    return secure_series_gelu(x, of, correlation.replace(cos=correlation.cos + round(0.01 * 2**FACTOR_BITS)))
+    return secure_series_gelu(x, of, replace(correlation, cos=correlation.cos + round(0.01 * 2**FACTOR_BITS)))
 
 
 # The fit

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from parties import ABY3, MULTIPLY, REVEAL, SEMI2K_2, TRUNCATE_FAR, cost_of, shared, times
@@ -35,7 +37,7 @@ def program(x, factor, correlation):
 
 def shift_cosine(x, factor, correlation):
     """A fault: every C_k is off by a twentieth."""
-    return program(x, factor, correlation.replace(cos=correlation.cos + round(0.05 * 2**FACTOR_BITS)))
+    return program(x, factor, replace(correlation, cos=correlation.cos + round(0.05 * 2**FACTOR_BITS)))
 
 
 def run(runtime, x, factor, fn=program):

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 import flax.linen as nn
-import numpy as np
 from jax import Array
 
 from secp_spu.model.setting import PLAIN, Setting
 from secp_spu.model.transformer_config import ActivationKind, TransformerConfig
 from secp_spu.protocol import FRACTION_BITS, Number
+from secp_spu.trees import Floats
 
 
 class Activation(nn.Module):
@@ -63,12 +63,12 @@ class Activation(nn.Module):
 
     @staticmethod
     def fold(
-        params: Mapping[str, np.ndarray],
-        kernel: np.ndarray,
-        bias: np.ndarray,
-        output_kernel: np.ndarray,
-        output_bias: np.ndarray,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        params: Mapping[str, Floats],
+        kernel: Floats,
+        bias: Floats,
+        output_kernel: Floats,
+        output_bias: Floats,
+    ) -> tuple[Floats, Floats, Floats]:
         """Put the parameters into the dense layers around the activation.
 
         Args:

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import flax.linen as nn
-import numpy as np
 from jax import Array
 
 from secp_spu.model.activation.activation import Activation
 from secp_spu.protocol import Fixed, Number, rounded
 from secp_spu.protocol.fixed import DROP_BITS
+from secp_spu.trees import Floats
 
 INPUT_DEVIATION = 1.25
 """Root mean square of what a feed-forward layer gives its activation; 0.9 to 1.6 in the layers of MiniLM."""
@@ -52,12 +52,12 @@ class Quadratic(Activation):
 
     @staticmethod
     def fold(
-        params: Mapping[str, np.ndarray],
-        kernel: np.ndarray,
-        bias: np.ndarray,
-        output_kernel: np.ndarray,
-        output_bias: np.ndarray,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        params: Mapping[str, Floats],
+        kernel: Floats,
+        bias: Floats,
+        output_kernel: Floats,
+        output_bias: Floats,
+    ) -> tuple[Floats, Floats, Floats]:
         """Put the parameters into the dense layers around the activation, which is then a square.
 
         (scale (x K + b) + shift)**2 + offset = (x (K scale) + (b scale + shift))**2 + offset, and the offset times the

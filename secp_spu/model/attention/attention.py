@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import flax.linen as nn
-import numpy as np
 
 from secp_spu.model.setting import PLAIN, Setting
 from secp_spu.model.transformer_config import TransformerConfig
 from secp_spu.protocol import FRACTION_BITS, Number
-
-Tree = dict[str, Any]
+from secp_spu.trees import Floats, Tree
 
 
 class Attention(nn.Module):
@@ -46,7 +44,7 @@ class Attention(nn.Module):
     watches_kernel: ClassVar[bool] = False
     weight_bits: ClassVar[int | None] = None
 
-    def __call__(self, query: Number, key: Number, value: Number, weights: Number) -> Number:
+    def __call__(self, query: Number, key: Number, value: Number, weights: Number | None) -> Number:
         """Attend.
 
         Args:
@@ -69,9 +67,7 @@ class Attention(nn.Module):
         return padding_mask
 
     @classmethod
-    def fold(
-        cls, kernel: np.ndarray, bias: np.ndarray, params: Tree, config: TransformerConfig
-    ) -> tuple[np.ndarray, np.ndarray, Tree]:
+    def fold(cls, kernel: Floats, bias: Floats, params: Tree, config: TransformerConfig) -> tuple[Floats, Floats, Tree]:
         """Put parameters and constants of the kind into the projections.
 
         Args:
@@ -96,7 +92,7 @@ class Attention(nn.Module):
         return {}
 
     @classmethod
-    def initial_projections(cls, dense: Tree, squares: np.ndarray, config: TransformerConfig) -> Tree:
+    def initial_projections(cls, dense: Tree, squares: Floats, config: TransformerConfig) -> Tree:
         """Projections with which adaptation starts.
 
         Args:
@@ -130,3 +126,13 @@ class Attention(nn.Module):
         """Fraction bits of the result under MPC."""
         del config
         return FRACTION_BITS
+
+
+def required(weights: Number | None) -> Number:
+    """The weights of an encoder's tokens, which a decoder does without.
+
+    Raises: ValueError if there are none.
+    """
+    if weights is None:
+        raise ValueError("weights is None, but an encoder's attention needs them: pass what token_weights gives")
+    return weights

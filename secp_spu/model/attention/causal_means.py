@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +18,8 @@ from jax import Array
 
 from secp_spu.model.precision import ATTENDED_BITS, KERNEL_BITS, SUMMARY_BITS
 from secp_spu.model.setting import PLAIN, Setting
-from secp_spu.protocol import Fixed, Number, batched_product, mean_of, rearranged, rounded
+from secp_spu.protocol import Fixed, NumberT, as_fixed, as_plain, batched_product, mean_of, rearranged, rounded
+from secp_spu.trees import Floats
 
 COUNT_BITS = 5
 """Bits of 1/(number of keys) after its leading one, rounded down. The error is up to 1/32 of the mean, and cancels."""
@@ -40,7 +40,7 @@ def causal_blocks(tokens: int, features: int, columns: int) -> tuple[int, int]:
     return math.ceil(tokens / size), size
 
 
-def summarise_causal(phi_query: Number, phi_key: Number, columns: Number, setting: Setting = PLAIN) -> Any:
+def summarise_causal(phi_query: NumberT, phi_key: NumberT, columns: NumberT, setting: Setting = PLAIN) -> NumberT:
     """phi(q_i) times the mean over the keys j <= i of phi(k_j)^T columns_j, divided by the number of frequencies.
 
     A mean is up to 1/32 short, of a row the same for all columns.
@@ -72,7 +72,7 @@ def summarise_causal(phi_query: Number, phi_key: Number, columns: Number, settin
     return rounded(joined * _public(counts[:, None], bits, joined), ATTENDED_BITS)
 
 
-def _prefix_means(summaries: Any, size: int, tokens: int) -> Any:
+def _prefix_means(summaries: NumberT, size: int, tokens: int) -> NumberT:
     """Sums of the first 1, 2, ... blocks' summaries, each divided by its `_halved` [batch, heads, blocks - 1, ...]."""
     blocks = summaries.shape[2] + 1
     halvings = math.ceil(math.log2(tokens))
@@ -82,16 +82,17 @@ def _prefix_means(summaries: Any, size: int, tokens: int) -> Any:
         return jnp.moveaxis(jnp.tensordot(weights, summaries, axes=(1, 2)), 0, 2)
 
     if isinstance(summaries, Fixed):
-        return Fixed(add_up(weights.ring, summaries.ring), weights.bits + summaries.bits)
-    return add_up(weights, summaries)
+        return Fixed(add_up(as_fixed(weights).ring, summaries.ring), halvings + summaries.bits)
+    return add_up(as_plain(weights), summaries)
 
 
-def _halved(size: int, blocks: int) -> np.ndarray:
+def _halved(size: int, blocks: int) -> Floats:
     """Numbers of keys before the blocks from the second on, rounded up to powers of two [blocks - 1]."""
-    return 2.0 ** np.ceil(np.log2(size * np.arange(1, blocks)))
+    powers: Floats = 2.0 ** np.ceil(np.log2(size * np.arange(1, blocks)))
+    return powers
 
 
-def _inverse_counts(tokens: int, frequencies: int) -> tuple[np.ndarray, int]:
+def _inverse_counts(tokens: int, frequencies: int) -> tuple[Floats, int]:
     """1/(i + 1) for every token, times what `mean_of` frequencies lacks; and the fraction bits they have.
 
     Rounded down to COUNT_BITS significant ones, so that the mean of kernels of at most one is at most one.
@@ -101,7 +102,7 @@ def _inverse_counts(tokens: int, frequencies: int) -> tuple[np.ndarray, int]:
     return np.floor(wanted / unit) * unit, COUNT_BITS + math.ceil(math.log2(tokens))
 
 
-def _public(values: np.ndarray, bits: int, like: Any) -> Any:
+def _public(values: Floats, bits: int, like: NumberT) -> NumberT:
     """Public numbers that so many fraction bits hold exactly, for products with `like`."""
     return Fixed(jnp.asarray(values * 2**bits, jnp.int32), bits) if isinstance(like, Fixed) else jnp.asarray(values)
 

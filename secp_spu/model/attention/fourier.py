@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from secp_spu.model.attention.attention import required
 from secp_spu.model.attention.causal_means import summarise_causal
 from secp_spu.model.attention.random_features import (
     INITIAL_LENGTH,
     PROJECTION_BITS,
     FeatureAttention,
-    Tree,
     append_column,
     append_ones,
     orthogonal_frequencies,
@@ -39,6 +39,7 @@ from secp_spu.protocol import (
     series_reciprocal,
     to_float,
 )
+from secp_spu.trees import Floats, Tree
 
 EXTRA_BITS = 6
 """Fraction bits that angles have more than other projections. Whole turns do not count, so there is room for them."""
@@ -50,7 +51,7 @@ TURN_BITS = PROJECTION_BITS + EXTRA_BITS
 """Fraction bits of the angles."""
 
 
-def token_shares(padding_mask: Any, features: int) -> Any:
+def token_shares(padding_mask: Array, features: int) -> Array:
     """What a token counts in the mean over keys: zero for padding, and the mean of all others is one.
 
     That mean is taken by `protocol.mean_of`, which divides by powers of two; hence at least 1.
@@ -62,7 +63,8 @@ def token_shares(padding_mask: Any, features: int) -> Any:
     """
     tokens = padding_mask.shape[-1]
     surplus = 2 ** math.ceil(math.log2(tokens)) * 2 ** math.ceil(math.log2(features)) / features
-    return padding_mask * (surplus / tokens / padding_mask.mean(-1, keepdims=True))
+    shares: Array = padding_mask * (surplus / tokens / padding_mask.mean(-1, keepdims=True))
+    return shares
 
 
 class FourierAttention(FeatureAttention):
@@ -92,7 +94,7 @@ class FourierAttention(FeatureAttention):
     weight_bits: ClassVar[int | None] = TOKEN_SHARE_BITS
 
     @nn.compact
-    def __call__(self, query: Number, key: Number, value: Number, weights: Number) -> Number:
+    def __call__(self, query: Number, key: Number, value: Number, weights: Number | None) -> Number:
         """Attend. Spends the correlations "features" and "divisor", if given.
 
         Args:
@@ -112,9 +114,9 @@ class FourierAttention(FeatureAttention):
 
         if self.config.causal:
             attended = summarise_causal(phi[0], phi[1], append_ones(value), self.setting)
-            share = constant(1.0, 0, attended)
+            share: Number | float = constant(1.0, 0, attended)
         else:
-            column = weights[:, None, :, None]
+            column = required(weights)[:, None, :, None]
             value = rounded(value if self.setting.folded else value * column, VALUE_BITS)
             columns = rearranged(append_column, value, rounded(column, VALUE_BITS))
             attended = summarise(phi[0], phi[1], columns, self.setting)
@@ -126,7 +128,7 @@ class FourierAttention(FeatureAttention):
         divisor = series_reciprocal(kernel, share, correlation)
         return multiply(attended[..., :-1], rounded(divisor, DIVISOR_BITS))
 
-    def _turns(self, both: Any) -> Any:
+    def _turns(self, both: Number) -> Number:
         """Angles of queries and keys [2, batch, heads, tokens, features], in turns."""
         if self.setting.folded:
             return Fixed(both.ring, TURN_BITS) if isinstance(both, Fixed) else both / ANGLE_SCALE
@@ -151,9 +153,7 @@ class FourierAttention(FeatureAttention):
         return token_shares(to_float(padding_mask), config.features)
 
     @classmethod
-    def fold(
-        cls, kernel: np.ndarray, bias: np.ndarray, params: Tree, config: TransformerConfig
-    ) -> tuple[np.ndarray, np.ndarray, Tree]:
+    def fold(cls, kernel: Floats, bias: Floats, params: Tree, config: TransformerConfig) -> tuple[Floats, Floats, Tree]:
         """Put the frequencies into the projections, which then give angles."""
         del config
         frequencies = params["frequencies"]
@@ -165,14 +165,14 @@ class FourierAttention(FeatureAttention):
         return {"frequencies": (config.heads, config.head_dim, config.features)}
 
     @classmethod
-    def initial_projections(cls, dense: Tree, squares: np.ndarray, config: TransformerConfig) -> Tree:
+    def initial_projections(cls, dense: Tree, squares: Floats, config: TransformerConfig) -> Tree:
         """Projections whose queries and keys have the expected length INITIAL_LENGTH, head by head."""
         scale = np.repeat(INITIAL_LENGTH / np.sqrt(squares[:2]), config.head_dim, axis=-1)
         factors = np.concatenate([*scale, np.ones(config.width)]).astype(np.float32)
         return {name: np.asarray(array) * factors for name, array in dense.items()}
 
 
-def _into_angles(projection: np.ndarray, frequencies: np.ndarray) -> np.ndarray:
+def _into_angles(projection: Floats, frequencies: Floats) -> Floats:
     """Columns of queries and keys as those of their angles, ANGLE_SCALE times the turns.
 
     Args:

@@ -2,14 +2,14 @@
 
 import math
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from secp_spu.model.attention.attention import Attention, Tree
+from secp_spu.model.attention.attention import Attention, required
 from secp_spu.model.attention.causal_means import causal_blocks, summarise_causal, transpose
 from secp_spu.model.layers import spent_correlation
 from secp_spu.model.precision import (
@@ -28,6 +28,8 @@ from secp_spu.protocol import (
     CosineCorrelation,
     Fixed,
     Number,
+    NumberT,
+    as_plain,
     batched_product,
     constant,
     cos_sin,
@@ -44,6 +46,7 @@ from secp_spu.protocol import (
     to_float,
 )
 from secp_spu.protocol.cosine import public_factor_bits
+from secp_spu.trees import Floats, Tree
 
 INITIAL_LENGTH = 1.3
 """Length of queries and keys before adaptation: the best start found for a pre-trained encoder."""
@@ -115,7 +118,7 @@ class RandomFeatureAttention(FeatureAttention):
     """
 
     @nn.compact
-    def __call__(self, query: Any, key: Any, value: Any, weights: Any) -> Number:
+    def __call__(self, query: Number, key: Number, value: Number, weights: Number | None) -> Number:
         """Attend; arguments and result as in `SoftmaxAttention`.
 
         Spends the correlation "features" and, as a decoder's, "divisor", if given.
@@ -132,21 +135,21 @@ class RandomFeatureAttention(FeatureAttention):
         correlation = spent_correlation(self, "features", declare)
         if correlation is None or isinstance(query, Fixed):
             return self._attend(query, key, value, weights, length, frequencies, correlation)
-        secrets = [from_storage(x, FRACTION_BITS, secure=True) for x in (query, key, value, weights)]
-        query, key = (rounded(x, PROJECTION_BITS) for x in secrets[:2])
-        attended: Any = self._attend(query, key, secrets[2], secrets[3], length, frequencies, correlation)
-        return to_float(attended)
+        query, key, value = (from_storage(as_plain(x), FRACTION_BITS, secure=True) for x in (query, key, value))
+        query, key = (rounded(x, PROJECTION_BITS) for x in (query, key))
+        weights = None if weights is None else from_storage(as_plain(weights), FRACTION_BITS, secure=True)
+        return to_float(self._attend(query, key, value, weights, length, frequencies, correlation))
 
     def _attend(
         self,
         query: Number,
         key: Number,
         value: Number,
-        padding_mask: Number,
+        padding_mask: Number | None,
         length: Array,
         frequencies: Array,
         correlation: CosineCorrelation | None,
-    ) -> Any:
+    ) -> Number:
         both = rearranged(lambda *a: jnp.stack(a), query, key)
         norm = rounded((both * both).sum(-1, keepdims=True), VARIANCE_BITS)
         scale = multiply(inverse_sqrt(norm, NORM_EPSILON), to_fixed(length, both)[:, None, None])
@@ -155,14 +158,14 @@ class RandomFeatureAttention(FeatureAttention):
         if self.config.causal:
             attended = summarise_causal(phi[0], phi[1], append_ones(value), self.setting)
         else:
-            weight = padding_mask[:, None, :, None]
+            weight = required(padding_mask)[:, None, :, None]
             value = rounded(value if self.setting.folded else value * weight, VALUE_BITS)
             columns = rearranged(append_column, value, weight)
             attended = summarise(phi[0], phi[1], columns, self.setting)
         divisor = self._inverse(attended[..., -1:])
         return multiply(attended[..., :-1], rounded(divisor, DIVISOR_BITS))
 
-    def _inverse(self, denominator: Number) -> Any:
+    def _inverse(self, denominator: Number) -> Number:
         """1/denominator [..., 1]; a decoder's by a function that is bounded where the denominator is not positive."""
         if not self.config.causal:
             return to_fixed(1 / to_float(denominator), denominator)
@@ -171,9 +174,7 @@ class RandomFeatureAttention(FeatureAttention):
         return series_reciprocal(denominator, constant(1.0, 0, denominator), correlation)
 
     @classmethod
-    def fold(
-        cls, kernel: np.ndarray, bias: np.ndarray, params: Tree, config: TransformerConfig
-    ) -> tuple[np.ndarray, np.ndarray, Tree]:
+    def fold(cls, kernel: Floats, bias: Floats, params: Tree, config: TransformerConfig) -> tuple[Floats, Floats, Tree]:
         """Shorten long queries and keys to an expected square of LONGEST, which leaves room for outliers in the ring.
 
         Attention scales them to a length anyway.
@@ -201,13 +202,13 @@ def append_column(values: Array, column: Array) -> Array:
     return jnp.concatenate([values, jnp.broadcast_to(column, (*values.shape[:-1], 1))], axis=-1)
 
 
-def append_ones(values: Number) -> Any:
+def append_ones(values: NumberT) -> NumberT:
     """Values [..., tokens, head_dim] and a public one for every token, of VALUE_BITS under SPU."""
     values = rounded(values, VALUE_BITS)
     return rearranged(append_column, values, constant(1.0, VALUE_BITS, values))
 
 
-def summarise(phi_query: Number, phi_key: Number, columns: Number, setting: Setting = PLAIN) -> Any:
+def summarise(phi_query: NumberT, phi_key: NumberT, columns: NumberT, setting: Setting = PLAIN) -> NumberT:
     """phi(q) times the sum over keys of phi(k)^T columns, divided by tokens and frequencies: by the next powers of two.
 
     Args:
@@ -236,11 +237,13 @@ def orthogonal_frequencies(head_dim: int, features: int, seed: tuple[int, ...]) 
     return jnp.asarray(np.concatenate(blocks, axis=1)[:, :features] / (2 * np.pi), jnp.float32)
 
 
-def squared_lengths(kernel: np.ndarray, bias: np.ndarray, config: TransformerConfig) -> np.ndarray:
+def squared_lengths(kernel: Floats, bias: Floats, config: TransformerConfig) -> Floats:
     """Expected |q|^2, |k|^2 and |v|^2 of every head, for rows of mean zero and variance one [3, heads].
 
     Args:
         kernel, bias: of the projections [width, 3 width], [3 width].
         config: of the transformer.
     """
-    return (np.square(kernel).sum(0) + np.square(bias)).reshape(3, config.heads, config.head_dim).sum(-1)
+    squares: Floats = np.square(kernel).sum(0) + np.square(bias)
+    lengths: Floats = squares.reshape(3, config.heads, config.head_dim).sum(-1)
+    return lengths

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from secp_spu.model.attention.attention import Attention, Tree
+from secp_spu.model.attention.attention import Attention, required
 from secp_spu.model.attention.causal_means import transpose
 from secp_spu.model.transformer_config import TransformerConfig
 from secp_spu.protocol import FRACTION_BITS, Number, batched_product, rearranged, rounded, to_fixed, to_float
+from secp_spu.trees import Floats, Tree
 
 PADDING_SCORE = -300.0
 """Added to the scores of padded keys, so that exp is zero for scores up to 200 apart: SPU's exp of a negative number,
@@ -30,7 +31,7 @@ class SoftmaxAttention(Attention):
     has_gradients: ClassVar[bool] = True
 
     @nn.compact
-    def __call__(self, query: Number, key: Number, value: Number, weights: Number) -> Number:
+    def __call__(self, query: Number, key: Number, value: Number, weights: Number | None) -> Number:
         """Attend.
 
         Args:
@@ -44,19 +45,17 @@ class SoftmaxAttention(Attention):
         keys = rearranged(transpose, rounded(key, FRACTION_BITS - 2))
         scores = to_float(product(rounded(query, FRACTION_BITS), keys)) * scale
         scores = scores + self._left_out(weights, scores.shape[-1]) * PADDING_SCORE
-        weights = to_fixed(jax.nn.softmax(scores, axis=-1), value)
-        return rounded(product(weights, rounded(value, FRACTION_BITS - 2)), FRACTION_BITS)
+        probabilities = to_fixed(jax.nn.softmax(scores, axis=-1), value)
+        return rounded(product(probabilities, rounded(value, FRACTION_BITS - 2)), FRACTION_BITS)
 
-    def _left_out(self, padding_mask: Number, tokens: int) -> Array:
+    def _left_out(self, padding_mask: Number | None, tokens: int) -> Array:
         """1 for pairs that are to have no weight, of a shape that broadcasts to that of scores."""
         if self.config.causal:
             return jnp.asarray(1 - np.tri(tokens), jnp.float32)
-        return (1 - to_float(padding_mask))[:, None, None, :]
+        return (1 - to_float(required(padding_mask)))[:, None, None, :]
 
     @classmethod
-    def fold(
-        cls, kernel: np.ndarray, bias: np.ndarray, params: Tree, config: TransformerConfig
-    ) -> tuple[np.ndarray, np.ndarray, Tree]:
+    def fold(cls, kernel: Floats, bias: Floats, params: Tree, config: TransformerConfig) -> tuple[Floats, Floats, Tree]:
         """Divide queries by sqrt(head_dim)."""
         del params
         queries, keys, values = np.ones((3, config.width), np.float32)

@@ -13,22 +13,21 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from secp_spu.files import unwritable
 from secp_spu.model.activation import ACTIVATIONS, is_gelu
 from secp_spu.model.attention import ATTENTIONS, attention_class
-from secp_spu.model.hub.config_json import CheckpointError, Tree, read_config, write_config
+from secp_spu.model.hub.config_json import CheckpointError, read_config, write_config
 from secp_spu.model.hub.families import FAMILIES
-from secp_spu.model.hub.names import module_leaves, transformer_leaves
+from secp_spu.model.hub.names import flatten, module_leaves, transformer_leaves, unflatten
 from secp_spu.model.hub.tensors import Tensors, scatter
 from secp_spu.model.transformer_config import ActivationKind, AttentionKind, TransformerConfig
 from secp_spu.protocol import GeluSeries, fit_gelu
+from secp_spu.trees import Tree
 
 DEFAULT_TERMS = 5
 """Harmonics of a series for a checkpoint that was not adapted to one: within 2.1e-3 of GELU for |x| <= 8."""
@@ -124,8 +123,8 @@ def load_checkpoint(folder: str | Path, *, attention: AttentionKind | None = Non
     folder = Path(folder)
     hub, config = read_config(folder)
     if attention is not None and attention != config.attention:
-        mend = "take the checkpoint it was adapted from" if not ATTENTIONS[attention].adapted else "adapt it first"
-        raise CheckpointError(f"{folder} has {config.attention} attention, asked for is {attention}: {mend}")
+        remedy = "take the checkpoint it was adapted from" if not ATTENTIONS[attention].adapted else "adapt it first"
+        raise CheckpointError(f"{folder} has {config.attention} attention, asked for is {attention}: {remedy}")
     tensors = Tensors(folder, hub)
     leaves = transformer_leaves(config, tensors.family, tensors.prefix)
     head_leaves = module_leaves(config, tensors.family.head) if tensors.has_head else {}
@@ -134,7 +133,7 @@ def load_checkpoint(folder: str | Path, *, attention: AttentionKind | None = Non
         config=config,
         variables={"params": tensors.gather(leaves), "public": _public(config)},
         head=tensors.gather(head_leaves) or None,
-        model_type=hub["model_type"],
+        model_type=str(hub["model_type"]),
         folder=folder,
     )
 
@@ -178,7 +177,7 @@ def save_embeddings(source: str | Path, folder: str | Path) -> None:
     if not (source / "tokenizer.json").exists():
         raise CheckpointError(f"{source} has no tokenizer.json, which the data owner needs")
     padding_id = hub.get("pad_token_id")  # RoBERTa's positions count from it
-    described = write_config(config, hub["model_type"], {} if padding_id is None else {"pad": padding_id})
+    described = write_config(config, str(hub["model_type"]), {"pad": padding_id} if isinstance(padding_id, int) else {})
     try:
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / "tokenizer.json", folder / "tokenizer.json")
@@ -191,8 +190,8 @@ def save_embeddings(source: str | Path, folder: str | Path) -> None:
 def save_checkpoint(
     folder: str | Path,
     config: TransformerConfig,
-    variables: Mapping[str, Any],
-    head: Mapping[str, Any] | None = None,
+    variables: Mapping[str, Tree],
+    head: Tree | None = None,
     *,
     model_type: str = "roberta",
     tokenizer_json: str | Path | None = None,
@@ -242,8 +241,8 @@ def _describe(config: TransformerConfig) -> str:
 
 def _without_activation(variables: dict[str, Tree]) -> dict[str, Tree]:
     """Without the parameters of an activation, which another has no use for."""
-    flat = flatten_dict(variables["params"])
-    return {**variables, "params": unflatten_dict({p: leaf for p, leaf in flat.items() if p[1] != "activation"})}
+    flat = flatten(variables["params"])
+    return {**variables, "params": unflatten({p: leaf for p, leaf in flat.items() if p[1] != "activation"})}
 
 
 def _public(config: TransformerConfig) -> Tree:

@@ -4,17 +4,18 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from secp_spu.model.activation import ACTIVATIONS, activation_class, is_function
 from secp_spu.model.attention import ATTENTIONS, attention_class
 from secp_spu.model.hub.families import FAMILIES
-from secp_spu.model.hub.families.family import Family
+from secp_spu.model.hub.families.family import ConfigFields, Family
 from secp_spu.model.transformer_config import ActivationKind, TransformerConfig
 from secp_spu.protocol import GeluSeries, fit_gelu
 from secp_spu.protocol.gelu import LIMITS, TERMS
+from secp_spu.trees import Json, JsonObject
 
-Tree = dict[str, Any]
+Choice = TypeVar("Choice")
 
 
 class CheckpointError(ValueError):
@@ -24,11 +25,11 @@ class CheckpointError(ValueError):
 EXTRAS = {"features": (1, 2**16), "feature_seed": (0, 2**63 - 1)}
 """Fields of TransformerConfig under the key "secp_spu", for attention by features: smallest and largest value."""
 
-UNADAPTED = {"attention": "softmax"}
+UNADAPTED: JsonObject = {"attention": "softmax"}
 """What the key "secp_spu" says of a model of Hugging Face's own, which lacks the key."""
 
 
-def read_config(folder: Path) -> tuple[Tree, TransformerConfig]:
+def read_config(folder: Path) -> tuple[JsonObject, TransformerConfig]:
     """config.json as it is, and what it says about the model."""
     path = folder / "config.json"
     hub = read_json(path)
@@ -47,12 +48,13 @@ def read_config(folder: Path) -> tuple[Tree, TransformerConfig]:
     epsilon = hub.get(epsilon_key, default_epsilon)
     if not isinstance(epsilon, float) or not 0 < epsilon < 1:
         raise CheckpointError(f"{path}: {epsilon_key} is {epsilon!r}, allowed are numbers between 0 and 1")
-    return hub, TransformerConfig(
+    fields: ConfigFields = {
         **sizes,
         **family.fixed_fields(padding_id, hidden_act),
-        **{"activation": hidden_act, **_read_extras(hub.get("secp_spu", UNADAPTED), path)},
-        layer_norm_epsilon=epsilon,
-    )
+        "activation": hidden_act,
+        **_read_extras(hub.get("secp_spu", UNADAPTED), path),
+    }
+    return hub, TransformerConfig(**fields, layer_norm_epsilon=epsilon)
 
 
 def _hidden_acts() -> dict[str, ActivationKind]:
@@ -60,9 +62,9 @@ def _hidden_acts() -> dict[str, ActivationKind]:
     return {name: kind for kind, activation in ACTIVATIONS.items() for name in activation.hub_names}
 
 
-def _read_sizes(hub: Tree, family: Family, path: Path) -> Tree:
+def _read_sizes(hub: JsonObject, family: Family, path: Path) -> dict[str, int]:
     """Sizes of a TransformerConfig; a decoder's feed-forward layer is four times as wide unless it says."""
-    sizes: Tree = {}
+    sizes: dict[str, int] = {}
     for field, key in family.sizes.items():
         default = 4 * sizes["width"] if family.causal and field == "intermediate" else None
         sizes[field] = _integer(hub, key, (1, 2**31), path, default=default)
@@ -72,14 +74,14 @@ def _read_sizes(hub: Tree, family: Family, path: Path) -> Tree:
     return sizes
 
 
-def _read_extras(extras: Any, path: Path) -> Tree:
+def _read_extras(extras: Json, path: Path) -> ConfigFields:
     """Fields of TransformerConfig under the key "secp_spu"."""
     allowed = ["attention", *EXTRAS, "activation", "activation_range", "activation_terms", "adapted"]
     if not isinstance(extras, dict) or not extras.keys() <= set(allowed):
         raise CheckpointError(f"{path}: secp_spu is {extras!r}, allowed are the keys {', '.join(allowed)}")
     if not isinstance(extras.get("adapted", {}), dict):  # for people to read: how the checkpoint was made
         raise CheckpointError(f"{path}: adapted is {extras['adapted']!r}, it must be an object")
-    fields = {"attention": _choice(extras, "attention", ATTENTIONS, path)}
+    fields: ConfigFields = {"attention": _choice(extras, "attention", ATTENTIONS, path)}
     if ATTENTIONS[fields["attention"]].has_features:
         fields |= {key: _integer(extras, key, span, path) for key, span in EXTRAS.items()}
     if "activation" in extras:
@@ -90,30 +92,31 @@ def _read_extras(extras: Any, path: Path) -> Tree:
     return fields
 
 
-def _read_series(extras: Tree, path: Path) -> GeluSeries:
+def _read_series(extras: JsonObject, path: Path) -> GeluSeries:
     terms = _integer(extras, "activation_terms", TERMS, path)
-    limit: Any = extras.get("activation_range")
+    limit = extras.get("activation_range")
     least, most = LIMITS
-    if type(limit) not in (int, float) or not least <= limit <= most:
+    if not isinstance(limit, int | float) or isinstance(limit, bool) or not least <= limit <= most:
         raise CheckpointError(f"{path}: activation_range is {limit!r}, allowed are numbers from {least} to {most}")
     return fit_gelu(float(limit), terms)
 
 
-def _choice(hub: Tree, key: str, allowed: Iterable, path: Path, default: Any = None) -> Any:
+def _choice(hub: JsonObject, key: str, allowed: Iterable[Choice], path: Path, default: Choice | None = None) -> Choice:
     value = default if hub.get(key) is None else hub[key]
-    if value not in list(allowed):
-        raise CheckpointError(f"{path}: {key} is {value!r}, allowed: {', '.join(map(repr, allowed))}")
-    return value
+    for choice in allowed:
+        if choice == value:
+            return choice
+    raise CheckpointError(f"{path}: {key} is {value!r}, allowed: {', '.join(map(repr, allowed))}")
 
 
-def _integer(hub: Tree, key: str, span: tuple[int, int], path: Path, default: int | None = None) -> int:
+def _integer(hub: JsonObject, key: str, span: tuple[int, int], path: Path, default: int | None = None) -> int:
     value = default if hub.get(key) is None else hub[key]
-    if type(value) is not int or not span[0] <= value <= span[1]:
+    if not isinstance(value, int) or isinstance(value, bool) or not span[0] <= value <= span[1]:
         raise CheckpointError(f"{path}: {key} is {value!r}, allowed are whole numbers from {span[0]} to {span[1]}")
     return value
 
 
-def write_config(config: TransformerConfig, model_type: str, special_ids: Mapping[str, int]) -> Tree:
+def write_config(config: TransformerConfig, model_type: str, special_ids: Mapping[str, int]) -> JsonObject:
     """config.json for an encoder; what the model type cannot express is an error."""
     if model_type not in FAMILIES:
         raise CheckpointError(f"model_type is {model_type!r}, allowed: {', '.join(map(repr, FAMILIES))}")
@@ -141,9 +144,9 @@ def write_config(config: TransformerConfig, model_type: str, special_ids: Mappin
     }
 
 
-def _write_extras(config: TransformerConfig) -> Tree:
+def _write_extras(config: TransformerConfig) -> JsonObject:
     """What Hugging Face has no word for; nothing for a model that it knows."""
-    extras: Tree = {"attention": config.attention}
+    extras: JsonObject = {"attention": config.attention}
     if attention_class(config).has_features:
         extras |= {key: getattr(config, key) for key in EXTRAS}
     if not activation_class(config).hub_names:
@@ -153,7 +156,7 @@ def _write_extras(config: TransformerConfig) -> Tree:
     return {} if extras == UNADAPTED else extras
 
 
-def read_json(path: Path) -> Tree:
+def read_json(path: Path) -> JsonObject:
     """The object in a JSON file."""
     try:
         content = json.loads(path.read_text())

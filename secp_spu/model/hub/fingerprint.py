@@ -12,26 +12,29 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
-from flax.traverse_util import flatten_dict
 
 from secp_spu.model.hub.config_json import read_config, read_json
-from secp_spu.model.hub.names import Leaves, module_leaves, transformer_leaves
+from secp_spu.model.hub.names import Leaves, flatten, module_leaves, transformer_leaves
 from secp_spu.model.hub.tensors import Tensors
+from secp_spu.trees import JsonObject
 
 CACHED_FOLDERS = 8
 """Folders whose weights' fingerprints a process remembers, as long as no file in them changes."""
 
+Stamp: TypeAlias = tuple[tuple[str, int, int], ...]
+"""Name, size and time of change of every file of a folder that its fingerprints depend on."""
 
-def describe_config(folder: Path) -> dict[str, Any]:
+
+def describe_config(folder: Path) -> JsonObject:
     """What config.json says about the model, as JSON; nothing about how the model was made, such as `adapted`.
 
     Raises: CheckpointError, naming the key.
     """
     hub, config = read_config(folder)
-    described: dict[str, Any] = json.loads(json.dumps(asdict(config)))
+    described: JsonObject = json.loads(json.dumps(asdict(config)))
     return {"model_type": hub["model_type"], **described}
 
 
@@ -65,14 +68,14 @@ def fingerprint_weights(folder: Path) -> dict[str, str]:
     return dict(_tables(folder, stamp)) | dict(_other_weights(folder, stamp))
 
 
-def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
+def _stamp(folder: Path) -> Stamp:
     """What changes when a file of the folder does."""
     files = [path for path in sorted(folder.glob("*")) if path.suffix in (".json", ".safetensors") and path.exists()]
     return tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
 
 
 @lru_cache(CACHED_FOLDERS)
-def _tables(folder: Path, stamp: tuple) -> tuple[tuple[str, str], ...]:
+def _tables(folder: Path, stamp: Stamp) -> tuple[tuple[str, str], ...]:
     del stamp  # it is there for the cache
     hub, config = read_config(folder)
     tensors = Tensors(folder, hub)
@@ -83,7 +86,7 @@ def _tables(folder: Path, stamp: tuple) -> tuple[tuple[str, str], ...]:
 
 
 @lru_cache(CACHED_FOLDERS)
-def _other_weights(folder: Path, stamp: tuple) -> tuple[tuple[str, str], ...]:
+def _other_weights(folder: Path, stamp: Stamp) -> tuple[tuple[str, str], ...]:
     del stamp
     hub, config = read_config(folder)
     tensors = Tensors(folder, hub)
@@ -101,7 +104,7 @@ def _fingerprint(tensors: Tensors, parts: Iterable[Leaves]) -> str:
     for number, leaves in enumerate(parts):
         for path in sorted(leaves):
             as_stored = leaves[path]._replace(transposed=False)  # to transpose takes longer than all the rest
-            (array,) = flatten_dict(tensors.gather({path: as_stored})).values()
+            (array,) = flatten(tensors.gather({path: as_stored})).values()
             values = np.ascontiguousarray(array, "<f4")
             digest.update(f"{number} {'/'.join(path)} {values.shape}\n".encode())
             digest.update(values.data)

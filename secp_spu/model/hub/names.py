@@ -1,12 +1,15 @@
 """Lists the arrays of a model: which of a checkpoint's tensors make which of our arrays, and their shapes."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, TypeAlias
+
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from secp_spu.model.activation import activation_class
 from secp_spu.model.attention import attention_class
 from secp_spu.model.hub.families.family import Family, Module
 from secp_spu.model.transformer_config import TransformerConfig
+from secp_spu.trees import Floats, Tree
 
 
 class Leaf(NamedTuple):
@@ -23,10 +26,19 @@ class Leaf(NamedTuple):
         return (*rows, columns * len(self.tensors))
 
 
-Leaves = dict[tuple[str, ...], Leaf]
+LeafPath: TypeAlias = tuple[str, ...]
+"""Where an array is in our tree."""
+
+Leaves: TypeAlias = dict[LeafPath, Leaf]
+
+flatten: Callable[[Tree], dict[LeafPath, Floats]] = flatten_dict
+unflatten: Callable[[Mapping[LeafPath, Floats]], Tree] = unflatten_dict
+"""Our tree as arrays by their paths, and back; Flax has no types for these functions."""
 
 
-def module_leaves(config: TransformerConfig, modules: Sequence[Module], path: tuple = (), prefix: str = "") -> Leaves:
+def module_leaves(
+    config: TransformerConfig, modules: Sequence[Module], path: LeafPath = (), prefix: str = ""
+) -> Leaves:
     """The arrays of modules, by their path in our tree."""
     leaves = {}
     for module in modules:

@@ -1,17 +1,18 @@
 """Reads and writes a folder's safetensors as trees of float32 arrays."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
+import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
-from secp_spu.model.hub.config_json import CheckpointError, Tree, read_json
+from secp_spu.model.hub.config_json import CheckpointError, read_json
 from secp_spu.model.hub.families import FAMILIES
-from secp_spu.model.hub.names import Leaf, Leaves
+from secp_spu.model.hub.names import Leaf, Leaves, flatten, unflatten
+from secp_spu.trees import Floats, JsonObject, Tree
 
 
 class Tensors:
@@ -21,9 +22,9 @@ class Tensors:
     of its module, a tied decoder is the table of word embeddings, and GPT-2's names have their prefix.
     """
 
-    def __init__(self, folder: Path, hub: Tree):
+    def __init__(self, folder: Path, hub: JsonObject):
         self.folder = folder
-        self.family = FAMILIES[hub["model_type"]]
+        self.family = FAMILIES[str(hub["model_type"])]
         self._places: dict[str, tuple[Path, str]] = {}
         for path in _weight_files(folder):
             with _opened(path) as file:
@@ -56,7 +57,7 @@ class Tensors:
             classes = self.family.classes
             raise CheckpointError(
                 f"{path} holds {name} and {len(unknown) - 1} more tensors that a {classes}Model or "
-                f"{classes}{self.family.head_class} of this config.json has not: remove them or mend config.json"
+                f"{classes}{self.family.head_class} of this config.json has not: remove them or correct config.json"
             )
 
     def holds(self, leaf: Leaf) -> bool:
@@ -69,11 +70,13 @@ class Tensors:
         for path, leaf in leaves.items():
             parts = [self._read(name, leaf.shape) for name in leaf.tensors]
             arrays[path] = np.concatenate([part.T if leaf.transposed else part for part in parts], axis=-1)
-        return unflatten_dict(arrays)
+        return unflatten(arrays)
 
-    def _read(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    def _read(self, name: str, shape: tuple[int, ...]) -> Floats:
         if name not in self._places:
-            raise CheckpointError(f"{self.folder} lacks the tensor {name}: save the whole model, or mend config.json")
+            raise CheckpointError(
+                f"{self.folder} lacks the tensor {name}: save the whole model, or correct config.json"
+            )
         path, stored = self._places[name]
         with _opened(path) as file:
             header = file.get_slice(stored)
@@ -83,16 +86,18 @@ class Tensors:
                     f"{path}: {stored} is of type {kind}, allowed are F32, F16, BF16: save it as such"
                 )
             if came != shape:
-                raise CheckpointError(f"{path}: {stored} has shape {came}, config.json asks for {shape}: mend one")
-            array = file.get_tensor(stored).astype(np.float32)
+                raise CheckpointError(
+                    f"{path}: {stored} has shape {came}, config.json asks for {shape}: correct one of them"
+                )
+            array: Floats = file.get_tensor(stored).astype(np.float32)
         if not np.isfinite(array).all():
             raise CheckpointError(f"{path}: {stored} holds NaN or infinity, weights are finite: save it anew")
         return array
 
 
-def scatter(leaves: Leaves, tree: Mapping[str, Any], *, float16: bool) -> dict[str, np.ndarray]:
+def scatter(leaves: Leaves, tree: Tree, *, float16: bool) -> dict[str, npt.NDArray[np.generic]]:
     """Tensors by Hugging Face's names, from our tree."""
-    arrays = flatten_dict(dict(tree))
+    arrays = flatten(dict(tree))
     for path in sorted(leaves.keys() ^ arrays.keys()):
         raise CheckpointError(f"params and config disagree about {'/'.join(path)}: pass the params of this config")
     tensors = {}
@@ -101,7 +106,7 @@ def scatter(leaves: Leaves, tree: Mapping[str, Any], *, float16: bool) -> dict[s
             array = np.asarray(arrays[path]).astype(np.float16 if float16 else np.float32)
         if array.shape != leaf.own_shape:
             raise CheckpointError(
-                f"{'/'.join(path)} has shape {array.shape}, config asks for {leaf.own_shape}: mend one"
+                f"{'/'.join(path)} has shape {array.shape}, config asks for {leaf.own_shape}: correct one of them"
             )
         if not np.isfinite(array).all():
             raise CheckpointError(f"{'/'.join(path)} as {array.dtype} holds NaN or infinity, weights are finite")
@@ -119,11 +124,11 @@ def _weight_files(folder: Path) -> list[Path]:
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         raise CheckpointError(f"{index}: weight_map is {weight_map!r}, it must name a file for every tensor")
-    return [folder / name for name in sorted(set(weight_map.values()))]
+    return [folder / name for name in sorted({str(name) for name in weight_map.values()})]
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _opened(path: Path) -> Iterator[Any]:  # Any: safetensors has no types for an open file.
     try:
         with safe_open(path, framework="np") as file:
             yield file

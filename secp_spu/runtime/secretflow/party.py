@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import Any
 
 import secretflow as sf
 import secretflow.distributed as sfd
@@ -16,13 +15,15 @@ from secp_spu.protocol import MaskStream, Scheme
 from secp_spu.protocol.sharing import KEY_BYTES
 from secp_spu.runtime.cgroup import available_bytes
 from secp_spu.runtime.compute_party import BOOKED, ComputeParty, spu_settings
-from secp_spu.runtime.ledger import Ledger, Phase
+from secp_spu.runtime.handles import Value
+from secp_spu.runtime.ledger import Ledger, LedgerState, Phase
 from secp_spu.runtime.local import first_line
 from secp_spu.runtime.profile import profile_log
 from secp_spu.runtime.secretflow.start import certificates_of
+from secp_spu.trees import JsonObject
 
 
-class SpuDevice(sf.SPU):
+class SpuDevice(sf.SPU):  # type: ignore[misc]  # SecretFlow has no types
     """An SPU device whose parties also make correlations and keep a ledger."""
 
     def __init__(self, scheme: Scheme, cluster: ClusterSection, party: str | None):
@@ -49,16 +50,16 @@ class SpuDevice(sf.SPU):
             self.actors[node["party"]] = place.remote(rank, self.cluster_def, self.link_desc, self._scheme)
 
 
-def _node(cluster: ClusterSection, name: str, party: str | None) -> dict[str, Any]:
+def _node(cluster: ClusterSection, name: str, party: str | None) -> JsonObject:
     """A compute party as SecretFlow takes it. `party` is this process's, None in a simulation."""
     if party is None or cluster.addresses is None:
         return {"party": name, "address": _free_address()}
     address = cluster.addresses[name]
-    node: dict[str, Any] = {"party": name, "address": address.compute}
+    node: JsonObject = {"party": name, "address": address.compute}
     if name == party:
         node["listen_address"] = address.bound("compute")
     if files := certificates_of(cluster):
-        options = {
+        options: JsonObject = {
             "certificate_path": str(files.certificate),
             "private_key_path": str(files.key),
             "ca_file_path": str(files.ca),
@@ -74,10 +75,10 @@ def _free_address() -> str:
         return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
-class _SpuParty(SPURuntime):
+class _SpuParty(SPURuntime):  # type: ignore[misc]  # SecretFlow has no types
     """A compute party in a process of its own. Its first failure is the answer to all that follows."""
 
-    def __init__(self, rank: int, cluster_def: dict, link: dict, scheme: Scheme):
+    def __init__(self, rank: int, cluster_def: JsonObject, link: JsonObject, scheme: Scheme):
         quiet = libspu.logging.LogOptions()
         quiet.enable_console_logger, quiet.system_log_path = False, os.devnull  # else a file in the working directory
         super().__init__(rank, cluster_def, link, quiet)
@@ -90,7 +91,7 @@ class _SpuParty(SPURuntime):
         self._failure: Exception | None = None
         self._side: ComputeParty
 
-    def call(self, method: str, *args: Any) -> Any:
+    def call(self, method: str, *args: object) -> Value:
         """Run one of the methods below."""
         if self._failure:
             raise self._failure
@@ -115,7 +116,7 @@ class _SpuParty(SPURuntime):
         self._keys.clear()
         self._side = ComputeParty(self._scheme, self._rank, self.runtime, self.link, streams=streams)
 
-    def ask(self, phase: Phase, method: str, *args: Any) -> Any:
+    def ask(self, phase: Phase, method: str, *args: object) -> Value:
         """Run a method of `ComputeParty`, and book what it costs under a phase."""
         if method not in BOOKED:
             return self._side.ask(method, *args)[0]
@@ -136,7 +137,7 @@ class _SpuParty(SPURuntime):
     def free_memory_bytes(self) -> int:
         return available_bytes()
 
-    def drain(self) -> dict[str, dict]:
+    def drain(self) -> LedgerState:
         """What this party sent since it was last asked."""
         costs, self._ledger = self._ledger.state(), Ledger(1)
         return costs

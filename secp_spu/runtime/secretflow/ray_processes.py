@@ -33,6 +33,6 @@ def end_ray_processes() -> None:
 
 def _has(process: psutil.Process, mark: str) -> bool:
     try:
-        return process.pid != os.getpid() and process.environ().get(_VARIABLE) == mark
+        return process.pid != os.getpid() and bool(process.environ().get(_VARIABLE) == mark)
     except (psutil.Error, OSError):
         return False  # another user's, or gone

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
 from contextlib import suppress
-from typing import Any
+from typing import TypeVar
 
 import jax
 import ray
@@ -28,15 +28,16 @@ from secp_spu.network.meeting import Facts
 from secp_spu.network.messages import RefusedMessage, shown
 from secp_spu.protocol import CosineCorrelation
 from secp_spu.runtime.cgroup import oom_kills, why_killed
-from secp_spu.runtime.handles import Owned, Stored
+from secp_spu.runtime.handles import Owned, Stored, Value
 from secp_spu.runtime.journal import Journal
 from secp_spu.runtime.local import first_line
-from secp_spu.runtime.program import Program, Tree
+from secp_spu.runtime.program import Program
 from secp_spu.runtime.secretflow.owners import (
     DealerHost,
     OwnerActor,
     OwnerError,
     OwnerHost,
+    Remote,
     actor,
     join_at_owner,
     same,
@@ -47,9 +48,11 @@ from secp_spu.runtime.secretflow.ray_processes import end_ray_processes
 from secp_spu.runtime.secretflow.spu_logging import SPU_LOGGING_PATCHED, worker_hook
 from secp_spu.runtime.secretflow.start import Agree, linger, start_party, start_simulation
 from secp_spu.runtime.sharing_runtime import SharingRuntime
+from secp_spu.trees import Tree
 
 _POLL_SECONDS = 0.5
 
+Result = TypeVar("Result")
 
 RAY_KILLED = (
     "for lack of memory, as Ray says, which keeps a part of the machine's free: lower tuning.candidates_per_call"
@@ -84,7 +87,7 @@ class SecretFlowRuntime(SharingRuntime):
         self._failure: RuntimeFailure | None = None
         self._oom_kills = oom_kills()
         self._waiter = ThreadPoolExecutor(1, "secretflow")
-        self._waiting: Future[Any] = Future()
+        self._waiting: Future[Value] = Future()
         self._waiting.set_result(None)
         self._lingers = True
         if party is not None:
@@ -102,7 +105,7 @@ class SecretFlowRuntime(SharingRuntime):
             self.abandon()
             raise
 
-    def _exchange_keys(self) -> Any:
+    def _exchange_keys(self) -> Remote:
         """A key for each component of the masks, at its holders alone; with a dealer, made by it and known to it."""
         names, dealer = self._cluster.compute, None
         if self._cluster.dealer is not None:
@@ -118,12 +121,12 @@ class SecretFlowRuntime(SharingRuntime):
         return dealer
 
     @override
-    def gather(self, value: Any) -> dict[str, Any]:
+    def gather(self, value: object) -> dict[str, object]:
         everyone = self._cluster.everyone
         return dict(zip(everyone, self._reveal([sf.PYU(p)(same)(value).data for p in everyone]), strict=True))
 
     @override
-    def actor(self, party: str, make: Callable[..., Any], *args: Any, **kwargs: Any) -> OwnerActor:
+    def actor(self, party: str, make: Callable[..., object], *args: object, **kwargs: object) -> OwnerActor:
         return OwnerActor(party, actor(OwnerHost, sf.PYU(self._owners[party]), make, args, kwargs))
 
     @property
@@ -132,37 +135,37 @@ class SecretFlowRuntime(SharingRuntime):
         return self._dealer is not None
 
     @override
-    def _split_at_owner(self, values: Owned) -> tuple[Tree, list[tuple[int, list[Any]]]]:
+    def _split_at_owner(self, values: Owned) -> tuple[Tree, list[tuple[int, list[Remote]]]]:
         split = sf.PYU(self._owners[values.party])(split_at_owner, num_returns=1 + self.parties)
         specs, *parts = [part.data for part in split(values.value, self._scheme)]
         (found,) = self._reveal([specs])
         return found, [(len(jax.tree.leaves(found)), parts)]
 
     @override
-    def _join_at_owner(self, party: str, specs: Tree, parts: list[Any]) -> Owned:
+    def _join_at_owner(self, party: str, specs: Tree, parts: list[Remote]) -> Owned:
         owner, shapes = sf.PYU(self._owners[party]), [spec.shape for spec in jax.tree.leaves(specs)]
         self.journal.write("opened", to=self._owners[party], shapes=shapes, numbers=sum(map(math.prod, shapes)))
         return Owned(party, owner(join_at_owner)(specs, *(sf.PYUObject(owner, part) for part in parts)))
 
     @override
-    def _correct(self, wanted: CosineCorrelation) -> Any:
+    def _correct(self, wanted: CosineCorrelation) -> Remote:
         return self._dealer.correct(wanted).data
 
     @override
-    def _ask_all(self, method: str, *args: Any, each: Sequence[Any] | None = None) -> list[Any]:
+    def _ask_all(self, method: str, *args: object, each: Sequence[object] | None = None) -> list[Remote]:
         """References to what it returned; parties book in their own ledgers, under the phase of now."""
-        rest: list[list[Any]] = [[]] * self.parties if each is None else [[value] for value in each]
+        rest: list[list[object]] = [[]] * self.parties if each is None else [[value] for value in each]
         return [
             self._tell(party, "ask", self.ledger.current, method, *args, *more)
             for party, more in zip(self._cluster.compute, rest, strict=True)
         ]
 
     @override
-    def disclose(self, value: Owned) -> Any:
+    def disclose(self, value: Owned) -> Value:
         return self._reveal([value.value.data])[0]
 
     @override
-    def at_home(self, value: Owned) -> Any:
+    def at_home(self, value: Owned) -> Value:
         return self._own(self._owners[value.party], value.value.data)
 
     @override
@@ -177,7 +180,8 @@ class SecretFlowRuntime(SharingRuntime):
     def free_memory_bytes(self) -> int:
         # A simulation's parties share one machine.
         sharing = self.parties if self._party is None else 1
-        return min(self._reveal(self._everywhere("free_memory_bytes"))) // sharing
+        least: int = min(self._reveal(self._everywhere("free_memory_bytes")))
+        return least // sharing
 
     @override
     def _execute(self, program: Program, inputs: list[Stored], outputs: list[Stored]) -> None:
@@ -237,37 +241,38 @@ class SecretFlowRuntime(SharingRuntime):
             ray.shutdown()
             end_ray_processes()
 
-    def _tell(self, party: str, method: str, *args: Any) -> Any:
+    def _tell(self, party: str, method: str, *args: object) -> Remote:
         """Ask one compute party for something; returns a reference to the result."""
         if self._failure:
             raise self._failure
         return self._spu.actors[party].call.remote(method, *args)
 
-    def _everywhere(self, method: str, *args: Any) -> list[Any]:
+    def _everywhere(self, method: str, *args: object) -> list[Remote]:
         return [self._tell(party, method, *args) for party in self._cluster.compute]
 
-    def _own(self, party: str, ref: Any) -> Any:
+    def _own(self, party: str, ref: Remote) -> Value:
         """The value behind a reference if it is this process's own, None otherwise; waits for it."""
         if self._party is None:
             return self._wait(lambda: ray.get(ref), party)
         return self._wait(lambda: ray.get(ref.get_ray_object_ref()), party) if self._party == party else None
 
-    def _reveal(self, refs: Sequence[Any]) -> list[Any]:
+    def _reveal(self, refs: Sequence[Remote]) -> list[Value]:
         """The values behind references, known to all; waits for them."""
-        return self._wait(lambda: sfd.get(list(refs)))
+        values: list[Value] = self._wait(lambda: sfd.get(list(refs)))
+        return values
 
-    def _wait(self, get: Callable[[], Any], party: str | None = None) -> Any:
+    def _wait(self, get: Callable[[], Result], party: str | None = None) -> Result:
         """Wait for a result, of `party` if it is one's, as long as all parties are there.
 
         Raises: RuntimeFailure; what an owner's object raised.
         """
         if self._failure:
             raise self._failure
-        self._waiting = self._waiter.submit(get)
+        self._waiting = waiting = self._waiter.submit(get)
         try:
             while True:
                 try:
-                    return self._waiting.result(_POLL_SECONDS)
+                    return waiting.result(_POLL_SECONDS)
                 except NotYet:
                     if self._watch:
                         self._watch.check()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 from weakref import WeakSet
 
 import jax
@@ -37,6 +36,8 @@ from secp_spu.protocol.sharing import KEY_BYTES
 from secp_spu.runtime.handles import Correlations, is_declared
 from secp_spu.runtime.jitted import name_of
 from secp_spu.runtime.program import Program, Spec, compile_program
+from secp_spu.runtime.secretflow.owners import Remote
+from secp_spu.trees import Tree
 
 
 class SpuCorrelations:
@@ -62,7 +63,7 @@ class SpuCorrelations:
         self._spu, self._scheme = spu, Scheme(protocol, spu.world_size)
         self._fresh: list[Correlations] = []
         self._parts: WeakSet[SPUObject] = WeakSet()
-        self._compiled: dict[tuple, Program] = {}
+        self._compiled: dict[tuple[object, ...], Program] = {}
         places = [sf.PYU(party) for party in spu.actors]
         make = sf.proxy(sf.PYUObject)(_MakerHost)
         self._makers = [make(self._scheme, rank, device=place) for rank, place in enumerate(places)]
@@ -77,7 +78,7 @@ class SpuCorrelations:
         """Everything that `run` has compiled, with its proof."""
         return list(self._compiled.values())
 
-    def jit(self, fn: Callable, *, name: str | None = None) -> Callable[..., SPUObject]:
+    def jit(self, fn: Callable[..., Tree], *, name: str | None = None) -> Callable[..., SPUObject]:
         """A JAX function as a secure one, which makes and spends its own correlations: see `Runtime.jit`.
 
         It takes pytrees of device objects and of public arrays, and returns its results as one object of the device.
@@ -88,7 +89,7 @@ class SpuCorrelations:
         """
         program, called = SpendingFunction(fn), name or name_of(fn)
 
-        def secure(*args: Any) -> SPUObject:
+        def secure(*args: Tree) -> SPUObject:
             (placed, _) = self._spu._place_arguments(*args)
             specs = self._specs(placed)
             declared = program.declared(specs)
@@ -98,7 +99,7 @@ class SpuCorrelations:
 
         return secure
 
-    def make(self, declared: Any) -> Correlations:
+    def make(self, declared: Tree) -> Correlations:
         """Correlations for one run of one program.
 
         Args:
@@ -109,7 +110,7 @@ class SpuCorrelations:
         self._parts.update(jax.tree.leaves(made.tree))
         return made
 
-    def run(self, name: str, fn: Callable, *args: Any) -> SPUObject:
+    def run(self, name: str, fn: Callable[..., Tree], *args: Tree) -> SPUObject:
         """Compile and audit a JAX function, and run what was audited.
 
         Args:
@@ -137,7 +138,7 @@ class SpuCorrelations:
         ]
         return SPUObject(self._spu, done[0][0], [names for _, names in done])
 
-    def _check(self, given: Sequence[Correlations], args: tuple) -> None:
+    def _check(self, given: Sequence[Correlations], args: tuple[Tree, ...]) -> None:
         """Refuse correlations that are not fresh, that are given twice, or whose parts come in by another way."""
         for correlations in given:
             if sum(correlations is fresh for fresh in self._fresh) != 1 or sum(correlations is g for g in given) != 1:
@@ -146,7 +147,7 @@ class SpuCorrelations:
         if any(leaf in self._parts for leaf in plain if isinstance(leaf, SPUObject)):
             raise SpentCorrelationError("an argument is part of a correlation: hand over what make() returned")
 
-    def _specs(self, placed: tuple) -> tuple:
+    def _specs(self, placed: tuple[Tree, ...]) -> tuple[Tree, ...]:
         """Shapes, types and visibility of objects, each of which may stand for a pytree."""
         leaves, tree = jax.tree.flatten(placed)
         metas = [leaf.meta if _is_here(leaf.meta) else sfd.get(leaf.meta) for leaf in leaves]
@@ -155,9 +156,10 @@ class SpuCorrelations:
         def spec(meta: SPUValueMeta) -> Spec:
             return Spec(tuple(meta.shape), np.dtype(meta.dtype), meta.vtype == is_secret)
 
-        return jax.tree.unflatten(tree, [jax.tree.map(spec, meta) for meta in metas])
+        specs: tuple[Tree, ...] = jax.tree.unflatten(tree, [jax.tree.map(spec, meta) for meta in metas])
+        return specs
 
-    def _compile(self, name: str, fn: Callable, specs: tuple) -> Program:
+    def _compile(self, name: str, fn: Callable[..., Tree], specs: tuple[Tree, ...]) -> Program:
         leaves, tree = jax.tree.flatten(specs)
         key = (fn, tree, tuple(leaves))
         if key not in self._compiled:
@@ -169,7 +171,7 @@ class SpuCorrelations:
 
     def _exchange(self, wanted: CosineCorrelation) -> CosineCorrelation:
         """Under ABY3: messages go from PYU to PYU."""
-        received: list[Any] = [None] * self._scheme.parties
+        received: list[Remote] = [None] * self._scheme.parties
         for maker in self._makers:
             maker.begin(wanted)
         for routes in ROUNDS:
@@ -182,7 +184,8 @@ class SpuCorrelations:
             maker.finish(message, _num_returns=len(shapes))
             for maker, message in zip(self._makers, received, strict=True)
         ]
-        return jax.tree.unflatten(jax.tree.structure(wanted), self._infeed_all(shapes, ended))
+        made: CosineCorrelation = jax.tree.unflatten(jax.tree.structure(wanted), self._infeed_all(shapes, ended))
+        return made
 
     def _combine(self, wanted: CosineCorrelation) -> CosineCorrelation:
         """Under SEMI2K: the device multiplies the parties' factors."""
@@ -194,12 +197,12 @@ class SpuCorrelations:
         cos, sin = self._spu(combine_factors, **two)(factors[:half], factors[half:])
         return replace(wanted, mask=mask, cos=cos, sin=sin)
 
-    def _infeed_all(self, shapes: Sequence[tuple[int, ...]], by_party: Sequence[Sequence]) -> list[SPUObject]:
+    def _infeed_all(self, shapes: Sequence[tuple[int, ...]], by_party: Sequence[Sequence[Remote]]) -> list[SPUObject]:
         """Values of these shapes, of which every party has built its parts."""
         by_value = zip(*by_party, strict=True)
         return [self._infeed(shape, parts) for shape, parts in zip(shapes, by_value, strict=True)]
 
-    def _infeed(self, shape: tuple[int, ...], parts: tuple) -> SPUObject:
+    def _infeed(self, shape: tuple[int, ...], parts: tuple[Remote, ...]) -> SPUObject:
         """What every party's PYU has built becomes a value of the device; each part stays with its party."""
         conf, int32 = self._spu.conf, np.dtype(np.int32)
         zeros = dict.fromkeys(range(self._scheme.parties), np.zeros(shape, np.uint64))
@@ -209,7 +212,7 @@ class SpuCorrelations:
         return SPUObject(self._spu, meta, self._spu.infeed_shares(info, [part.data for part in parts]))
 
 
-def _is_here(meta: Any) -> bool:
+def _is_here(meta: Tree) -> bool:
     """Whether this is a pytree of what objects are, and no reference to one."""
     return all(isinstance(leaf, SPUValueMeta) for leaf in jax.tree.leaves(meta))
 

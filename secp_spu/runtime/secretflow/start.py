@@ -11,7 +11,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import fed
 import secretflow as sf
@@ -95,11 +94,11 @@ def linger(watch: Watch) -> None:
     watch.end()
 
 
-def _ray_options(cluster: ClusterSection, worker_hook: Callable[[], None] | None) -> dict[str, Any]:
+def _ray_options(cluster: ClusterSection, worker_hook: Callable[[], None] | None) -> dict[str, object]:
     mark_ray_processes()
     # JAX's, for every process that Ray starts; none of them goes on with JAX's threads
     warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
-    options: dict[str, Any] = {
+    options: dict[str, object] = {
         "address": "local",
         "num_cpus": 4 * len(cluster.everyone),  # actors that mostly wait; Ray counts one CPU for starting each
         "log_to_driver": False,
@@ -147,7 +146,7 @@ def _own_proxies() -> Iterator[None]:
     """Have RayFed start `transport`'s proxies, for which SecretFlow has no argument, instead of its own."""
     original, called = fed.init, False
 
-    def init(**arguments: Any) -> None:
+    def init(**arguments: object) -> None:
         nonlocal called
         called = True
         original(**arguments, sender_proxy_cls=PartySender, receiver_proxy_cls=PartyReceiver)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from secp_spu.model.transformer_config import ActivationKind
+from secp_spu.trees import Json
+
+ConfigFields: TypeAlias = dict[str, Any]  # Any: each field of TransformerConfig has a type of its own.
+"""Some fields of a TransformerConfig, by name."""
 
 
 class Module(NamedTuple):
@@ -74,7 +78,7 @@ class Family(NamedTuple):
     sizes: Mapping[str, str]
     activation: tuple[str, str]
     epsilon: tuple[str, float]
-    fixed: Mapping[str, Any]
+    fixed: Mapping[str, Json]
     causal: bool = False
 
     @property
@@ -87,7 +91,7 @@ class Family(NamedTuple):
         """Hugging Face's name of the word embeddings, without prefix."""
         return self.embeddings[0].sources[0]
 
-    def fixed_fields(self, padding_id: int | None, activation: ActivationKind) -> dict[str, Any]:
+    def fixed_fields(self, padding_id: int | None, activation: ActivationKind) -> ConfigFields:
         """Fields of TransformerConfig that follow from the model type, the padding id and hidden_act."""
         return {
             "position_offset": padding_id + 1 if self.counts_from_padding and padding_id is not None else 0,
