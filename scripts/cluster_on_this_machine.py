@@ -63,9 +63,9 @@ class Party:
 
     def _read(self, log: Path, quiet: bool) -> None:
         assert self.process.stdout is not None
-        with open(log, "a", encoding="utf-8", opener=_for_owners_eyes) as file:
+        with self.process.stdout as printed, open(log, "a", encoding="utf-8", opener=_for_owners_eyes) as file:
             os.fchmod(file.fileno(), 0o600)
-            for line in self.process.stdout:
+            for line in printed:
                 self.lines.append(line.rstrip("\n"))
                 file.write(line)
                 file.flush()
@@ -203,7 +203,7 @@ def _addresses(cluster: ClusterSection, parties: Sequence[str]) -> list[str]:
 
 def _certificates(cluster: ClusterSection, folder: Path) -> str:
     """Make an authority for this run alone; returns the setting that names its certificates."""
-    make_test_ca(folder, {name: [] for name in cluster.everyone})
+    make_test_ca(folder, cluster.everyone)
     files = {"ca": "ca.pem", "certificate": "{party}.pem", "key": "{party}.key"}
     return f"cluster.tls={json.dumps({key: str(folder / name) for key, name in files.items()})}"
 

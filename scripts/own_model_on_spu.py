@@ -2,12 +2,13 @@
 
 python scripts/own_model_on_spu.py
 
-Alice has numbers, and queries, keys and values; alice, bob and carol compute under ABY3, here in simulation. The result
-goes to alice alone, who compares it with plaintext.
+SecretFlow simulates alice, bob and carol on this machine, who compute under ABY3. The first program takes alice's
+numbers, the second her queries, keys and values. Results are opened to alice alone, who compares them with plaintext.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 import warnings
 from typing import Any
@@ -68,7 +69,7 @@ def attention(correlations: SpuCorrelations, spu: sf.SPU, alice: sf.PYU, bob: sf
 
 
 def show_proof(name: str, correlations: SpuCorrelations) -> None:
-    """Say what was proven of the program that has just run; it would not have run otherwise."""
+    """Print the proof of the program that has just run; without a proof it does not run."""
     report = correlations.programs[-1].audit
     print(
         f"{name}: {len(report.openings)} opening, masked by {', '.join(report.masks)}, SHA-256 {report.sha256[:16]}..."
@@ -102,6 +103,8 @@ def start() -> tuple[SpuCorrelations, sf.SPU, sf.PYU, sf.PYU]:
 
 def main() -> None:
     """Both examples in SecretFlow's simulation mode."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args()
     correlations, spu, alice, bob = start()
     rng = np.random.default_rng(0)
     cosine(correlations, spu, alice, rng.uniform(-9, 9, (6, 2)).astype(np.float32))

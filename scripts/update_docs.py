@@ -21,13 +21,9 @@ from secp_spu.bench import (
     Record,
     accuracy_tables,
     activation_tables,
-    batching_tables,
-    check_tables,
     cosine_tables,
-    embedding_tables,
     optimizer_tables,
     read_records,
-    run_cost_tables,
     write_report,
 )
 from secp_spu.bench.published import PAPER, PUMA
@@ -45,15 +41,6 @@ METHODS = {
     "fot-fourier": "forward-only tuning, learned features",
 }
 """Names of the records' methods, in the order of tables."""
-
-PARTS = {
-    "fourier": "attention by learned features",
-    "quadratic": "activation `quadratic`",
-    "layer norm": "two layer norms, and rounding before them",
-    "linear": "dense layers and residuals",
-}
-"""Names of the parts of a layer of ours."""
-
 
 VARIANTS = {
     "spu-cos": "SPU's cosine",
@@ -109,7 +96,7 @@ def by_element(tables: Callable[[Sequence[Record]], list[Any]], records: Sequenc
 
 
 def iteration(protocol: str, records: Sequence[Record]) -> str:
-    """One iteration of RoBERTa-large on 512 tokens, by method."""
+    """Bytes and sends of one iteration of RoBERTa-large on 512 tokens, by method."""
     found = [r for r in records if r["bench"] == "iteration" and r["model"] == "roberta-large"]
     found = [r for r in found if r["protocol"] == protocol and r["extrapolated"]]
     ours = gigabytes(the_one(found, variant="fot-fourier", activation="quadratic"))
@@ -123,12 +110,11 @@ def iteration(protocol: str, records: Sequence[Record]) -> str:
             f"{gigabytes(record, 'bytes'):,.2f}",
             f"{record['offline']['bytes'] / 1e9:,.2f}",
             f"{record['offline']['sends'] + record['online']['sends']:,.0f}",
-            f"{record['offline']['seconds'] + record['online']['seconds']:,.0f}",
         ]
         for record in sorted(found, key=lambda r: (order.index(r["variant"]), -gigabytes(r)))
     ]
     columns = ["method", "activation", "GB of all parties", "GB / ours", "GB a party", "of it offline"]
-    return markdown([*columns, "sends a party", "seconds"], rows, words=2)
+    return markdown([*columns, "sends a party"], rows, words=2)
 
 
 def paper(records: Sequence[Record]) -> str:
@@ -156,58 +142,26 @@ def puma(records: Sequence[Record]) -> str:
     return markdown(["method", "activation", "GB of all parties", "GB a party"], rows, words=2)
 
 
-def attention(protocol: str, records: Sequence[Record]) -> str:
-    """MB a party of one layer's attention by length, offline in brackets."""
-    found = [r for r in records if r["bench"] == "attention" and r["protocol"] == protocol]
+def attention(records: Sequence[Record]) -> str:
+    """MB a party of one layer's attention by length, offline included."""
+    kinds = {"softmax": "softmax", "rfa": "random features", "fourier": "learned features"}
+    found = [r for r in records if r["bench"] == "attention"]
     rows = []
     for tokens in sorted({r["seq_len"] for r in found}):
-        cells = []
-        for variant in ("softmax", "rfa", "fourier"):
-            record = next(r for r in found if r["seq_len"] == tokens and is_variant(r, variant))
-            offline = f" ({record['offline']['bytes'] / 1e6:,.1f})" if variant != "softmax" else ""
-            cells.append(f"{record['online']['bytes'] / 1e6:,.1f}{offline}")
-        rows.append([str(tokens), *cells])
-    return markdown(["tokens", "softmax", "random features", "learned features"], rows)
+        of_length = [r for r in found if r["seq_len"] == tokens]
+        cells = [
+            next(r for r in of_length if r["protocol"] == protocol and is_variant(r, variant))
+            for protocol in ("aby3", "semi2k")
+            for variant in kinds
+        ]
+        rows.append([str(tokens), *(f"{1000 * gigabytes(record, 'bytes'):,.1f}" for record in cells)])
+    names = list(kinds.values())
+    return markdown(["tokens", f"aby3: {names[0]}", *names[1:], f"semi2k: {names[0]}", *names[1:]], rows, words=0)
 
 
 def is_variant(record: Record, variant: str) -> bool:
     """Is the record of this kind of attention, with 64 features if it has features?"""
     return record["variant"] == variant and record.get("features", 64) == 64
-
-
-def parts(records: Sequence[Record]) -> str:
-    """The parts of one layer of RoBERTa-large with learned features and `quadratic`, ABY3."""
-    wanted = {"bench": "operation", "variant": "fot-fourier", "protocol": "aby3", "activation": "quadratic"}
-    found = [the_one(records, **wanted, model="roberta-large", operation=operation) for operation in PARTS]
-    rows = []
-    for record in found:
-        online = record["online"]
-        figures = [f"{online['bytes'] / 1e6:,.1f}", f"{online['sends']:,.0f}", f"{record['least_bytes'] / 1e6:,.1f}"]
-        rows.append([PARTS[record["operation"]], *figures])
-    together = [sum(r["online"]["bytes"] for r in found), sum(r["online"]["sends"] for r in found)]
-    least = sum(r["least_bytes"] for r in found)
-    rows.append(["together", f"{together[0] / 1e6:,.1f}", f"{together[1]:,.0f}", f"{least / 1e6:,.1f}"])
-    return markdown(["part", "online MB a party", "sends", "least MB"], rows)
-
-
-def layer(records: Sequence[Record]) -> str:
-    """What a party sends for one layer of RoBERTa-large's shape: the sum of its parts."""
-    found = [r for r in records if r["bench"] == "operation" and r["model"] == "roberta-large"]
-    rows = []
-    for variant, name in list(METHODS.items())[2:]:
-        for kind in ("gelu_tanh", "series", "quadratic"):
-            cells = []
-            for protocol in ("aby3", "semi2k"):
-                wanted = (protocol, variant, kind)
-                summed = [r for r in found if (r["protocol"], r["variant"], r["activation"]) == wanted]
-                online = [sum(r["online"][figure] for r in summed) for figure in ("bytes", "sends")]
-                offline = sum(r["offline"]["bytes"] for r in summed)
-                cells += [f"{online[0] / 1e6:,.0f}", f"{online[1]:,.0f}"] if summed else ["", ""]
-                cells.append(f"{offline / 1e6:,.0f}" if offline else "")
-            if any(cells):
-                rows.append([name.removeprefix("forward-only tuning, "), f"`{kind}`", *cells])
-    columns = ["attention", "activation", "aby3: online MB", "sends", "offline MB"]
-    return markdown([*columns, "semi2k: online MB", "sends", "offline MB"], rows, words=2)
 
 
 def activation_choice(records: Sequence[Record]) -> str:
@@ -221,6 +175,35 @@ def activation_choice(records: Sequence[Record]) -> str:
     return "\n".join([header, marks.removesuffix("---: |") + "--- |", *body])
 
 
+def optimizers(records: Sequence[Record]) -> str:
+    """Accuracy of the prompt that each optimizer finds, by task."""
+    tasks = {"Optimizers on tiny": "the demo", "Optimizers on sst2": "SST-2", "Optimizers on agnews": "AG's News"}
+    found: dict[str, list[str]] = {}
+    for table in optimizer_tables(records):
+        if table.title.partition(",")[0] in tasks:
+            tuned = table.columns.index("accuracy tuned")
+            untuned = table.columns.index("accuracy untuned")
+            found.setdefault("untuned prompt", []).append(table.rows[0][untuned])
+            for row in table.rows:
+                found.setdefault(f"`{row[0]}`", []).append(row[tuned])
+    titles = [table.title.partition(",")[0] for table in optimizer_tables(records)]
+    return markdown(
+        ["optimizer", *(tasks[title] for title in titles if title in tasks)], [[k, *v] for k, v in found.items()]
+    )
+
+
+def embedding(records: Sequence[Record]) -> str:
+    """What embedding texts and prompts costs, beside a forward pass."""
+    rows = []
+    for record in (r for r in records if r["bench"] == "embedding"):
+        what, _, where = record["variant"].partition(", ")
+        sent = [record["offline"][key] + record["online"][key] for key in ("bytes", "sends")]
+        often = "once a run" if what == "texts" else "every evaluation"
+        where = {"data_owner": "by the data owner", "private": "under MPC"}.get(where, "")
+        rows.append([what, where, often, f"{sent[0] / 1e6:,.1f}", f"{sent[1]:,.0f}"])
+    return markdown(["what", "embedded", "how often", "MB a party", "sends a party"], rows, words=3)
+
+
 def series_errors(_: Sequence[Record]) -> str:
     """Largest error of the GELU series by range and number of terms."""
     terms = (4, 5, 6, 8)
@@ -229,7 +212,7 @@ def series_errors(_: Sequence[Record]) -> str:
 
 
 def networks(records: Sequence[Record]) -> str:
-    """Predicted minutes of an iteration of RoBERTa-large on the paper's networks, ABY3."""
+    """Minutes of delays and transfer in an iteration of RoBERTa-large on the paper's networks, ABY3."""
     found = [r for r in records if r["bench"] == "network" and r["source_bench"] == "iteration"]
     found = [
         r for r in found if r["model"] == "roberta-large" and r["protocol"] == "aby3" and r.get("measured_layers") == 1
@@ -239,9 +222,15 @@ def networks(records: Sequence[Record]) -> str:
         for kind in ("gelu_tanh", "series", "quadratic"):
             of_kind = {r["variant"]: r for r in found if (r["source_variant"], r["activation"]) == (variant, kind)}
             if of_kind:
-                minutes = [f"{of_kind[network]['seconds'] / 60:,.0f}" for network in ("LAN", "WAN1", "WAN2")]
+                minutes = [f"{without_compute(of_kind[network]) / 60:,.1f}" for network in ("LAN", "WAN1", "WAN2")]
                 rows.append([name, f"`{kind}`", *minutes])
     return markdown(["method", "activation", "LAN", "WAN1", "WAN2"], rows, words=2)
+
+
+def without_compute(record: Record) -> float:
+    """Predicted seconds of delays and transfer, offline and online."""
+    phases = record["offline"], record["online"]
+    return sum(phase["latency_seconds"] + phase["transfer_seconds"] for phase in phases)
 
 
 def key_figures(records: Sequence[Record]) -> str:
@@ -296,24 +285,16 @@ TABLES: dict[str, Callable[[Sequence[Record]], str]] = {
     "activations": partial(by_element, activation_tables),
     "iteration-aby3": partial(iteration, "aby3"),
     "iteration-semi2k": partial(iteration, "semi2k"),
-    "attention-aby3": partial(attention, "aby3"),
-    "attention-semi2k": partial(attention, "semi2k"),
-    "parts": parts,
-    "layer": layer,
+    "attention": attention,
     "activation-choice": activation_choice,
     "series-errors": series_errors,
     "networks": networks,
-    "network-check": partial(made_by, check_tables, "The prediction"),
-    "embedding": partial(made_by, embedding_tables, "Embedding"),
-    "batching": partial(made_by, batching_tables, "Candidates"),
+    "embedding": embedding,
     "paper": paper,
     "puma": puma,
     "accuracy": partial(made_by, accuracy_tables, "Accuracy"),
     "tuning-under-mpc": partial(made_by, accuracy_tables, "Tuning under MPC"),
-    "optimizers-tiny": partial(made_by, optimizer_tables, "Optimizers on tiny"),
-    "optimizers-sst2": partial(made_by, optimizer_tables, "Optimizers on sst2"),
-    "optimizers-agnews": partial(made_by, optimizer_tables, "Optimizers on agnews"),
-    "run-cost": partial(made_by, run_cost_tables, "Whole runs on sst2, fot-fourier"),
+    "optimizers": optimizers,
 }
 """Tables by the names that pages have for them."""
 

@@ -184,7 +184,7 @@ def predict(run: TunedRun | Path | str, texts: NewTexts, *, progress: Progress |
 
     Args:
         run: a run, or its folder.
-        texts: objects with the fields of the run's template; or plain strings, where it has one field. Any iterable.
+        texts: an iterable of objects with the fields of the run's template; or of strings, where it has one field.
         progress: told of every step, and closed at the end; silent by default.
     Returns: a prediction for every text, in order.
     Raises: ConfigError for texts that are blank or no texts, and for another model, template or labels than the prompt

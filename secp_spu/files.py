@@ -1,9 +1,32 @@
-"""Writes files as a whole, and keeps secret ones for their owner's eyes alone."""
+"""Reads text files; writes files as a whole, and keeps secret ones for their owner's eyes alone."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+
+
+class NotUtf8(ValueError):
+    """A file holds other bytes than UTF-8; the message says where, and what to do."""
+
+
+def read_utf8(path: Path) -> str:
+    """`decode_utf8` of a file.
+
+    Raises: OSError; NotUtf8.
+    """
+    return decode_utf8(path.read_bytes())
+
+
+def decode_utf8(content: bytes) -> str:
+    """The text of a file's content, without the mark that some editors put before it.
+
+    Raises: NotUtf8.
+    """
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise NotUtf8(f"not UTF-8 at byte {error.start}: save it as UTF-8") from error
 
 
 def unwritable(folder: Path) -> str | None:

@@ -1,8 +1,9 @@
 """Runtimes that tests share, for starting one and compiling for it takes longer than most tests; and PyTorch."""
 
 import os
+import signal
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from importlib.metadata import distributions
 from importlib.util import find_spec
 from pathlib import Path
@@ -93,6 +94,17 @@ def setting(request) -> Setting:
 def runtime(runtimes: Callable[..., LocalRuntime], setting: Setting) -> LocalRuntime:
     """A shared runtime with joint correlations."""
     return runtimes(setting)
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Processes that the test starts obey Ctrl-C, which they would ignore where a shell runs pytest in the background.
+
+    A process inherits that a signal is ignored, but not a handler. `preexec_fn` would fork, of which JAX warns.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

@@ -185,7 +185,7 @@ def test_tuning_takes_a_configuration_and_goes_on_with_a_run(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["tuning.populaton=4"], "did you mean population"),
+        (["tuning.populaton=4"], "did you mean tuning.population"),
         (["task.pool=absent.jsonl"], "absent.jsonl does not exist"),
         (["task.shots=1000"], "task.shots"),
     ],

@@ -18,7 +18,8 @@ import update_docs  # noqa: E402
 PAGES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in update_docs.pages()}
 PAGES |= {name: (ROOT / name).read_text(encoding="utf-8") for name in ("CONTRIBUTING.md", "SECURITY.md")}
 README, QUICKSTART, CLUSTER = PAGES["README.md"], PAGES["docs/quickstart.md"], PAGES["docs/cluster.md"]
-SHORT = '"{config}", settings=["protocol=plaintext", "tuning.generations=2"]'
+API = PAGES["docs/api.md"]
+SHORT = 'secp_spu.DEMO_CONFIG, settings=["protocol=plaintext", "tuning.generations=2"]'
 
 
 def found(pattern: str) -> list[str]:
@@ -35,9 +36,10 @@ def printed(code: str, folder: Path) -> list[str]:
     return done.stdout.splitlines()
 
 
-@pytest.mark.parametrize(("page", "name"), [("quickstart", "ledger"), ("quickstart", "cosine")], ids=str)
-def test_the_library_examples_print_what_their_comments_say(page, name, tmp_path):
-    code = python(PAGES[f"docs/{page}.md"], name)
+@pytest.mark.slow("the comments' outputs are real, some under MPC; a process for each")
+@pytest.mark.parametrize("name", ["ledger", "cosine", "config"])
+def test_the_library_examples_print_what_their_comments_say(name, tmp_path):
+    code = python(API, name)
     expected = re.findall(r"print\(.*\)  # (.+)$", code, re.MULTILINE)
     lines = printed(code, tmp_path)
     assert len(lines) == len(expected) > 0
@@ -48,19 +50,51 @@ def test_the_library_examples_print_what_their_comments_say(page, name, tmp_path
 @pytest.mark.slow("README's Python works as it is printed; it tunes and predicts")
 def test_the_python_quickstart_tunes_predicts_and_exports(tmp_path):
     code = python(README, "tune")
-    short = code.replace('"configs/demo.yaml"', SHORT.format(config=ROOT / "configs" / "demo.yaml"))
+    short = code.replace("secp_spu.DEMO_CONFIG", SHORT)
     assert short != code
     accuracies, prediction = printed(short, tmp_path)
     before, after = map(float, accuracies.split())
     assert before == 0.5 < after
     assert prediction.split()[0] in ("positive", "negative")
-    assert (tmp_path / "runs" / "adapter" / "adapter_config.json").exists()
+    assert (tmp_path / "runs" / "readme-adapter" / "adapter_config.json").exists()
 
 
-def test_readme_and_quickstart_show_the_same_python():
-    assert [python(README, name) for name in ("tune", "cosine")] == [
-        python(QUICKSTART, name) for name in ("tune", "cosine")
+@pytest.mark.slow("the documented `progress` shows lines as they come; a whole run")
+def test_progress_prints_a_line_for_each_generation(tmp_path):
+    lines = printed(python(API, "progress"), tmp_path)
+    assert [line.split(":")[0] for line in lines] == ["untuned prompt", "generation   1", "generation   2"]
+
+
+@pytest.mark.slow("the documented audit finds an opening; compiles all programs")
+def test_the_audit_shows_the_opening_of_a_layer(tmp_path):
+    assert any(line.startswith("layer 1 (") for line in printed(python(API, "audit"), tmp_path))
+
+
+def test_all_pages_show_the_same_python():
+    tunes = {re.sub(r'"runs/[\w-]+"', "", python(page, "tune")) for page in (README, QUICKSTART, API)}
+    assert len(tunes) == 1
+    assert python(README, "cosine") == python(API, "cosine")
+
+
+def test_the_api_page_names_everything_that_the_package_exports():
+    import secp_spu
+
+    assert [name for name in secp_spu.__all__ if not re.search(rf"\b{name}\b", API)] == []
+
+
+def test_every_example_has_an_output_of_its_own():
+    """Who follows the pages from top to bottom never meets a folder or file that is there already."""
+    made = [
+        name
+        for page in PAGES.values()
+        for block in re.findall(r"```[a-z]*\n(.*?)```", page, re.DOTALL)
+        for name in re.findall(r"--out ([\w./-]+)|out=\"(.+?)\"|export\(\"(.+?)\"", block)
+        for name in name
+        if name
     ]
+    examples = [name for name in made if not name.isupper()]
+    assert len(examples) > 15
+    assert [name for name in set(examples) if examples.count(name) > 1] == []
 
 
 @pytest.mark.parametrize("path", found(r"`((?:configs|requirements|scripts|docs|patches|secp_spu|tests)/[\w./-]+)`"))
@@ -101,6 +135,13 @@ def test_every_make_target_named_is_there():
     assert {"install", "demo", "lint", "docs", "tables"} <= set(targets)
     for target in targets:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_where_to_change_things_is_there():
+    (table,) = re.findall(r"## To change X, open Y\n(.*?)\n## ", PAGES["docs/development.md"], re.DOTALL)
+    places = re.findall(r"`([a-z_]+(?:/[\w./*]*|\.py))`", table.partition("| --- |")[2])
+    assert len(places) > 20
+    assert [place for place in places if not list((ROOT / "secp_spu").glob(place))] == []
 
 
 def test_every_page_is_in_the_navigation():

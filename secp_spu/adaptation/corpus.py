@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 
 from secp_spu.adaptation.student import Texts
 from secp_spu.errors import ConfigError
+from secp_spu.files import NotUtf8, decode_utf8
 from secp_spu.model import TransformerConfig
 from secp_spu.model.hub.tokenizer import MASK_TOKENS, mask_token, open_tokenizer
 
@@ -146,9 +147,11 @@ def _read(path: Path) -> tuple[str, str]:
     """The text, and the digest of its bytes."""
     try:
         content = path.read_bytes()
-        return content.decode("utf-8"), hashlib.sha256(content).hexdigest()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"`corpus` {path} cannot be read ({error}): give a UTF-8 file with a text a line") from error
+        return decode_utf8(content), hashlib.sha256(content).hexdigest()
+    except OSError as error:
+        raise ConfigError(f"`corpus` {path} cannot be read: {error.strerror}") from error
+    except NotUtf8 as error:
+        raise ConfigError(f"`corpus` {path} is {error}") from error
 
 
 def _mask_id(tokenizer: Tokenizer, path: Path) -> int:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -27,7 +26,7 @@ from secp_spu.model.hub.checkpoint import DEFAULT_TERMS, Checkpoint
 from secp_spu.model.hub.config_json import CheckpointError
 from secp_spu.model.layers import Norm
 from secp_spu.model.transformer import EncoderLayer, Transformer
-from secp_spu.model.transformer_config import AttentionKind, TransformerConfig
+from secp_spu.model.transformer_config import ActivationKind, AttentionKind, TransformerConfig
 from secp_spu.protocol import fit_gelu
 from secp_spu.protocol.gelu import LIMITS
 from secp_spu.trees import Floats, Tree
@@ -126,7 +125,7 @@ def make_student(
     *,
     features: int = 64,
     seed: int = 0,
-    activation: Literal["series", "quadratic"] | None = None,
+    activation: ActivationKind | None = None,
 ) -> Student:
     """The teacher's weights with attention by features and, if asked, another activation.
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -37,8 +37,10 @@ from secp_spu.arguments import path_of
 from secp_spu.drawing import new_figure
 from secp_spu.errors import ConfigError
 from secp_spu.files import write_whole
-from secp_spu.model import ACTIVATIONS, is_function, load_checkpoint, save_checkpoint
+from secp_spu.model import load_checkpoint, save_checkpoint
+from secp_spu.model.activation import learned_activations
 from secp_spu.model.hub.config_json import EXTRAS, read_config
+from secp_spu.model.transformer_config import ActivationKind
 from secp_spu.progress import Progress
 from secp_spu.trees import JsonObject, Tree
 
@@ -70,7 +72,7 @@ class Recipe:
         model: the teacher's folder, with softmax attention.
         corpus: a file with a text a line.
         features: frequencies a head.
-        activation: "series" or "quadratic" instead of GELU; None for the model's own.
+        activation: instead of GELU, one of `learned_activations`; None for the model's own.
         steps: of training.
         rate: peak learning rate.
         batch_tokens: tokens of a gradient, padding included.
@@ -86,7 +88,7 @@ class Recipe:
     model: Path
     corpus: Path
     features: int = 64
-    activation: Literal["series", "quadratic"] | None = None
+    activation: ActivationKind | None = None
     steps: int = 5000
     rate: float = 3e-4
     batch_tokens: int = 1024
@@ -107,7 +109,7 @@ class Recipe:
                 raise ConfigError(f"`{name}` is {value!r}, but must be a whole number, {span}")
         if not isinstance(self.rate, int | float) or not 0 < self.rate < math.inf:
             raise ConfigError(f"`rate` is {self.rate!r}, but must be a number above 0")
-        allowed = [name for name in ACTIVATIONS if not is_function(name)]
+        allowed = learned_activations()
         if self.activation is not None and self.activation not in allowed:
             raise ConfigError(f"`activation` is {self.activation!r}, but must be {' or '.join(allowed)}, or None")
         if not isinstance(self.bf16, bool):
@@ -155,7 +157,7 @@ def adapt(recipe: Recipe, out: Path, *, resume: bool, progress: Progress) -> Ada
     if recipe.max_tokens + recipe.prompt_tokens > positions:
         raise ConfigError(
             f"`max_tokens` {recipe.max_tokens} and `prompt_tokens` {recipe.prompt_tokens}: the model has {positions} "
-            "positions"
+            "positions: lower one of them"
         )
     corpus = Corpus(
         recipe.corpus,
@@ -262,7 +264,7 @@ def _note(out: Path, recipe: Recipe, progress: Progress, line: dict[str, float])
     _refuse_diverged(recipe, line)
     kept = [before for before in read_log(out) if before["step"] < line["step"]]
     write_whole(out / LOG, "".join(json.dumps(row) + "\n" for row in [*kept, line]).encode())
-    losses = ", ".join(f"{name} {line[name]:.4f}" for name in LOSSES if name in line)
+    losses = ", ".join(f"{name} {round(line[name], 4) + 0.0:.4f}" for name in LOSSES if name in line)
     progress.line(
         f"step {line['step']:5d}: similarity {line['similarity']:.4f}, behind prompts {line['prompted']:.4f}, "
         f"{losses or 'untrained'}, least mean kernel {line['least_kernel']:.3f}"

@@ -84,7 +84,9 @@ def read_records(path: Path) -> list[Record]:
     """
     try:
         records = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read as bench records: {error}") from error
     if not isinstance(records, list):
         raise ConfigError(f"{path} is no list of bench records: {TAKE_ANOTHER}")

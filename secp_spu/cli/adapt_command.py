@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -13,60 +12,62 @@ from secp_spu.adaptation.folder import RECIPE
 from secp_spu.adaptation.training import Recipe
 from secp_spu.adaptation.training import adapt as run_adaptation
 from secp_spu.cli.terminal import Interrupted, QuietOption, ResumeOption, TerminalProgress
+from secp_spu.errors import ConfigError
+from secp_spu.model.activation import learned_activations
 from secp_spu.model.hub.config_json import EXTRAS
 from secp_spu.progress import Progress
 
-
-class Activation(str, Enum):
-    """What may stand for GELU."""
-
-    series = "series"
-    quadratic = "quadratic"
-
-
-INSTEAD: dict[Activation, Literal["series", "quadratic"]] = {
-    Activation.series: "series",
-    Activation.quadratic: "quadratic",
-}
-"""What a recipe calls them."""
+ACTIVATIONS = learned_activations()
 
 
 def adapt(
     model: Annotated[Path, typer.Option(help="Folder of a checkpoint with softmax attention.", show_default=False)],
     corpus: Annotated[Path, typer.Option(help="Text file, one text a line.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder for the adapted checkpoint.", show_default=False)],
-    activation: Annotated[Activation | None, typer.Option(help="Instead of GELU; the model's own without.")] = None,
+    activation: Annotated[
+        str | None,
+        typer.Option(metavar=f"[{'|'.join(ACTIVATIONS)}]", help="What takes the place of GELU. By default GELU stays."),
+    ] = None,
     features: Annotated[
-        int, typer.Option(min=1, max=EXTRAS["features"][1], help="Frequencies a head, for cosine and sine.")
+        int, typer.Option(min=1, max=EXTRAS["features"][1], help="Number of frequencies of a head.")
     ] = Recipe.features,
-    steps: Annotated[int, typer.Option(min=1)] = Recipe.steps,
+    steps: Annotated[int, typer.Option(min=1, help="Number of training steps.")] = Recipe.steps,
     rate: Annotated[float, typer.Option(min=1e-9, max=1, help="Peak learning rate.")] = Recipe.rate,
-    batch_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a gradient, with padding.")] = Recipe.batch_tokens,
-    accumulate: Annotated[int, typer.Option(min=1, help="Gradients of a step.")] = Recipe.accumulate,
-    max_tokens: Annotated[int, typer.Option(min=2, help="Of a text; what is longer is cut.")] = Recipe.max_tokens,
+    batch_tokens: Annotated[
+        int, typer.Option(min=1, help="Number of tokens in a gradient, padding included.")
+    ] = Recipe.batch_tokens,
+    accumulate: Annotated[
+        int, typer.Option(min=1, help="Number of gradients whose mean a step takes.")
+    ] = Recipe.accumulate,
+    max_tokens: Annotated[
+        int, typer.Option(min=2, help="Number of tokens at which a text is cut.")
+    ] = Recipe.max_tokens,
     prompt_tokens: Annotated[
-        int, typer.Option(min=0, help="Random ones before every other text, as a soft prompt will be.")
+        int, typer.Option(min=0, help="Number of random tokens before every other text, in the place of a soft prompt.")
     ] = Recipe.prompt_tokens,
-    seed: Annotated[int, typer.Option(min=0, max=EXTRAS["feature_seed"][1])] = Recipe.seed,
+    seed: Annotated[
+        int, typer.Option(min=0, max=EXTRAS["feature_seed"][1], help="Seed of all that is drawn.")
+    ] = Recipe.seed,
     bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16.")] = False,
-    every: Annotated[int, typer.Option(min=1, help="Steps between measurements.")] = Recipe.every,
+    every: Annotated[int, typer.Option(min=1, help="Number of steps between two measurements.")] = Recipe.every,
     resume: ResumeOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Give a pre-trained model attention by features, by distillation in plaintext: the model owner's own step."""
-    kind = INSTEAD[activation] if activation else None
+    """Adapt a pre-trained model to cheap attention, in plaintext. It is the model owner's own step."""
+    if activation is not None and activation not in ACTIVATIONS:
+        raise ConfigError(f"`activation` {activation}: the model can be adapted to {' or '.join(ACTIVATIONS)}")
     recipe = Recipe(
-        model,
-        corpus,
-        features,
-        kind,
-        steps,
-        rate,
-        batch_tokens,
-        accumulate,
-        max_tokens,
-        prompt_tokens,
-        seed,
+        model=model,
+        corpus=corpus,
+        features=features,
+        activation=activation,
+        steps=steps,
+        rate=rate,
+        batch_tokens=batch_tokens,
+        accumulate=accumulate,
+        max_tokens=max_tokens,
+        prompt_tokens=prompt_tokens,
+        seed=seed,
         bf16=bf16,
         every=every,
     )

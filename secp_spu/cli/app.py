@@ -27,7 +27,8 @@ from secp_spu.cli.terminal import (
     ResumeOption,
     SetOption,
     TerminalProgress,
-    costs_table,
+    help_without_command,
+    show_costs,
     start_runtime,
     with_options,
 )
@@ -43,7 +44,7 @@ from secp_spu.tuning.whole_run import run_tuning
 
 app = typer.Typer(
     add_completion=False,
-    no_args_is_help=True,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="Tune a soft prompt on private texts for a private model, under MPC, with forward passes only.",
 )
@@ -55,13 +56,15 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def options(
-    show_version: Annotated[
+    context: typer.Context,
+    show_version: Annotated[  # noqa: ARG001 - its callback reads it
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Say which version this is.")
     ] = False,
 ) -> None:
     """Take what goes before a command."""
+    help_without_command(context)
 
 
 app.add_typer(bench, name="bench")
@@ -80,7 +83,7 @@ def demo(
     resume: ResumeOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Tune a prompt for the shipped tiny model and data: ABY3, three parties, in this process."""
+    """Tune a prompt for the shipped tiny model, under ABY3. All three parties are in this process."""
     _tune(load_config(DEMO_CONFIG, settings), out, resume=resume, quiet=quiet)
 
 
@@ -105,7 +108,7 @@ def party(
     resume: ResumeOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Be one party of a cluster that tunes a soft prompt: every party starts this on its own machine."""
+    """Be one party of a cluster that tunes a prompt. Each party starts this on its own machine."""
     loaded = load_config(config, settings, party=name)
     cluster = loaded.cluster
     if cluster is None:
@@ -124,9 +127,11 @@ def embeddings(
     model: Annotated[Path, typer.Option(help="The model owner's Hugging Face folder.")],
     out: Annotated[Path, typer.Option(help="Folder to write, for the data owner.")],
 ) -> None:
-    """Write what a model owner gives to a data owner: config, tokenizer and embedding tables, no other weight."""
+    """Write what a data owner needs of the model. These are config, tokenizer and embedding tables."""
     save_embeddings(model, out)
-    Console().print(f"{out}: config.json, tokenizer.json, and model.safetensors with the embedding tables alone")
+    Console().print(
+        f"{out}: config.json, tokenizer.json, and model.safetensors with the embedding tables alone", soft_wrap=True
+    )
 
 
 def _tune(config: Config, out: Path, *, resume: bool, quiet: bool, party: str | None = None) -> None:
@@ -155,7 +160,7 @@ def _how_to_go_on(out: Path) -> str:
 def _summarise(console: Console, report: RunReport, out: Path) -> None:
     made = len(report["loss"])
     generations = f"{made} generation{'s' if made > 1 else ''}"
-    console.print(costs_table(report["ledger"]))
+    show_costs(console, report["ledger"])
     console.print(
         f"accuracy on unseen texts: {report['accuracy_before']:.3f} untuned, "
         f"[bold]{report['accuracy_after']:.3f}[/bold] tuned, after {generations} "
@@ -173,7 +178,11 @@ def main() -> None:
     """Run a command: exit 0 on success, 2 with one line on bad input, 1 on failure."""
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
     try:
-        app()
+        sys.exit(app(prog_name="secp-spu", standalone_mode=False))
+    except typer.Abort:
+        _end("error: interrupted", 1)
+    except typer.TyperException as error:
+        _end(_misused(error), 2)
     except (ConfigError, CheckpointError, FileExistsError) as error:
         _end(f"error: {error}", 2)
     except (AuditError, Interrupted, OSError) as error:
@@ -181,6 +190,14 @@ def main() -> None:
     except RuntimeFailure as error:
         # Parties that still wait for the failed one hold C++ threads, which an orderly exit would abort on.
         _end(f"error: {error}", 1, at_once=True)
+
+
+def _misused(error: typer.TyperException) -> str:
+    """One line for a command line that is not understood."""
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "secp-spu"
+    message = error.format_message().replace("Value error, ", "").rstrip(".")
+    return f"error: {message}: see {command} --help"
 
 
 def _end(message: str, status: int, *, at_once: bool = False) -> None:

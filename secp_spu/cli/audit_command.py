@@ -20,6 +20,7 @@ from secp_spu.errors import ConfigError
 from secp_spu.files import unwritable, write_whole
 from secp_spu.runtime import Program
 from secp_spu.trees import JsonObject
+from secp_spu.tuning import refuse_existing
 from secp_spu.tuning.programs import audit_config
 
 
@@ -33,9 +34,11 @@ def audit(
         str | None, typer.Option(help="Print the program of this name instead, its openings marked.")
     ] = None,
 ) -> None:
-    """Compile every program of a configuration and prove its openings masked; nothing is run."""
-    if json_file is not None and (reason := unwritable(json_file.absolute().parent) or _folder(json_file)):
-        raise ConfigError(f"--json: {reason}")
+    """Prove that all openings of a configuration are masked. Its programs are compiled, and none runs."""
+    if json_file is not None:
+        refuse_existing(json_file)
+        if reason := unwritable(json_file.absolute().parent):
+            raise ConfigError(f"--json: {reason}")
     loaded = load_config(config, settings)
     programs = audit_config(loaded)
     console = Console()
@@ -48,10 +51,6 @@ def audit(
         write_whole(json_file, (json.dumps(reports, indent=2) + "\n").encode())
         if show is None:
             console.print(f"proofs in {json_file}", soft_wrap=True)
-
-
-def _folder(path: Path) -> str | None:
-    return f"{path} is a folder: name a file" if path.is_dir() else None
 
 
 def _facts(config: Config) -> JsonObject:

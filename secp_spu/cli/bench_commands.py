@@ -59,21 +59,27 @@ from secp_spu.bench import (
     run_cost_tables,
     write_report,
 )
-from secp_spu.cli.terminal import QuietOption, TerminalProgress
+from secp_spu.cli.terminal import QuietOption, TerminalProgress, help_without_command
 from secp_spu.errors import ConfigError
 from secp_spu.optimizers import OPTIMIZERS
 from secp_spu.progress import Progress
 
 Name = TypeVar("Name", bound=str)
 
-bench = typer.Typer(no_args_is_help=True, help="Measure what private tuning costs, and what the alternatives would.")
+bench = typer.Typer(help="Measure what private tuning costs, and its alternatives.")
+bench.callback(invoke_without_command=True)(help_without_command)
 
 JsonOption = Annotated[
     Path | None, typer.Option("--json", help="File for the records; what it holds already is not measured again.")
 ]
-ProtocolOption = Annotated[str, typer.Option("--protocol", help="aby3 or semi2k.")]
-PartiesOption = Annotated[int | None, typer.Option("--parties", help="Compute parties; 3 under aby3, else 2 to 10.")]
-CorrelationsOption = Annotated[str, typer.Option("--correlations", help="joint, or dealt by a dealer.")]
+ProtocolOption = Annotated[str, typer.Option("--protocol", help="Protocol: aby3 or semi2k.")]
+PartiesOption = Annotated[
+    int | None, typer.Option("--parties", help="Number of compute parties: 3 under aby3, 2 to 10 under semi2k.")
+]
+CorrelationsOption = Annotated[
+    str,
+    typer.Option("--correlations", help="Who makes the correlations: joint (the compute parties) or dealt (a dealer)."),
+]
 WIDEST = 10_000
 """Columns that no table takes."""
 
@@ -81,12 +87,12 @@ LARGEST = 10**12
 """Largest size that a command takes; what takes more memory than there is has its own check."""
 
 ModelOption = Annotated[str, typer.Option(help=f"A shape: {', '.join(SHAPES)}.")]
-LayersOption = Annotated[int | None, typer.Option(min=1, help="Layers to run; all by default.")]
-ActivationOption = Annotated[str, typer.Option(help="Of the feed-forward layers.")]
-FeaturesOption = Annotated[int, typer.Option(min=1, max=LARGEST, help="Frequencies a head, for cosine and sine.")]
-LengthOption = Annotated[int, typer.Option("--seq-len", help="Tokens of prompt and text together.")]
-LengthsOption = Annotated[str, typer.Option("--seq-len", help="Tokens a sequence; several with commas.")]
-ElementsOption = Annotated[int, typer.Option("--elements", min=1, max=LARGEST, help="How many at once.")]
+LayersOption = Annotated[int | None, typer.Option(min=1, help="Number of layers to run. By default all.")]
+ActivationOption = Annotated[str, typer.Option(help="Activation of the feed-forward layers.")]
+FeaturesOption = Annotated[int, typer.Option(min=1, max=LARGEST, help="Number of frequencies of a head.")]
+LengthOption = Annotated[int, typer.Option("--seq-len", help="Length in tokens, of prompt and text together.")]
+LengthsOption = Annotated[str, typer.Option("--seq-len", help="Lengths in tokens, with commas.")]
+ElementsOption = Annotated[int, typer.Option("--elements", min=1, max=LARGEST, help="Number of elements.")]
 
 
 @bench.command()
@@ -124,7 +130,7 @@ def attention(
     correlations: CorrelationsOption = "joint",
     heads: Annotated[int, typer.Option(min=1, max=LARGEST)] = 16,
     head_dim: Annotated[int, typer.Option(min=1, max=LARGEST)] = 64,
-    features: Annotated[str, typer.Option(help="Frequencies a head; several with commas.")] = "64",
+    features: Annotated[str, typer.Option(help="Numbers of frequencies of a head, with commas.")] = "64",
     json: JsonOption = None,
     quiet: QuietOption = False,
 ) -> None:
@@ -138,10 +144,10 @@ def attention(
 def iteration(
     model: ModelOption = "tiny",
     lengths: LengthsOption = "32",
-    methods: Annotated[str, typer.Option(help="Several with commas.")] = ",".join(ATTENTION),
+    methods: Annotated[str, typer.Option(help="Names, with commas.")] = ",".join(ATTENTION),
     layers: LayersOption = None,
     extrapolate: Annotated[bool, typer.Option(help="Scale these layers to the whole model.")] = False,
-    batch: Annotated[int, typer.Option(min=1, max=LARGEST, help="Texts.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, max=LARGEST, help="Number of texts.")] = 1,
     activation: ActivationOption = "gelu_tanh",
     features: FeaturesOption = 64,
     operations: Annotated[bool, typer.Option(help="Measure the parts of a layer too.")] = True,
@@ -176,8 +182,8 @@ def iteration(
 def batching(
     model: ModelOption = "tiny",
     length: LengthOption = 32,
-    candidates: Annotated[str, typer.Option(help="Of one pass; several with commas.")] = "1,2,4,8",
-    batch: Annotated[int, typer.Option(min=1, max=LARGEST, help="Texts.")] = 1,
+    candidates: Annotated[str, typer.Option(help="Numbers of candidates in one pass, with commas.")] = "1,2,4,8",
+    batch: Annotated[int, typer.Option(min=1, max=LARGEST, help="Number of texts.")] = 1,
     layers: LayersOption = None,
     activation: ActivationOption = "gelu_tanh",
     features: FeaturesOption = 64,
@@ -196,7 +202,7 @@ def batching(
 def embedding(
     model: ModelOption = "tiny",
     length: LengthOption = 32,
-    batch: Annotated[int, typer.Option(min=1, max=LARGEST, help="Texts.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, max=LARGEST, help="Number of texts.")] = 1,
     layers: LayersOption = None,
     activation: ActivationOption = "gelu_tanh",
     features: FeaturesOption = 64,
@@ -231,9 +237,11 @@ def _forward_pass(
 def network(
     records: Annotated[list[Path] | None, typer.Option(help="A file of records to predict; can be repeated.")] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Hold the prediction against parties on relayed links.")
+        bool, typer.Option("--check", help="Compare the prediction with parties on relayed links.")
     ] = False,
-    protocol: Annotated[str | None, typer.Option("--protocol", help="Of --check; aby3 and semi2k by default.")] = None,
+    protocol: Annotated[
+        str | None, typer.Option("--protocol", help="The protocol of --check. By default aby3 and semi2k.")
+    ] = None,
     json: JsonOption = None,
     quiet: QuietOption = False,
 ) -> None:
@@ -252,11 +260,11 @@ def network(
 
 @bench.command()
 def optimizers(
-    tasks: Annotated[str, typer.Option(help="Several with commas; all but tiny want real data.")] = ",".join(TASKS),
-    optimizers: Annotated[str, typer.Option(help="Several with commas.")] = ",".join(OPTIMIZERS),
-    seeds: Annotated[int, typer.Option(min=1, max=1000, help="How many, from 0.")] = 5,
+    tasks: Annotated[str, typer.Option(help="Names, with commas; all but tiny need real data.")] = ",".join(TASKS),
+    optimizers: Annotated[str, typer.Option(help="Names, with commas.")] = ",".join(OPTIMIZERS),
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Number of seeds, counted from 0.")] = 5,
     evaluations: Annotated[
-        int, typer.Option(min=1, max=1_000_000, help="Of a prompt on the training texts, at most.")
+        int, typer.Option(min=1, max=1_000_000, help="Largest number of evaluations of a prompt on the training texts.")
     ] = 240,
     json: JsonOption = None,
     quiet: QuietOption = False,
@@ -283,11 +291,15 @@ def optimizers(
 @bench.command()
 def accuracy(
     adapted: Annotated[Path | None, typer.Option(help="MiniLM's folder as `secp-spu adapt` wrote it.")] = None,
-    tasks: Annotated[str, typer.Option(help="Several with commas.")] = ",".join(FEW_SHOT),
-    methods: Annotated[str, typer.Option(help="Several with commas.")] = ",".join(get_args(AccuracyMethod)),
-    seeds: Annotated[int, typer.Option(min=1, max=1000, help="How many, from 0.")] = 5,
-    generations: Annotated[int, typer.Option(min=1, max=50_000, help="Of 20 evaluations each.")] = 10,
-    test_texts: Annotated[int | None, typer.Option(min=1, help="Of each task; all by default.")] = None,
+    tasks: Annotated[str, typer.Option(help="Names, with commas.")] = ",".join(FEW_SHOT),
+    methods: Annotated[str, typer.Option(help="Names, with commas.")] = ",".join(get_args(AccuracyMethod)),
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Number of seeds, counted from 0.")] = 5,
+    generations: Annotated[
+        int, typer.Option(min=1, max=50_000, help="Number of generations, of 20 evaluations each.")
+    ] = 10,
+    test_texts: Annotated[
+        int | None, typer.Option(min=1, help="Number of test texts of each task. By default all.")
+    ] = None,
     json: JsonOption = None,
     quiet: QuietOption = False,
 ) -> None:

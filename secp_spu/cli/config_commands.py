@@ -37,7 +37,7 @@ def show_config(
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema, for editors.")] = False,
     page: Annotated[bool, typer.Option("--page", help="Print docs/configuration.md.")] = False,
 ) -> None:
-    """Explain the keys of a configuration: --explain [KEY], --schema or --page."""
+    """Explain the keys of a configuration. Give one of --explain [KEY], --schema and --page."""
     if explain + schema + page != 1 or (key is not None and not explain):
         raise ConfigError(
             "secp-spu config explains the keys of a configuration: give one of --explain [KEY], --schema and --page"

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from secp_spu.cli.terminal import Interrupted, QuietOption, SetOption, TerminalProgress, costs_table, start_runtime
+from secp_spu.cli.terminal import Interrupted, QuietOption, SetOption, TerminalProgress, show_costs, start_runtime
 from secp_spu.config import Config, load_config
 from secp_spu.errors import ConfigError
 from secp_spu.model import attention_class, is_function
@@ -37,7 +37,7 @@ def predict(
     settings: SetOption = [],  # noqa: B006 - typer's way
     quiet: QuietOption = False,
 ) -> None:
-    """Label new texts with a tuned prompt, under MPC: labels and scores are the data owner's alone."""
+    """Label new texts with a tuned prompt, under MPC. Labels and scores are the data owner's alone."""
     console = Console(quiet=quiet)
     if config is not None:
         _predict(_for_others(config, party, settings, run or texts or out), None, party, console)
@@ -94,7 +94,7 @@ def _predict(config: Config, files: tuple[Path, Path, Path] | None, party: str |
                 f"interrupted; {files[2]} is not written, call it again" if files else "interrupted"
             ) from None
         if files:
-            console.print(costs_table(runtime.ledger.report()))
+            show_costs(console, runtime.ledger.report())
     console.print(
         f"labels and scores in {files[2]}" if files else "done; the outputs are with the data owner", soft_wrap=True
     )
@@ -103,9 +103,11 @@ def _predict(config: Config, files: tuple[Path, Path, Path] | None, party: str |
 def export(
     run: RunOption,
     out: Annotated[Path, typer.Option(help="Folder to write.")],
-    format: Annotated[Literal["peft"], typer.Option(help="Of Hugging Face PEFT: a PROMPT_TUNING adapter.")] = "peft",
+    format: Annotated[
+        Literal["peft"], typer.Option(help="The format to write: a PROMPT_TUNING adapter of Hugging Face PEFT.")
+    ] = "peft",
 ) -> None:
-    """Write a tuned prompt for use elsewhere: as an adapter that Hugging Face PEFT loads."""
+    """Write a tuned prompt as an adapter for Hugging Face PEFT."""
     del format  # there is one
     transformer = export_peft(run, out)
     console = Console()
@@ -117,7 +119,7 @@ def export(
         unknown.append(f"activation {transformer.activation}")
     if unknown:
         console.print(
-            f"note: the prompt was tuned with {' and '.join(unknown)}, which transformers does not know: it computes "
-            "with what it has instead, where the prompt may do less",
+            f"note: the prompt was tuned with {' and '.join(unknown)}, which transformers does not know. "
+            "transformers uses its own attention and activation instead, and the prompt may be less accurate there",
             soft_wrap=True,
         )

@@ -26,8 +26,9 @@ QuietOption = Annotated[bool, typer.Option("--quiet", help="No progress and no s
 
 
 OPTIONS = {
-    **{name: f"--{name}" for name in ("corpus", "model", "out", "rate", "resume")},
+    **{name: f"--{name}" for name in ("activation", "corpus", "model", "out", "rate", "resume")},
     **{name: f"--{name.replace('_', '-')}" for name in ("batch_tokens", "max_tokens", "prompt_tokens")},
+    "settings": "--set",
     "tune(resume=True)": "secp-spu tune --resume",
 }
 """What messages of the package call arguments of the Python API, and what they are on the command line."""
@@ -38,6 +39,13 @@ def with_options(message: str) -> str:
     for argument, option in OPTIONS.items():
         message = message.replace(f"`{argument}`", option)
     return message
+
+
+def help_without_command(context: typer.Context) -> None:
+    """Print what commands there are, where none is given."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit(2)
 
 
 class Interrupted(Exception):
@@ -51,8 +59,10 @@ def start_runtime(console: Console, config: Config, party: str | None, purpose: 
     return join_cluster(config, party, purpose) if party else make_runtime(config)
 
 
-def costs_table(ledger: LedgerReport) -> Table:
-    """What `Ledger.report` says, by phase."""
+def show_costs(console: Console, ledger: LedgerReport) -> None:
+    """Print what `Ledger.report` says, by phase; nothing of a run in plaintext, which sends nothing."""
+    if not any(cost["sends"] for cost in ledger.values()):
+        return
     table = Table("phase", "MB a party", "MB in all", "sends a party", "seconds", title="What it cost")
     for column in table.columns[1:]:
         column.justify = "right"
@@ -60,7 +70,7 @@ def costs_table(ledger: LedgerReport) -> Table:
         cost = ledger[name]
         row = cost["bytes"] / 1e6, cost["bytes_total"] / 1e6, cost["sends"], cost["seconds"]
         table.add_row(name, *(f"{value:,.1f}" for value in row[:2]), f"{row[2]:,.0f}", f"{row[3]:.1f}")
-    return table
+    console.print(table)
 
 
 class TerminalProgress(Progress):

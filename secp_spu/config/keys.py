@@ -180,7 +180,8 @@ def _allowed(schema: JsonSchemaValue) -> str:
             inner = _allowed(schema["additionalProperties"])
             return "section for each party" if inner == "section" else f"mapping of text to {inner}{least}"
     if "exclusiveMinimum" in schema:
-        return f"{schema['type']} above {schema['exclusiveMinimum']:g}"
+        most = f" and up to {schema['maximum']:,.10g}" if "maximum" in schema else ""
+        return f"{schema['type']} above {schema['exclusiveMinimum']:g}{most}"
     if "maximum" in schema:
         return f"{schema['type']} from {schema['minimum']:g} to {schema['maximum']:g}"
     return f"{schema['type']}{least}"

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Hashable, Mapping, Sequence, Set
 from difflib import get_close_matches
 from pathlib import Path
 
 import yaml
-from pydantic import (
-    ValidationError,
-)
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from secp_spu.config.keys import section_of
 from secp_spu.config.run_config import Config
 from secp_spu.config.section import OWNERS, Role
 from secp_spu.errors import ConfigError
-from secp_spu.files import write_whole
+from secp_spu.files import NotUtf8, read_utf8, write_whole
 
 
 def save_config(config: Config, path: Path) -> None:
@@ -38,14 +36,7 @@ def load_config(
         needs: whose files have to be there, instead of the party's.
     Raises: ConfigError naming the file and key.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"configuration {path}: {error.strerror}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"configuration {path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"configuration {path} holds no keys: it must be a YAML mapping")
+    content = _read(path)
     for setting in settings:
         _set(content, setting)
     if needs is None:
@@ -54,7 +45,55 @@ def load_config(
     try:
         return Config.model_validate(content, context=context)
     except ValidationError as error:
-        raise ConfigError(f"configuration {path}: {_explain(error.errors()[0])}") from error
+        raise ConfigError(f"{_origin(path, settings, error)}: {_explain(error.errors())}") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads YAML, and refuses a key that stands twice in one mapping."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
+        lines: dict[object, int] = {}
+        for key, _ in node.value:
+            if key.value in lines and key.tag != "tag:yaml.org,2002:merge":
+                raise _RepeatedKey(
+                    f"`{key.value}` stands on line {lines[key.value]} and on line {_line(key)}: keep one"
+                )
+            lines[key.value] = _line(key)
+        return super().construct_mapping(node, deep)
+
+
+class _RepeatedKey(Exception):
+    pass
+
+
+def _line(node: yaml.Node) -> int:
+    return int(node.start_mark.line) + 1
+
+
+def _read(path: Path) -> dict[str, object]:
+    try:
+        content = yaml.load(read_utf8(path), _Loader)  # noqa: S506 - a SafeLoader
+    except OSError as error:
+        raise ConfigError(f"configuration {path}: {error.strerror}") from error
+    except _RepeatedKey as error:
+        raise ConfigError(f"configuration {path}: {error}") from error
+    except NotUtf8 as error:
+        raise ConfigError(f"configuration {path} is {error}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"configuration {path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"configuration {path} holds no keys: it must be a YAML mapping")
+    return content
+
+
+def _origin(path: Path, settings: Sequence[str], error: ValidationError) -> str:
+    """Where the first fault came from: the file, or a setting."""
+    key = _key(error.errors()[0])
+    for setting in settings:
+        name = setting.partition("=")[0]
+        if key == name or key.startswith(f"{name}."):
+            return f"`settings` {setting}"
+    return f"configuration {path}"
 
 
 def _roles(content: Mapping[str, object], party: str, path: Path) -> Set[Role]:
@@ -77,28 +116,41 @@ def _roles(content: Mapping[str, object], party: str, path: Path) -> Set[Role]:
 def _set(content: dict[str, object], setting: str) -> None:
     key, equals, value = setting.partition("=")
     if not equals or not key:
-        raise ConfigError(f"--set {setting}: write KEY=VALUE, for example --set tuning.population=8")
+        raise ConfigError(f"`settings` {setting}: write KEY=VALUE, for example tuning.population=8")
     *sections, name = key.split(".")
     for section in sections:
         inner = content.setdefault(section, {})
         if not isinstance(inner, dict):
-            raise ConfigError(f"--set {setting}: {section} is no section")
+            raise ConfigError(f"`settings` {setting}: {section} is no section")
         content = inner
     try:
-        content[name] = yaml.safe_load(value)
+        content[name] = yaml.load(value, _Loader)  # noqa: S506 - a SafeLoader
+    except _RepeatedKey as error:
+        raise ConfigError(f"`settings` {setting}: {error}") from error
     except (yaml.YAMLError, ValueError, RecursionError):
         content[name] = value  # a template, such as {text} It was {mask}
 
 
-def _explain(error: ErrorDetails) -> str:
-    """One line for what pydantic found: the key, what is wrong, and the mend."""
-    key = ".".join(str(part) for part in error["loc"])
+def _key(error: ErrorDetails) -> str:
+    return ".".join(str(part) for part in error["loc"])
+
+
+def _explain(errors: Sequence[ErrorDetails]) -> str:
+    """One line for the first fault that pydantic found, or for all keys that are missing."""
+    error, key = errors[0], _key(errors[0])
     if error["type"] == "extra_forbidden":
+        *sections, last = map(str, error["loc"])
         names = list(section_of(error["loc"]).model_fields)
-        close = get_close_matches(str(error["loc"][-1]), names, n=1)
+        close = [".".join([*sections, name]) for name in get_close_matches(last, names, n=1)]
         return f"{key} is no key: " + (f"did you mean {close[0]}?" if close else f"allowed are {', '.join(names)}")
     if error["type"] == "missing":
-        return f"{key} is missing"
+        missing = [_key(other) for other in errors if other["type"] == "missing"]
+        return f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"
+    if error["type"] == "too_short":
+        context = error["ctx"]
+        return f"{key} has a length of {context['actual_length']}, but must have at least {context['min_length']}"
+    if error["input"] is None:
+        return f"{key} is empty: give it a value, or leave the key out"
     if error["type"] == "value_error":
         message = str(error["ctx"]["error"])
         return message if message.startswith(key) else f"{key}: {message}"

@@ -100,14 +100,14 @@ class TuningSection(Section):
     sigma: float = Field(
         default=1.0,
         gt=0,
-        allow_inf_nan=False,
+        le=1e6,
         description="The standard deviation of z in the first generation, or the length of the first steps of `spsa` "
         "and `gauss-newton`. A shrinks as sigma grows, so sigma alone does not widen the search: see `alpha`.",
     )
     alpha: float = Field(
         default=1.0,
         gt=0,
-        allow_inf_nan=False,
+        le=1e6,
         description="How widely the first generation searches around p0. The entries of A have the standard deviation "
         "alpha * sd(word embeddings) / (sqrt(intrinsic_dim) * sigma). Raise alpha if all losses are alike.",
     )

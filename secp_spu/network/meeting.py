@@ -201,7 +201,7 @@ class Meeting:
         self._over.wait(PERIOD_SECONDS)
 
 
-class _Handler(grpc.GenericRpcHandler):  # type: ignore[misc, unused-ignore]  # gRPC has no types
+class _Handler(grpc.GenericRpcHandler):  # type: ignore[misc]  # gRPC has no types
     """Serves METHOD, and no other."""
 
     def __init__(self, respond: Callable[[bytes, grpc.ServicerContext], bytes]):

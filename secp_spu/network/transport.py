@@ -66,7 +66,7 @@ def _limits() -> Options:
     return [("grpc.max_send_message_length", MESSAGE_BYTES), ("grpc.max_receive_message_length", MESSAGE_BYTES)]
 
 
-class PartySender(SenderProxy):  # type: ignore[misc, unused-ignore]  # RayFed has no types
+class PartySender(SenderProxy):  # type: ignore[misc]  # RayFed has no types
     """Sends this party's messages. One that has no form, or does not get through, tells its receiver of a failure."""
 
     def __init__(
@@ -120,7 +120,7 @@ class PartySender(SenderProxy):  # type: ignore[misc, unused-ignore]  # RayFed h
             await channel.close()
 
 
-class PartyReceiver(ReceiverProxy):  # type: ignore[misc, unused-ignore]  # RayFed has no types
+class PartyReceiver(ReceiverProxy):  # type: ignore[misc]  # RayFed has no types
     """Receives the other parties' messages, and says that this party is there.
 
     Args:
@@ -229,7 +229,7 @@ class PartyReceiver(ReceiverProxy):  # type: ignore[misc, unused-ignore]  # RayF
         return self._refusal
 
 
-class _Handler(grpc.GenericRpcHandler):  # type: ignore[misc, unused-ignore]  # gRPC has no types
+class _Handler(grpc.GenericRpcHandler):  # type: ignore[misc]  # gRPC has no types
     """Serves a receiver's two methods, and no other."""
 
     def __init__(self, receiver: PartyReceiver):

@@ -104,10 +104,10 @@ def fitting(prompt: SoftPrompt, config: Config, transformer: TransformerConfig, 
     """
     shape, wanted = prompt.shift.shape, (config.tuning.prompt_tokens, transformer.width)
     if shape != wanted:
-        mend = f"set tuning.prompt_tokens={shape[0]}" if shape[1:] == wanted[1:] else "take one that was made for it"
+        remedy = f"set tuning.prompt_tokens={shape[0]}" if shape[1:] == wanted[1:] else "take one that was made for it"
         raise ConfigError(
             f"{where} holds a prompt of shape {_times(shape)}, but tuning.prompt_tokens and the model's width make "
-            f"{_times(wanted)}: {mend}"
+            f"{_times(wanted)}: {remedy}"
         )
     if prompt.of_words and not set(prompt.start.tolist()) <= set(range(transformer.vocab_size)):
         raise ConfigError(f"{where} holds tokens that are none of the model's: it is for another model")

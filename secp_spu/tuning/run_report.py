@@ -103,9 +103,14 @@ def describe_generation(record: RunRecord, before: Usage) -> str:
     return (
         f"generation {len(record.generations):3d}: loss {min(last.losses):.3f}, validation {last.validation_loss:.3f} "
         f"({_best(record)}), {record.usage.forward_calls} evaluations, "
-        f"{sent_bytes / 1e6:,.0f} MB and {sends:,} sends of all parties, "
+        f"{_sent(sent_bytes, sends)}"
         f"{record.usage.seconds - before.seconds:.1f} s{_what_was_not_taken(last)}"
     )
+
+
+def _sent(sent_bytes: int, sends: int) -> str:
+    """What all parties sent; in plaintext nothing."""
+    return f"{sent_bytes / 1e6:,.0f} MB and {sends:,} sends of all parties, " if sends else ""
 
 
 def _best(record: RunRecord) -> str:

@@ -265,9 +265,9 @@ class TaskTokenizer:
                 f"take {self._mask_token} out of the texts, or a tokenizer that has it"
             )
         if len(ids) > section.max_tokens:
-            mend = "raise it" if section.truncate else "raise it, or set task.truncate: true"
+            remedy = "raise it" if section.truncate else "raise it, or set task.truncate: true"
             raise ConfigError(
-                f"{text.where} has {len(ids)} tokens, which exceeds task.max_tokens ({section.max_tokens}): {mend}"
+                f"{text.where} has {len(ids)} tokens, which exceeds task.max_tokens ({section.max_tokens}): {remedy}"
             )
         return ids
 

@@ -53,7 +53,7 @@ def test_a_key_is_explained_in_full():
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(
         "tuning.sigma\n"
-        "  values        number above 0\n"
+        "  values        number above 0 and up to 1,000,000\n"
         "  default       1.0\n"
         "  in a cluster  all parties have the same value\n\n"
         "  The standard deviation of z"

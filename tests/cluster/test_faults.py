@@ -72,6 +72,7 @@ def test_the_spu_process_of_a_party_alone_is_killed(tmp_path):
         assert all("carol has gone" in errors[name] for name in ("alice", "bob")), errors
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_script_leaves_no_process_behind(tmp_path, number):
     arguments = [f"--set={setting}" for setting in SETTINGS]
@@ -82,7 +83,6 @@ def test_the_script_leaves_no_process_behind(tmp_path, number):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as running:
         mark, end = f"secp-spu-{running.pid}-", time.monotonic() + START_SECONDS
         while len(_marked(mark)) < 9:  # all parties start their Rays, which are some processes each

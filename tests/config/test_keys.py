@@ -79,7 +79,7 @@ def test_every_section_says_what_it_is():
         ("model.folder", "path; required", True),
         ("model.activation_range", "number from 2 to 32; optional", False),
         ("task.labels", "mapping of text to text, 2 or more; required", False),
-        ("tuning.sigma", "number above 0; default 1.0", False),
+        ("tuning.sigma", "number above 0 and up to 1,000,000; default 1.0", False),
         ("tuning.intrinsic_dim", "integer from 2 to 10000; required", False),
         ("tuning.initial_prompt", "random or section; default random", True),
         ("tuning.initial_prompt.run", "path; optional", True),

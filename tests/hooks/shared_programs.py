@@ -23,6 +23,7 @@ def share(folder=None):
             os.environ[name.upper()] = str(value)
             after_import("jax", lambda jax, name=name, value=value: jax.config.update(name, value))
     if VARIABLE in os.environ:
+        after_import("jax._src.lru_cache", _write_at_once)
         after_import("spu.api", _read_or_compile)
 
 
@@ -32,6 +33,23 @@ def _settings_of_jax(folder):
         "jax_persistent_cache_min_compile_time_secs": 0.0,
         "jax_persistent_cache_min_entry_size_bytes": -1,
     }
+
+
+def _write_at_once(lru_cache):
+    """JAX writes a file in place, so others may read a part of it, for good if its process is killed meanwhile."""
+
+    def put(self, key, value):
+        path = Path(self.path) / f"{key}{lru_cache._CACHE_SUFFIX}"
+        if not path.exists():
+            _write(path, value)
+
+    lru_cache.LRUCache.put = put
+
+
+def _write(path, value):
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as made:
+        made.write(value)
+    Path(made.name).replace(path)
 
 
 def _read_or_compile(api):
@@ -47,10 +65,7 @@ def _read_or_compile(api):
         text = xla_client.XlaComputation(source.ir_txt).as_hlo_text(True)  # without the lines that it comes from
         path = folder / hashlib.sha256(f"{facts}{text}".encode()).hexdigest()
         if not path.exists():
-            code = compile_program(source, options)
-            with tempfile.NamedTemporaryFile(dir=folder, delete=False) as made:
-                made.write(code)
-            Path(made.name).replace(path)
+            _write(path, compile_program(source, options))
         return path.read_bytes()
 
     api.compile = compiled

@@ -132,7 +132,11 @@ def test_keys_that_transformers_may_leave_out_have_its_defaults(folder):
     [
         (f"{QUERY}.scale", np.ones(21, np.float32), rf"holds {QUERY}.scale and 0 more tensors"),
         ("classifier.dense.bias", np.ones(21, np.float32), r"holds classifier.dense.bias and 0 more"),
-        ("roberta.encoder.layer.2.output.dense.bias", np.ones(21, np.float32), r"layer\.2\.output.*mend config.json"),
+        (
+            "roberta.encoder.layer.2.output.dense.bias",
+            np.ones(21, np.float32),
+            r"layer\.2\.output.*correct config.json",
+        ),
         ("roberta.encoder.layer.0.attention.self.length", np.ones(3, np.float32), "holds .*self.length"),
         ("embeddings.word_embeddings.weight", np.ones((31, 21), np.float32), "holds embeddings.word_embeddings.weight"),
         (f"{QUERY}.weight", None, rf"lacks the tensor {QUERY}.weight"),

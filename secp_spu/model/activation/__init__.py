@@ -52,9 +52,22 @@ def is_function(kind: ActivationKind) -> bool:
     return kind in ACTIVATIONS and ACTIVATIONS[kind].function is not None
 
 
+def learned_activations() -> list[ActivationKind]:
+    """The activations that a checkpoint with GELU can be adapted to: those that are no functions of SPU's own."""
+    return [name for name in ACTIVATIONS if not is_function(name)]
+
+
 def is_gelu(kind: ActivationKind) -> bool:
     """Whether an activation is GELU, or off by 5e-4 at most, so that others may replace it."""
     return is_function(kind) and ACTIVATIONS[kind].gelu_head is not None
 
 
-__all__ = ["ACTIVATIONS", "Activation", "activation_class", "activation_function", "is_function", "is_gelu"]
+__all__ = [
+    "ACTIVATIONS",
+    "Activation",
+    "activation_class",
+    "activation_function",
+    "is_function",
+    "is_gelu",
+    "learned_activations",
+]

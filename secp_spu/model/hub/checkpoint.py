@@ -123,8 +123,8 @@ def load_checkpoint(folder: str | Path, *, attention: AttentionKind | None = Non
     folder = Path(folder)
     hub, config = read_config(folder)
     if attention is not None and attention != config.attention:
-        mend = "take the checkpoint it was adapted from" if not ATTENTIONS[attention].adapted else "adapt it first"
-        raise CheckpointError(f"{folder} has {config.attention} attention, asked for is {attention}: {mend}")
+        remedy = "take the checkpoint it was adapted from" if not ATTENTIONS[attention].adapted else "adapt it first"
+        raise CheckpointError(f"{folder} has {config.attention} attention, asked for is {attention}: {remedy}")
     tensors = Tensors(folder, hub)
     leaves = transformer_leaves(config, tensors.family, tensors.prefix)
     head_leaves = module_leaves(config, tensors.family.head) if tensors.has_head else {}

@@ -57,7 +57,7 @@ class Tensors:
             classes = self.family.classes
             raise CheckpointError(
                 f"{path} holds {name} and {len(unknown) - 1} more tensors that a {classes}Model or "
-                f"{classes}{self.family.head_class} of this config.json has not: remove them or mend config.json"
+                f"{classes}{self.family.head_class} of this config.json has not: remove them or correct config.json"
             )
 
     def holds(self, leaf: Leaf) -> bool:
@@ -74,7 +74,9 @@ class Tensors:
 
     def _read(self, name: str, shape: tuple[int, ...]) -> Floats:
         if name not in self._places:
-            raise CheckpointError(f"{self.folder} lacks the tensor {name}: save the whole model, or mend config.json")
+            raise CheckpointError(
+                f"{self.folder} lacks the tensor {name}: save the whole model, or correct config.json"
+            )
         path, stored = self._places[name]
         with _opened(path) as file:
             header = file.get_slice(stored)
@@ -84,7 +86,9 @@ class Tensors:
                     f"{path}: {stored} is of type {kind}, allowed are F32, F16, BF16: save it as such"
                 )
             if came != shape:
-                raise CheckpointError(f"{path}: {stored} has shape {came}, config.json asks for {shape}: mend one")
+                raise CheckpointError(
+                    f"{path}: {stored} has shape {came}, config.json asks for {shape}: correct one of them"
+                )
             array: Floats = file.get_tensor(stored).astype(np.float32)
         if not np.isfinite(array).all():
             raise CheckpointError(f"{path}: {stored} holds NaN or infinity, weights are finite: save it anew")
@@ -102,7 +106,7 @@ def scatter(leaves: Leaves, tree: Tree, *, float16: bool) -> dict[str, npt.NDArr
             array = np.asarray(arrays[path]).astype(np.float16 if float16 else np.float32)
         if array.shape != leaf.own_shape:
             raise CheckpointError(
-                f"{'/'.join(path)} has shape {array.shape}, config asks for {leaf.own_shape}: mend one"
+                f"{'/'.join(path)} has shape {array.shape}, config asks for {leaf.own_shape}: correct one of them"
             )
         if not np.isfinite(array).all():
             raise CheckpointError(f"{'/'.join(path)} as {array.dtype} holds NaN or infinity, weights are finite")

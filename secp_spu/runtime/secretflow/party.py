@@ -23,7 +23,7 @@ from secp_spu.runtime.secretflow.start import certificates_of
 from secp_spu.trees import JsonObject
 
 
-class SpuDevice(sf.SPU):  # type: ignore[misc, unused-ignore]  # SecretFlow has no types
+class SpuDevice(sf.SPU):  # type: ignore[misc]  # SecretFlow has no types
     """An SPU device whose parties also make correlations and keep a ledger."""
 
     def __init__(self, scheme: Scheme, cluster: ClusterSection, party: str | None):
@@ -75,7 +75,7 @@ def _free_address() -> str:
         return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
-class _SpuParty(SPURuntime):  # type: ignore[misc, unused-ignore]  # SecretFlow has no types
+class _SpuParty(SPURuntime):  # type: ignore[misc]  # SecretFlow has no types
     """A compute party in a process of its own. Its first failure is the answer to all that follows."""
 
     def __init__(self, rank: int, cluster_def: JsonObject, link: JsonObject, scheme: Scheme):
