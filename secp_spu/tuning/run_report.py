@@ -162,7 +162,7 @@ def _draw_costs(report: RunReport) -> Figure:
     rows = sorted(rows, key=lambda row: row[2])[-LARGEST_OPERATIONS:]
     colours = [PHASE_COLOURS[phase] for phase, _, _ in rows]
     operations.barh([f"{op} ({phase})" for phase, op, _ in rows], [mb for *_, mb in rows], color=colours)
-    operations.set(xlabel="MB sent, mean over the parties", title="Dearest operations")
+    operations.set(xlabel="MB sent, mean over the parties", title="Costliest operations")
     for axes in (phases, operations):
         _tidy(axes)
     return figure
