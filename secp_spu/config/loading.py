@@ -53,7 +53,7 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
         lines: dict[object, int] = {}
-        for key, _ in node.value:
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             if key.value in lines and key.tag != "tag:yaml.org,2002:merge":
                 raise _RepeatedKey(
                     f"`{key.value}` stands on line {lines[key.value]} and on line {_line(key)}: keep one"

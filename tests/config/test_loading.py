@@ -691,3 +691,8 @@ def test_paths_do_not_decide_a_run_but_what_they_lead_to(write, tmp_path):
     for key in ("task.pool", "task.test", "model.folder"):
         (tmp_path / "elsewhere").touch()
         assert load_config(write(), [f"{key}={tmp_path / 'elsewhere'}"]).digest() == digest
+
+
+def test_a_template_that_looks_like_a_yaml_mapping_is_a_text():
+    """Its key would be a mapping."""
+    assert load_config(DEMO_CONFIG, ["task.template={text} : {mask}"]).task.template == "{text} : {mask}"
