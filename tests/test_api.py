@@ -12,7 +12,6 @@ import pytest
 import secp_spu
 from secp_spu import (
     DEMO_CONFIG,
-    Config,
     ConfigError,
     Prediction,
     Progress,
@@ -123,16 +122,6 @@ def test_a_recipe_names_what_is_not_allowed(values, message):
     with pytest.raises(ConfigError) as caught:
         Recipe(model="model", corpus="lines.txt", **values)
     assert str(caught.value) == message
-
-
-def test_a_configuration_is_not_made_of_nothing():
-    with pytest.raises(ConfigError) as caught:
-        Config()
-    assert str(caught.value) == (
-        "Config: model: Field required: read a configuration from its file, with secp_spu.load_config"
-    )
-    config = load_config(DEMO_CONFIG)
-    assert Config(**dict(config)) == config
 
 
 def test_every_name_is_there_and_is_listed():

@@ -8,7 +8,6 @@ from typing import Literal
 
 from pydantic import (
     Field,
-    ValidationError,
     model_validator,
 )
 
@@ -17,7 +16,6 @@ from secp_spu.config.model_section import ModelSection
 from secp_spu.config.section import Section
 from secp_spu.config.task_section import TaskSection
 from secp_spu.config.tuning_section import TuningSection
-from secp_spu.errors import ConfigError
 from secp_spu.trees import JsonObject
 
 
@@ -85,22 +83,6 @@ class Config(Section):
             )
         if self.correlations == "joint" and cluster.dealer is not None:
             raise ValueError(f"cluster.dealer: is {cluster.dealer}, but correlations are joint: leave it out")
-
-    def __init__(self, **values: object):
-        """A configuration of values; `load_config` reads one from a file.
-
-        Raises: ConfigError.
-        """
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise ConfigError(
-                f"Config: {'.'.join(map(str, first['loc']))}: {first['msg']}: read a configuration from its file, with "
-                "secp_spu.load_config"
-            ) from None
-
-    vars(__init__)["__pydantic_base_init__"] = True  # so that `model_validate` checks as it does without this method
 
     def agreed(self) -> JsonObject:
         """What the configurations of all parties of a cluster must have in common, by dotted key.

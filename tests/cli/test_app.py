@@ -67,7 +67,7 @@ def test_quiet_is_quiet(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--set=tuning.populaton=4"], "tuning.populaton is no key: did you mean population?"),
+        (["--set=tuning.populaton=4"], "tuning.populaton is no key: did you mean tuning.population?"),
         (["--set=tuning.population=four"], "tuning.population is 'four'"),
         (["--set=task.pool=absent.jsonl"], "absent.jsonl does not exist"),
         (["--set=protocol=spdz"], "protocol is 'spdz'"),

@@ -94,7 +94,7 @@ CLUSTER = (
         (["--run", "absent"], "absent holds no tuned prompt: give the folder that secp-spu tune wrote"),
         (["--texts", "absent"], "absent cannot be read: No such file or directory"),
         (["--set=task.max_tokens=5"], "task.max_tokens was 15, now it is 5: the prompt in"),
-        (["--set=tuning.populaton=5"], "tuning.populaton is no key: did you mean population?"),
+        (["--set=tuning.populaton=5"], "tuning.populaton is no key: did you mean tuning.population?"),
         (["--out", "/dev/null/out"], "/dev/null/out cannot be written"),
         (["--set=protocol=aby3", CLUSTER], "--party is missing: cluster.addresses name a machine for each party"),
         (["--set=protocol=aby3", CLUSTER, "--party=bob"], "--party bob: the run is alice's"),
