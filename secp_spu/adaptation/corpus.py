@@ -149,7 +149,9 @@ def _read(path: Path) -> tuple[str, str]:
         content = path.read_bytes()
         return decode_utf8(content), hashlib.sha256(content).hexdigest()
     except OSError as error:
-        raise ConfigError(f"`corpus` {path} cannot be read: {error.strerror}") from error
+        raise ConfigError(
+            f"`corpus` {path} cannot be read ({error.strerror}): give a file with a text a line"
+        ) from error
     except NotUtf8 as error:
         raise ConfigError(f"`corpus` {path} is {error}") from error
 
