@@ -19,9 +19,10 @@ demo: install  ## tune a prompt for the shipped tiny model, under ABY3, in one p
 	rm -rf runs/demo
 	$(BIN)/secp-spu demo --out runs/demo
 
-# Two at a time, but for clusters, whose parties use all cores and measure how long others take to answer.
+# Three at a time, for some wait for other processes; but clusters alone, whose parties use all cores and measure how
+# long others take to answer.
 test: install-dev  ## the whole test suite
-	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not cluster"
+	$(BIN)/python -m pytest -n 3 --dist loadscope -m "not cluster"
 	$(BIN)/python -m pytest -m cluster
 
 check: lint  ## lint, and what needs neither a cluster nor more than a few seconds

@@ -106,6 +106,7 @@ def test_a_lock_has_the_versions_of_its_release_and_names_no_host(release):
         assert re.match(r"[\w.-]+==[\w.]+( ;|$)", line), line
 
 
+@pytest.mark.skipif(installed_release().secretflow, reason="tests/cli runs this with SPU 0.9.5")
 @pytest.mark.slow("a release of SPU runs the whole way, and logs nothing; under MPC")
 @pytest.mark.smoke
 def test_one_generation_of_the_demo(tmp_path):

@@ -5,6 +5,7 @@ the openings gave. A leak of a random kind is planted before, between or behind 
 its own.
 """
 
+import os
 import random
 from collections import Counter
 
@@ -20,8 +21,8 @@ from secp_spu.runtime import Spec, compile_program
 
 FLOAT, INTEGER = np.dtype(np.float32), np.dtype(np.int32)
 SHAPE = (3, 5)
-PROGRAMS = 100
-"""Programs a test makes; half of them leak."""
+PROGRAMS = int(os.environ.get("SECP_SPU_FUZZ", "50"))
+"""Programs that each of 20 tests makes; half of them leak."""
 
 
 def spec(*shape, dtype=FLOAT, secret=True):
@@ -228,10 +229,10 @@ def planted(seed):
 def test_every_kind_of_leak_is_planted_in_many_programs():
     times = Counter(planted(seed) for seed in range(20 * PROGRAMS))
     assert times.keys() == {None, *LEAKS}
-    assert min(times.values()) > 30
+    assert min(times.values()) > 10
 
 
-@pytest.mark.slow("leaks and programs that nobody thought of; 2,000 compiled ones")
+@pytest.mark.slow("leaks and programs that nobody thought of; 1,000 compiled ones")
 @pytest.mark.parametrize("chunk", range(20))
 def test_no_planted_leak_passes_and_no_legal_program_is_refused(chunk):
     for seed in range(chunk * PROGRAMS, (chunk + 1) * PROGRAMS):

@@ -216,8 +216,7 @@ def test_learned_features_stay_above_the_reciprocals_floor(features, length):
 
 
 @pytest.mark.slow("the estimate holds for a process's real memory, under MPC")
-@pytest.mark.parametrize("setting", [ABY3, SEMI2K], ids=str)
-@pytest.mark.parametrize("activation", ["gelu_tanh", "series"])
+@pytest.mark.parametrize(("setting", "activation"), [(ABY3, "gelu_tanh"), (SEMI2K, "series")], ids=str)
 def test_batches_save_sends_and_stay_below_the_memory_estimate(setting, activation):
     """Up to 64 sequences of 32 tokens, whose share of the noise in a process's memory is small."""
     one = Iteration(setting, "fot-rfa", "tiny", 32, 8, 1, False, activation, 16)

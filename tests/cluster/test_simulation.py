@@ -24,9 +24,7 @@ SEMI2K = ["protocol=semi2k", "parties=2", "trusted_first_party=true", "cluster.c
 PRIVATE = ["model.embedding=private"]
 
 
-@pytest.mark.parametrize(
-    "settings", [[], [*SEMI2K, *DEALT], PRIVATE], ids=["aby3-joint", "semi2k-dealt", "private-embedding"]
-)
+@pytest.mark.parametrize("settings", [PRIVATE, [*SEMI2K, *DEALT]], ids=["aby3-joint-private", "semi2k-dealt"])
 def test_simulation_is_the_run_in_one_process(tmp_path, settings):
     here, there = tmp_path / "one_process", tmp_path / "simulation"
     config = load_config(Path("configs/simulation.yaml"), [*SETTINGS, *settings])

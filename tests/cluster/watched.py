@@ -107,16 +107,17 @@ def _listening(party):
 
 
 def _handshakes(bob, authorities):
-    clients = {"ours": authorities[0], "theirs": authorities[1], "none": None}
+    """Those of `WatchedRun`; what is taken comes last, so that the server is known to have been there throughout."""
+    clients = {"theirs": authorities[1], "none": None, "ours": authorities[0]}
     return {
-        (server, who): _shakes_hands(server, folder, ca=authorities[0])
+        (server, who): _shakes_hands(server, folder, ca=authorities[0], seconds=3 if who == "ours" else 30)
         for server in (bob.control, bob.compute)
         for who, folder in clients.items()
     }
 
 
-def _shakes_hands(address, folder=None, *, ca):
-    """Whether a server takes a client with the certificate of `folder`, or with none."""
+def _shakes_hands(address, folder=None, *, ca, seconds):
+    """Whether a server takes a client, with the certificate of `folder` or none; it refuses within some seconds."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(f"{ca}/ca.pem")
     context.set_alpn_protocols(["h2"])
@@ -128,7 +129,7 @@ def _shakes_hands(address, folder=None, *, ca):
             socket.create_connection((host, int(port)), timeout=10) as plain,
             context.wrap_socket(plain, server_hostname=host) as secured,
         ):
-            secured.settimeout(3)
+            secured.settimeout(seconds)
             try:
                 return secured.recv(1) != b""  # TLS 1.3 refuses a client's certificate after its handshake
             except TimeoutError:
