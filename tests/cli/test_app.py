@@ -272,20 +272,6 @@ def test_a_cluster_needs_secretflow(refusal, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow("two processes draw two seeds; three of them")
-def test_a_seed_is_drawn_where_there_is_none(tmp_path):
-    for name in ("one", "other"):
-        assert _tune(tmp_path / name, *PLAINTEXT, "--set=tuning.seed=null").returncode == 0
-    one, other = (json.loads((tmp_path / name / "checkpoint.json").read_text()) for name in ("one", "other"))
-    assert one["seed"] != other["seed"]
-    assert one["generations"] != other["generations"]
-    done = _tune(tmp_path / "one", *PLAINTEXT, "--set=tuning.seed=null", "--set=tuning.generations=3", "--resume")
-    assert done.returncode == 0, done.stderr
-    grown = json.loads((tmp_path / "one" / "checkpoint.json").read_text())
-    assert grown["seed"] == one["seed"]
-    assert grown["generations"][:2] == one["generations"]
-
-
 def test_embeddings_are_all_that_a_data_owner_gets(tmp_path):
     from safetensors.numpy import load_file
 

@@ -164,7 +164,7 @@ def _correlations(tree):
     return jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, CosineCorrelation))
 
 
-@pytest.mark.slow("a drawn seed is kept and repeats the run; three runs")
+@pytest.mark.slow("a drawn seed is kept and repeats the run, and no other run has it; four runs")
 def test_a_run_without_a_seed_goes_on_with_the_one_it_drew(tmp_path):
     """Were it drawn anew, the candidates would not replay, or the losses of other texts would be told."""
     folder = tmp_path / "run"
@@ -178,6 +178,9 @@ def test_a_run_without_a_seed_goes_on_with_the_one_it_drew(tmp_path):
     seeded = _run(tmp_path / "seeded", "protocol=plaintext", f"tuning.seed={stopped.seed}")
     assert resumed.generations == seeded.generations
     assert json.loads((folder / "report.json").read_text())["seed"] == stopped.seed
+    other = _run(tmp_path / "other", *settings)
+    assert other.seed != stopped.seed
+    assert other.generations != resumed.generations
 
 
 @pytest.mark.slow("nothing is shown at the other parties; a run at each place")
