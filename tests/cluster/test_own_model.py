@@ -1,8 +1,10 @@
 """The example for people who bring their own model: it runs, and is as near to plaintext as the protocol says."""
 
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +15,6 @@ pytestmark = pytest.mark.cluster
 
 EXAMPLE_AND_MISUSE = """
 import sys
-sys.path.insert(0, "scripts")
 import own_model_on_spu as example
 import numpy as np, secretflow as sf
 from spu.experimental import reveal
@@ -61,7 +62,16 @@ refused(SpentCorrelationError, under, x, others.tree.mask)
 @pytest.fixture(scope="module")
 def output():
     """What the example prints, and after it what uses prints that are refused, with the same devices."""
-    done = subprocess.run([sys.executable, "-c", EXAMPLE_AND_MISUSE], capture_output=True, text=True, check=False)
+    paths = os.pathsep.join(
+        [str(Path("scripts").absolute()), os.environ["PYTHONPATH"]]
+    )  # Ray's processes import it too
+    done = subprocess.run(
+        [sys.executable, "-c", EXAMPLE_AND_MISUSE],
+        env=os.environ | {"PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
