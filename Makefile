@@ -23,7 +23,7 @@ demo: install  ## tune a prompt for the shipped tiny model, under ABY3, in one p
 # long others take to answer.
 test: install-dev  ## the whole test suite
 	$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder -m "not cluster"
-	$(BIN)/python -m pytest -m cluster
+	$(BIN)/python -m pytest -m cluster tests/cluster
 
 check: lint  ## lint, and what needs neither a cluster nor more than a few seconds
 	$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder \
