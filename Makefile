@@ -19,15 +19,16 @@ demo: install  ## tune a prompt for the shipped tiny model, under ABY3, in one p
 	rm -rf runs/demo
 	$(BIN)/secp-spu demo --out runs/demo
 
-# Three at a time, for some wait for other processes; but clusters alone, whose parties use all cores and measure how
-# long others take to answer.
+# Three at a time, for some wait for other processes, and long files first.
+PYTEST := $(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder
+
+# Clusters alone: their parties use all cores, and measure how long others take to answer.
 test: install-dev  ## the whole test suite
-	$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder -m "not cluster"
+	$(PYTEST) -m "not cluster"
 	$(BIN)/python -m pytest -m cluster tests/cluster
 
 check: lint  ## lint, and what needs neither a cluster nor more than a few seconds
-	$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder \
-	    -m "not cluster and not slow"
+	$(PYTEST) -m "not cluster and not slow"
 
 # What needs no SecretFlow, which there is for SPU 0.9.5 alone.
 TESTS10 = $(addprefix tests/,protocol auditing runtime model inference adaptation optimizers tuning baseline config \

@@ -28,7 +28,7 @@ from secp_spu.progress import Progress
 from secp_spu.runtime import Program
 from secp_spu.runtime.ledger import LedgerReport
 from secp_spu.tuning import Prediction, export_peft, make_runtime, open_run
-from secp_spu.tuning import load_run as config_of_run
+from secp_spu.tuning import load_run as load_config_of_run
 from secp_spu.tuning.finished_run import load_tuned_prompt
 from secp_spu.tuning.programs import audit_config
 from secp_spu.tuning.run_report import REPORT, RunReport
@@ -160,7 +160,7 @@ def load_run(folder: Path | str, settings: Sequence[str] = ()) -> TunedRun:
         the prompt was tuned for.
     """
     where = path_of(folder, "folder")
-    config = config_of_run(where, settings_of(settings))
+    config = load_config_of_run(where, settings_of(settings))
     try:
         report = json.loads((where / REPORT).read_text(encoding="utf-8"))
         if not isinstance(report, dict) or not report.keys() >= _REPORTED:

@@ -9,24 +9,30 @@ from pathlib import Path
 class NotUtf8(ValueError):
     """A file holds other bytes than UTF-8; the message says where, and what to do."""
 
+    def __init__(self, error: UnicodeDecodeError):
+        super().__init__(f"not UTF-8 at byte {error.start}: save it as UTF-8")
+
 
 def read_utf8(path: Path) -> str:
-    """`decode_utf8` of a file.
+    """The text of a file, without the mark that some editors put before it; lines end as Python has them.
 
     Raises: OSError; NotUtf8.
     """
-    return decode_utf8(path.read_bytes())
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise NotUtf8(error) from error
 
 
 def decode_utf8(content: bytes) -> str:
-    """The text of a file's content, without the mark that some editors put before it.
+    """The text of a file's bytes, without such a mark; lines end as they do there.
 
     Raises: NotUtf8.
     """
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise NotUtf8(f"not UTF-8 at byte {error.start}: save it as UTF-8") from error
+        raise NotUtf8(error) from error
 
 
 def unwritable(folder: Path) -> str | None:

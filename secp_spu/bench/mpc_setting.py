@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, TypeAlias, TypeVar
+from typing import Literal, TypeAlias, TypeVar, get_args
 
 import jax
 import numpy as np
@@ -15,14 +15,12 @@ from secp_spu.errors import ConfigError
 from secp_spu.inference import keep_openings, static_kernels
 from secp_spu.protocol import FRACTION_BITS, Fixed, from_ring
 from secp_spu.runtime import LocalRuntime, Owned
+from secp_spu.runtime.sharing_runtime import Source
 from secp_spu.trees import Floats, Tree
 
 Choice = TypeVar("Choice")
 ProtocolName: TypeAlias = Literal["aby3", "semi2k"]
-Source: TypeAlias = Literal["joint", "dealt"]
-
-SOURCES: tuple[Source, ...] = ("joint", "dealt")
-"""Where correlations come from: made by the parties jointly, or dealt."""
+SOURCES: tuple[Source, ...] = get_args(Source)
 
 LEAST_PARTIES: dict[ProtocolName, int] = {"aby3": 3, "semi2k": 2}
 MOST_PARTIES: dict[ProtocolName, int] = {"aby3": 3, "semi2k": 10}

@@ -45,7 +45,8 @@ def load_config(
     try:
         return Config.model_validate(content, context=context)
     except ValidationError as error:
-        raise ConfigError(f"{_origin(path, settings, error)}: {_explain(error.errors())}") from error
+        faults = error.errors()
+        raise ConfigError(f"{_origin(path, settings, faults[0])}: {_explain(faults)}") from error
 
 
 class _Loader(yaml.SafeLoader):
@@ -86,9 +87,9 @@ def _read(path: Path) -> dict[str, object]:
     return content
 
 
-def _origin(path: Path, settings: Sequence[str], error: ValidationError) -> str:
-    """Where the first fault came from: the file, or a setting."""
-    key = _key(error.errors()[0])
+def _origin(path: Path, settings: Sequence[str], error: ErrorDetails) -> str:
+    """Where a fault came from: the file, or a setting."""
+    key = _key(error)
     for setting in settings:
         name = setting.partition("=")[0]
         if key == name or key.startswith(f"{name}."):

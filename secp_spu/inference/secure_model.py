@@ -30,10 +30,10 @@ from secp_spu.model import (
     layer_class,
 )
 from secp_spu.protocol import FRACTION_BITS, Number, from_storage, to_ring, to_storage
+from secp_spu.protocol.correlation import shape_struct
 from secp_spu.runtime.base import Runtime
 from secp_spu.runtime.handles import Stored
 from secp_spu.runtime.ledger import Phase
-from secp_spu.runtime.program import shape_struct
 from secp_spu.trees import Tree
 
 

@@ -102,14 +102,14 @@ def declare_correlation(
 
 def is_declared_by(declare: Callable[[], CosineCorrelation], correlation: CosineCorrelation) -> bool:
     """Is it of the shape, the multiples and the bits that this call of `declare_correlation` says?"""
-    found = jax.tree.map(lambda leaf: shape_of(leaf, jnp.int32), correlation)
+    found = jax.tree.map(lambda leaf: shape_struct(leaf.shape, jnp.int32), correlation)
     return bool(found == jax.eval_shape(declare))
 
 
-def shape_of(leaf: Leaf, dtype: DTypeLike) -> jax.ShapeDtypeStruct:
+def shape_struct(shape: Sequence[int], dtype: DTypeLike) -> jax.ShapeDtypeStruct:
     """What stands for an array where JAX traces a function."""
     make: Callable[..., jax.ShapeDtypeStruct] = jax.ShapeDtypeStruct  # JAX has no types for it
-    return make(leaf.shape, dtype)
+    return make(shape, dtype)
 
 
 def joint_plan(scheme: Scheme, factor_bits: int) -> list[int]:

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from secp_spu.protocol.correlation import CosineCorrelation, is_declared_by, shape_of
+from secp_spu.protocol.correlation import CosineCorrelation, is_declared_by, shape_struct
 from secp_spu.protocol.fixed import Fixed, Number, to_float
 from secp_spu.trees import Tree
 
@@ -79,7 +79,7 @@ class SpendingFunction:
             args: of the call, pytrees with anything that has a shape and a dtype at every leaf.
         """
         leaves, tree = jax.tree.flatten(args)
-        shapes = [shape_of(leaf, leaf.dtype) for leaf in leaves]
+        shapes = [shape_struct(leaf.shape, leaf.dtype) for leaf in leaves]
         key = tree, tuple(shapes)
         if key not in self._declared:
             source = _Noting()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
@@ -13,6 +13,7 @@ from spu.utils import frontend
 from secp_spu.auditing import AuditReport, CorrelationInput, audit_program
 from secp_spu.auditing.parser import Region, parse_program
 from secp_spu.protocol import CosineCorrelation
+from secp_spu.protocol.correlation import shape_struct
 from secp_spu.trees import Tree
 
 
@@ -76,12 +77,6 @@ def compile_program(name: str, fn: Callable[..., Tree], inputs: tuple[Tree, ...]
     code = executable.code
     audit = audit_program(code.decode(), names, correlations=correlation_inputs(inputs), program=name)
     return Program(name, code, len(leaves), _output_specs(parse_program(code.decode()), results), audit)
-
-
-def shape_struct(shape: Sequence[int], dtype: np.dtype[np.generic]) -> jax.ShapeDtypeStruct:
-    """What JAX traces a function with in an array's place."""
-    make: Callable[..., jax.ShapeDtypeStruct] = jax.ShapeDtypeStruct  # which JAX gives no types
-    return make(shape, dtype)
 
 
 def correlation_inputs(inputs: tuple[Tree, ...]) -> list[CorrelationInput]:

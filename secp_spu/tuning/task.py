@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from secp_spu.config import TaskSection
 from secp_spu.errors import ConfigError
+from secp_spu.files import NotUtf8, read_utf8
 from secp_spu.model.hub.tokenizer import mask_token, open_tokenizer
 from secp_spu.trees import JsonObject
 
@@ -123,11 +124,11 @@ def _objects(path: Path) -> Iterator[tuple[str, JsonObject]]:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_utf8(path)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 at byte {error.start}: save it as UTF-8") from error
+    except NotUtf8 as error:
+        raise ConfigError(f"{path} is {error}") from error
 
 
 def _fields(content: Mapping[str, object], template: str, where: str) -> dict[str, str]:

@@ -9,6 +9,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 
 from small import COMMAND, CONFIG, PARTIES
+from watched import watch
 
 from secp_spu.config import load_config
 
@@ -35,6 +36,4 @@ def embeddings(tmp_path_factory):
 @pytest.fixture(scope="session")
 def watched(tmp_path_factory, authorities, embeddings):
     """One run, from start to end, for all tests that look at a run in order."""
-    from watched import watch
-
     return watch(tmp_path_factory.mktemp("watched"), authorities, embeddings)
