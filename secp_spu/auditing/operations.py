@@ -41,7 +41,11 @@ class Rule:
 
 REVEAL = "pphlo.custom_call @spu.reveal"
 KEEP_OPENING = "pphlo.custom_call @spu.make_cached_var"
+CONSTANT = "pphlo.constant"
 WHILE, IF = "pphlo.while", "pphlo.if"
+
+NATIVE = frozenset({"pphlo.custom_call @secp_spu.waves"})
+"""Public steps, which SPU does not know: every party computes them by itself (runtime/chain.py)."""
 
 PRODUCTS = frozenset({"pphlo.multiply", "pphlo.dot", "pphlo.dot_general"})
 
@@ -78,6 +82,7 @@ ALLOWED: Mapping[str, Rule] = {
     **{f"pphlo.{name}": rule for rule, names in _NAMES.items() for name in names.split()},
     "pphlo.custom_call @mhlo.erf": _FUNCTION,
     "pphlo.custom_call @spu.gather": Rule("reads at public places, which SPU insists on", public_from=1),
+    **dict.fromkeys(NATIVE, Rule("is computed by every party itself, from public values alone", public_from=0)),
     REVEAL: Rule("opens its operand: the proof is about these"),
     KEEP_OPENING: Rule("keeps the masked opening of a product's operand that stays where it is (SEMI2K)"),
 }

@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from math import prod
 
 from secp_spu.auditing.audit_report import AuditReport, Opening
-from secp_spu.auditing.operations import ALLOWED, IF, KEEP_OPENING, REVEAL, WHILE
+from secp_spu.auditing.operations import ALLOWED, IF, KEEP_OPENING, NATIVE, REVEAL, WHILE
 from secp_spu.auditing.parser import Operation, Region, UnreadableProgram, Value, parse_program, walk
 from secp_spu.auditing.results import LARGEST_QUOTE, return_faults
 from secp_spu.auditing.values import CorrelationInput, KnownValues, is_ring_integer, sources, survey
@@ -70,6 +70,8 @@ def audit_program(
     for operation, inside in walk(body):
         try:
             _require_known(operation, known)
+            if operation.name in NATIVE and inside:
+                raise _Fault("a public step is inside a region, where a program cannot be cut")
             if operation.name == REVEAL:
                 openings.append((operation, _mask_of(operation, known, inside=inside)))
                 _require_independent(operation, known, {known.masks[mask] for _, mask in openings[:-1]})

@@ -23,7 +23,8 @@ from secp_spu.errors import RuntimeFailure
 from secp_spu.protocol import MaskStream, Scheme
 from secp_spu.protocol.sharing import KEY_BYTES
 from secp_spu.runtime import LocalRuntime, Stored
-from secp_spu.runtime.compute_party import ComputeParty, spu_config
+from secp_spu.runtime.chain import parts_of
+from secp_spu.runtime.compute_party import ComputeParty, public_steps, spu_config
 from secp_spu.runtime.ledger import Cost
 from secp_spu.runtime.local import PartyThread, first_line
 from secp_spu.runtime.profile import profile_log
@@ -183,9 +184,9 @@ def _serve(pipe: Connection, place: _Place) -> None:
             method, args = pipe.recv()
             rows: list[tuple[str, Cost]] = []
             if method == "execute":
-                openings, program, *rest = args
-                with log.run(program, 1, openings, rows):
-                    side.execute(program, *rest)
+                openings, program, code, *names = args
+                with log.run(program, 1, openings, rows, parts=parts_of(code)):
+                    rows += public_steps([side.execute(program, code, *names)])
                 pipe.send((True, rows))
             else:
                 pipe.send((True, getattr(side, method)(*args)))

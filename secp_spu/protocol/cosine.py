@@ -1,27 +1,20 @@
 """Cosine and sine of a secret x times public frequencies, with one opening."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache, partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
-from numpy.polynomial import Chebyshev, Polynomial
+from jax import Array
 
 from secp_spu.protocol.correlation import DEFAULT_FACTOR_BITS, CosineCorrelation, declare_correlation
 from secp_spu.protocol.fixed import Fixed, Number, as_fixed, as_plain
-from secp_spu.protocol.ring import FRACTION_BITS, open_masked, shift_public, to_ring
+from secp_spu.protocol.ring import FRACTION_BITS, open_masked, to_ring
 from secp_spu.protocol.spending import spend
+from secp_spu.protocol.waves import POLYNOMIAL_ERROR, Waves, interpolated, public_waves
 from secp_spu.trees import Floats
-
-POLYNOMIAL_BITS = 24
-"""Fraction bits of the public polynomial: its products stay below 2**52."""
-
-POLYNOMIAL_ERROR = 2e-6
-"""Largest error of a public cosine before rounding: 8e-7 by interpolation, and six cuts to 2**-24."""
 
 
 def cos_sin(
@@ -98,7 +91,7 @@ def _of_secret_turns(turns: Fixed, correlation: CosineCorrelation) -> tuple[Fixe
     delta = open_masked(turns.ring, correlation.mask)
 
     public_bits = public_factor_bits(correlation.factor_bits)
-    public_cos, public_sin = public_cos_sin(delta, correlation.turn_bits, public_bits)
+    (public_cos,), (public_sin,) = public_waves(delta, Waves(correlation.turn_bits, start_bits=public_bits))
 
     mask_cos, mask_sin = correlation.cos[0], correlation.sin[0]
     cos = public_cos * mask_cos - public_sin * mask_sin
@@ -141,14 +134,8 @@ def _horner(x: Array, coefficients: Sequence[float]) -> Array:
 def _plain_polynomials() -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Coefficients of cos(pi t) and sin(pi t) / t in t**2, for |t| <= 1."""
     functions = (lambda square: np.cos(np.pi * np.sqrt(square)), lambda square: np.pi * np.sinc(np.sqrt(square)))
-    of_cos, of_sin = (_interpolated(function, 7) for function in functions)
+    of_cos, of_sin = (interpolated(function, 7) for function in functions)
     return of_cos, of_sin
-
-
-def _interpolated(function: Callable[[Floats], Floats], degree: int) -> tuple[float, ...]:
-    """Coefficients of the polynomial that interpolates a function on [0, 1], from the constant on."""
-    interpolate: Any = Chebyshev.interpolate  # Any: NumPy's polynomials have no types.
-    return tuple(interpolate(function, degree, domain=[0, 1]).convert(kind=Polynomial).coef.tolist())
 
 
 def secure_cos_sin(x: Fixed, frequencies: Array | Floats, correlation: CosineCorrelation) -> tuple[Fixed, Fixed]:
@@ -181,32 +168,6 @@ def secure_cos_sin(x: Fixed, frequencies: Array | Floats, correlation: CosineCor
 def public_factor_bits(factor_bits: int) -> int:
     """Fraction bits of the public factors: as many as each of two parties' factors behind the secret ones has."""
     return factor_bits // 2
-
-
-def public_cos_sin(delta: Array, turn_bits: int, bits: int) -> tuple[Array, Array]:
-    """cos and sin of a public angle, a turn being 2**turn_bits, as integers with `bits` fraction bits.
-
-    In integers of the ring, by a polynomial: SPU's own cosine of a public number takes seven times as long.
-
-    1. a = turn - 1/2, cut to 18 fraction bits; for the sine a quarter turn earlier
-    2. cos(2 pi turn) = -cos(2 pi a), a polynomial in (2 a)^2, by Horner's rule with 24 fraction bits
-    """
-    turn = lax.shift_right_logical(delta, jnp.int32(turn_bits - FRACTION_BITS))
-    both = jnp.stack([turn, turn - (1 << FRACTION_BITS) // 4]) & ((1 << FRACTION_BITS) - 1)
-    centred = both - (1 << FRACTION_BITS) // 2
-
-    square = lax.shift_right_logical(centred * centred, jnp.int32(2 * FRACTION_BITS - 2 - POLYNOMIAL_BITS))
-    *lower, value = [jnp.int32(round(c * 2**POLYNOMIAL_BITS)) for c in cosine_polynomial()]
-    for coefficient in reversed(lower):
-        value = lax.shift_right_arithmetic(value * square, jnp.int32(POLYNOMIAL_BITS)) + coefficient
-    cos, sin = shift_public(value, POLYNOMIAL_BITS - bits)
-    return cos, sin
-
-
-@cache
-def cosine_polynomial() -> tuple[float, ...]:
-    """c_k of -cos(2 pi a) = sum_k c_k (2 a)^(2 k) for |a| <= 1/2, by Chebyshev interpolation; off by 8e-7."""
-    return _interpolated(lambda square: -np.cos(np.pi * np.sqrt(square)), 5)
 
 
 def _check_turns(turns: Fixed, correlation: CosineCorrelation) -> None:

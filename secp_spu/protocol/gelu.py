@@ -18,22 +18,25 @@ from functools import cache, partial
 
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from scipy.special import ndtr
 
 from secp_spu.protocol.correlation import CosineCorrelation, declare_correlation, is_declared_by
-from secp_spu.protocol.cosine import POLYNOMIAL_ERROR, plain_cos_sin
+from secp_spu.protocol.cosine import plain_cos_sin
 from secp_spu.protocol.fixed import Fixed, Number, as_fixed, as_plain
-from secp_spu.protocol.harmonics import (
+from secp_spu.protocol.ring import FRACTION_BITS, from_ring, open_masked, to_ring
+from secp_spu.protocol.spending import spend
+from secp_spu.protocol.waves import (
     COEFFICIENT_BITS,
     FACTOR_BITS,
+    POLYNOMIAL_ERROR,
     PUBLIC_BITS,
     RECURRENCE_BITS,
     RESULT_BITS,
-    public_multiples,
+    Waves,
+    public_waves,
+    series_waves,
+    sum_of_products,
 )
-from secp_spu.protocol.ring import FRACTION_BITS, from_ring, open_masked, shift_public, to_ring
-from secp_spu.protocol.spending import spend
 from secp_spu.trees import Floats
 
 FREQUENCY_BITS = 12
@@ -185,7 +188,7 @@ def series_gelu(x: Number, series: GeluSeries, correlation: CosineCorrelation | 
     x = as_plain(x)
     constant, *coefficients = series.coefficients
     before = now = plain_cos_sin(x / series.period)[0]
-    step = 4 * now * now - 2  # twice the cosine of twice the angle: the recurrence of public_multiples
+    step = 4 * now * now - 2  # twice the cosine of twice the angle: the recurrence of public_waves
     total = x / 2 + constant
     for coefficient in coefficients:
         total = total + coefficient * now
@@ -217,25 +220,19 @@ def secure_series_gelu(x: Fixed, series: GeluSeries, correlation: CosineCorrelat
 
     delta = open_masked(turns, correlation.mask)
 
-    public = _public_harmonics(delta, series)
+    public = public_waves(delta, waves_of(series))
 
-    total = Fixed(x.ring, x.bits + 1)
-    for (cos, sin), mask_cos, mask_sin in zip(public, correlation.cos, correlation.sin, strict=True):
-        total = total + Fixed(cos * mask_cos - sin * mask_sin, RESULT_BITS)
+    waves = sum_of_products(public, correlation.cos, correlation.sin)
+    total = Fixed(x.ring, x.bits + 1) + Fixed(waves, RESULT_BITS)
     # a_0 as one of SPU's own numbers: the integer has more than the 32 bits that JAX knows of.
     constant = series.coefficients[0] * 2.0 ** (RESULT_BITS - FRACTION_BITS)
     return Fixed(to_ring(from_ring(total.ring) + constant), RESULT_BITS)
 
 
-def _public_harmonics(delta: Array, series: GeluSeries) -> list[tuple[Array, Array]]:
-    """a_k cos and a_k sin of (2 k - 1) times a public angle, as integers with PUBLIC_BITS fraction bits."""
-    drop = RECURRENCE_BITS + COEFFICIENT_BITS - PUBLIC_BITS
-    scales = [jnp.int32(round(coefficient * 2**COEFFICIENT_BITS)) for coefficient in series.coefficients[1:]]
-    waves = public_multiples(delta, TURN_BITS, series.terms, odd=True)
-    return [
-        (shift_public(cos * scale, drop), shift_public(sin * scale, drop))
-        for scale, (cos, sin) in zip(scales, waves, strict=True)
-    ]
+def waves_of(series: GeluSeries) -> Waves:
+    """What is public of it."""
+    coefficients = series.coefficients[1:]
+    return series_waves(TURN_BITS, coefficients, [0.0] * len(coefficients), odd=True)
 
 
 def _check(x: Fixed, series: GeluSeries, correlation: CosineCorrelation) -> None:

@@ -19,18 +19,21 @@ import numpy as np
 from jax import Array
 
 from secp_spu.protocol.correlation import CosineCorrelation, declare_correlation, is_declared_by
-from secp_spu.protocol.cosine import POLYNOMIAL_ERROR
 from secp_spu.protocol.fixed import Fixed, Number, as_fixed, as_plain
-from secp_spu.protocol.harmonics import (
+from secp_spu.protocol.ring import FRACTION_BITS, from_ring, open_masked, to_ring
+from secp_spu.protocol.spending import spend
+from secp_spu.protocol.waves import (
     COEFFICIENT_BITS,
     FACTOR_BITS,
+    POLYNOMIAL_ERROR,
     PUBLIC_BITS,
     RECURRENCE_BITS,
     RESULT_BITS,
-    public_multiples,
+    Waves,
+    public_waves,
+    series_waves,
+    sum_of_products,
 )
-from secp_spu.protocol.ring import FRACTION_BITS, from_ring, open_masked, shift_public, to_ring
-from secp_spu.protocol.spending import spend
 from secp_spu.trees import Floats
 
 FLOOR, TOP = 1 / 32, 1.02
@@ -152,22 +155,16 @@ def secure_reciprocal(x: Fixed, factor: Fixed, correlation: CosineCorrelation) -
     return Fixed(scaled, factor.bits + START_BITS) * correction
 
 
+def waves_of() -> Waves:
+    """What is public of the series."""
+    _, cosines, sines = _coefficients()
+    return series_waves(TURN_BITS, cosines.tolist(), sines.tolist(), odd=False)
+
+
 def _secret_series(delta: Array, correlation: CosineCorrelation) -> Fixed:
-    constant, cosines, sines = _coefficients()
-    drop = RECURRENCE_BITS + COEFFICIENT_BITS - PUBLIC_BITS
-    total = jnp.zeros_like(delta)
-    waves = public_multiples(delta, TURN_BITS, TERMS, odd=False)
-    for a, b, (cos, sin), mask_cos, mask_sin in zip(
-        *(_integers(part) for part in (cosines, sines)), waves, correlation.cos, correlation.sin, strict=True
-    ):
-        of_cos = shift_public(a * cos + b * sin, drop)
-        of_sin = shift_public(b * cos - a * sin, drop)
-        total = total + of_cos * mask_cos + of_sin * mask_sin
+    constant, _, _ = _coefficients()
+    total = sum_of_products(public_waves(delta, waves_of()), correlation.cos, correlation.sin)
     return Fixed(to_ring(from_ring(total) + constant * 2.0 ** (RESULT_BITS - FRACTION_BITS)), RESULT_BITS)
-
-
-def _integers(coefficients: Floats) -> list[Array]:
-    return [jnp.int32(round(c * 2**COEFFICIENT_BITS)) for c in coefficients.tolist()]
 
 
 def _check(x: Fixed, correlation: CosineCorrelation) -> None:

@@ -37,12 +37,6 @@ def from_ring(z: Array) -> Array:
     return lax.bitcast_convert_type(z, jnp.float32)
 
 
-def shift_public(z: Array, bits: int) -> Array:
-    """Public ring integers without their lowest `bits` bits, rounded to nearest. Local."""
-    half = jnp.int32(1 << (bits - 1))
-    return lax.shift_right_arithmetic(z + half, jnp.int32(bits))
-
-
 def open_masked(value: Array, mask: Array) -> Array:
     """Open value - mask: the only opening of this package.
 

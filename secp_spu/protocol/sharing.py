@@ -152,8 +152,7 @@ class Scheme:
 
     def public(self, values: npt.NDArray[np.generic]) -> libspu.Share:
         """The public SPU value, the same at every rank."""
-        content = encode(values).tobytes()
-        return _raw_share(values.shape, values.dtype, "Pub2k<FM64>", content, libspu.Visibility.VIS_PUBLIC)
+        return public_share(encode(values), values.dtype)
 
     def components(self, rank: int, share: libspu.Share) -> dict[int, RingArray]:
         """The components in a share that SPU gave to `rank`, by number.
@@ -186,6 +185,23 @@ class Scheme:
         """The ring elements that the shares of all ranks stand for."""
         parts = [self.part(rank, share) for rank, share in enumerate(shares)]
         return sum(parts, start=np.zeros_like(parts[0]))
+
+
+def public_share(elements: RingArray, dtype: np.dtype[np.generic]) -> libspu.Share:
+    """Ring elements as a public SPU value."""
+    return _raw_share(elements.shape, dtype, "Pub2k<FM64>", elements.tobytes(), libspu.Visibility.VIS_PUBLIC)
+
+
+def public_elements(share: libspu.Share) -> RingArray:
+    """The ring elements of a public SPU value.
+
+    Raises: ValueError for a secret one.
+    """
+    meta = libspu.ValueMeta()
+    meta.ParseFromString(share.meta)
+    if meta.visibility != libspu.Visibility.VIS_PUBLIC:
+        raise ValueError("a value is secret, where a public one is wanted")
+    return np.frombuffer(_content(share), np.uint64).reshape(meta.shape.dims)
 
 
 def _raw_share(

@@ -16,7 +16,8 @@ from typing_extensions import override
 
 from secp_spu.errors import RuntimeFailure
 from secp_spu.protocol import Correction, CosineCorrelation, Dealer, MaskStream, Scheme, party_streams
-from secp_spu.runtime.compute_party import BOOKED, ComputeParty, join, split, spu_config
+from secp_spu.runtime.chain import parts_of
+from secp_spu.runtime.compute_party import BOOKED, ComputeParty, join, public_steps, split, spu_config
 from secp_spu.runtime.handles import Owned, Stored, Value, spec_of
 from secp_spu.runtime.ledger import Cost
 from secp_spu.runtime.one_process import OneProcessRuntime
@@ -125,13 +126,14 @@ class LocalRuntime(OneProcessRuntime, SharingRuntime):
     @override
     def _execute(self, program: Program, inputs: list[Stored], outputs: list[Stored]) -> None:
         names = [handle.name for handle in inputs], [handle.name for handle in outputs]
-        openings = len(program.audit.openings)
+        openings, parts = len(program.audit.openings), parts_of(program.code)
         try:
             with (
                 self.ledger.timed(program.name) as rows,
-                profile_log().run(program.name, self.parties, openings, rows),
+                profile_log().run(program.name, self.parties, openings, rows, parts=parts),
             ):
-                self._everywhere(lambda party: party.side.execute(program.name, program.code, *names))
+                public = self._everywhere(lambda party: party.side.execute(program.name, program.code, *names))
+                rows += public_steps(public)
         except UnprovenOpening as error:
             self._end_all(RuntimeFailure(f"all parties ended: {error}"), error)
 

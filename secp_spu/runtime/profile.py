@@ -81,7 +81,9 @@ class ProfileLog:
         Path(path).unlink()
 
     @contextmanager
-    def run(self, program: str, parties: int, openings: int, rows: list[tuple[str, Cost]]) -> Iterator[None]:
+    def run(
+        self, program: str, parties: int, openings: int, rows: list[tuple[str, Cost]], *, parts: int = 1
+    ) -> Iterator[None]:
         """Append the (operation, cost) rows of the program that runs inside, summed over `parties`.
 
         Args:
@@ -89,6 +91,7 @@ class ProfileLog:
             parties: how many of them log here.
             openings: how many the audit has proven masked, each of which every party executes once.
             rows: to append to.
+            parts: how many programs for SPU it is cut into, see `chain.parts_of`.
         Raises: UnprovenOpening, after the run; ProfileError.
         """
         with self._lock:
@@ -96,7 +99,7 @@ class ProfileLog:
             yield
             text = self._take()
         check_openings(text, program, parties, openings)
-        rows += parse_profile(text, parties)
+        rows += parse_profile(text, parties, parts)
 
     def _take(self) -> str:
         self._reader.seek(0)
@@ -129,14 +132,14 @@ def check_openings(text: str, program: str, parties: int, openings: int) -> None
         )
 
 
-def parse_profile(text: str, parties: int) -> list[tuple[str, Cost]]:
+def parse_profile(text: str, parties: int, parts: int = 1) -> list[tuple[str, Cost]]:
     """The rows of one run from the log of all its parties, costs summed over them, seconds averaged.
 
     Raises: ProfileError if a party's lines are missing or the rows do not add up to the link's total.
     """
     links = _LINK.findall(text)
-    if len(links) != parties:
-        raise ProfileError(f"SPU's log has the totals of {len(links)} parties, not of {parties}")
+    if len(links) != parties * parts:
+        raise ProfileError(f"SPU's log has {len(links)} totals, not one of each of {parts} parts at {parties} parties")
     rows = [(op, Cost(int(sent), int(sends), float(s) / parties)) for op, _, s, sent, sends in _ROW.findall(text)]
     by_rows = sum(cost.bytes_total for _, cost in rows), sum(cost.sends_total for _, cost in rows)
     by_links = sum(int(sent) for sent, _ in links), sum(int(sends) for _, sends in links)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import jax
@@ -14,6 +15,7 @@ from secp_spu.auditing import AuditReport, CorrelationInput, audit_program
 from secp_spu.auditing.parser import Region, parse_program
 from secp_spu.protocol import CosineCorrelation
 from secp_spu.protocol.correlation import shape_struct
+from secp_spu.protocol.waves import as_native_steps
 from secp_spu.trees import Tree
 
 
@@ -49,13 +51,14 @@ class Program:
         return f"Program({self.name}, {self.inputs} inputs, {openings} opening{'' if openings == 1 else 's'})"
 
 
-def compile_program(name: str, fn: Callable[..., Tree], inputs: tuple[Tree, ...]) -> Program:
+def compile_program(name: str, fn: Callable[..., Tree], inputs: tuple[Tree, ...], *, native: bool = True) -> Program:
     """Compile `fn` for SPU and prove its openings masked.
 
     Args:
         name: of the program.
         fn: a JAX function of `len(inputs)` pytrees.
         inputs: the same pytrees with a Spec at every leaf; a CosineCorrelation of Specs is what one run spends.
+        native: it runs at parties that compute public steps themselves (`ComputeParty.execute`), and not on SPU alone.
     Raises: AuditError if an opening is not proven masked; ValueError for a function without results.
     """
     leaves, tree = jax.tree.flatten(inputs)
@@ -69,14 +72,20 @@ def compile_program(name: str, fn: Callable[..., Tree], inputs: tuple[Tree, ...]
     options = libspu.CompilerOptions()
     # Softmax divides once a row and multiplies, instead of dividing n times a row.
     options.enable_optimize_denominator_with_broadcast = True
-    executable, results = frontend.compile(
-        frontend.Kind.JAX, program, shapes, {}, names, vis, lambda out: [str(i) for i in range(len(out))], copts=options
-    )
+    with as_native_steps() if native else nullcontext():
+        executable, results = frontend.compile(
+            frontend.Kind.JAX, program, shapes, {}, names, vis, _numbered, copts=options
+        )
     if not jax.tree.leaves(results):
         raise ValueError(f"{name} returns no array, so there is nothing to compute: let it return its results")
     code = executable.code
     audit = audit_program(code.decode(), names, correlations=correlation_inputs(inputs), program=name)
     return Program(name, code, len(leaves), _output_specs(parse_program(code.decode()), results), audit)
+
+
+def _numbered(results: Sequence[object]) -> list[str]:
+    """Names that SPU's compiler gives them, which nobody uses."""
+    return [str(number) for number in range(len(results))]
 
 
 def correlation_inputs(inputs: tuple[Tree, ...]) -> list[CorrelationInput]:

@@ -21,7 +21,7 @@ from secp_spu.protocol import (
     series_error_bound,
     to_storage,
 )
-from secp_spu.protocol.harmonics import FACTOR_BITS, RESULT_BITS
+from secp_spu.protocol.waves import FACTOR_BITS, RESULT_BITS
 
 GRID = np.linspace(-11, 11, 2003)
 BITS = 25

@@ -8,7 +8,6 @@ import pytest
 from parties import (
     ABY3,
     REVEAL,
-    SEMI2K_2,
     ULP,
     cost_of,
     peek,
@@ -16,7 +15,6 @@ from parties import (
     shared,
     times,
 )
-from spu import libspu
 from uniformity import are_alike, are_uniform
 
 from secp_spu.protocol import (
@@ -35,9 +33,7 @@ from secp_spu.protocol import (
     to_ring,
 )
 from secp_spu.protocol.correlation import ANGLE_BITS
-from secp_spu.protocol.cosine import POLYNOMIAL_ERROR, plain_cos_sin, public_cos_sin, public_factor_bits
-from secp_spu.protocol.sharing import _raw_share
-from secp_spu.runtime import Spec
+from secp_spu.protocol.cosine import plain_cos_sin, public_factor_bits
 
 pytestmark = pytest.mark.smoke
 
@@ -286,37 +282,6 @@ def test_a_mask_used_twice_is_seen_through(runtimes):
     difference = deltas[0] - deltas[1]
     assert not are_uniform(difference)
     np.testing.assert_array_equal(difference, (encode(x) - encode(other)) @ encode(w))
-
-
-# The public part
-
-
-def publish_raw(runtime, elements):
-    """A public value of 64 bits: `publish` takes 32-bit values alone."""
-    handle = runtime._handle(Spec(elements.shape, np.dtype(np.int32), False))
-    public = libspu.Visibility.VIS_PUBLIC
-    share = _raw_share(elements.shape, handle.spec.dtype, "Pub2k<FM64>", elements.tobytes(), public)
-    runtime._everywhere(lambda party: party.spu.set_var(handle.name, share))
-    return handle
-
-
-@pytest.mark.slow("each of 2**18 angles, where a sample misses the worst; 12 big runs")
-@pytest.mark.parametrize("bits", [9, 12, 18])
-@pytest.mark.parametrize("turn_bits", [18, 31, 36, 45])
-def test_public_cos_sin_of_every_step(runtimes, bits, turn_bits):
-    """All 2**18 steps of a turn, with random bits below and above them."""
-    runtime, below = runtimes(SEMI2K_2), turn_bits - 18
-    rng, steps = np.random.default_rng(7), np.arange(2**18)
-    above = rng.integers(0, 2 ** min(64 - turn_bits, 32), 2**18).astype(np.uint64) << np.uint64(turn_bits)
-    delta = above + (steps << below).astype(np.uint64) + rng.integers(0, 2**below, 2**18).astype(np.uint64)
-    handle = publish_raw(runtime, delta)
-    np.testing.assert_array_equal(peek(runtime, handle), delta)
-
-    results = runtime.run("public", lambda delta: public_cos_sin(delta, turn_bits, bits), handle)
-    angle = 2 * np.pi * steps / 2**18
-    for result, expected in zip(results, (np.cos(angle), np.sin(angle)), strict=True):
-        error = np.abs(peek(runtime, result).view(np.int64) * 2.0**-bits - expected).max()
-        assert 2.0 ** -(bits + 1) * 0.99 < error <= 2.0 ** -(bits + 1) + POLYNOMIAL_ERROR
 
 
 # Plain JAX, and errors

@@ -8,7 +8,7 @@ import pytest
 from parties import ABY3, REVEAL, SEMI2K_2, cost_of, peek, shared, times
 from scipy.optimize import nnls
 from scipy.special import ndtr
-from test_cosine import SOURCES, mask_error, numbers_of, publish_raw
+from test_cosine import SOURCES, mask_error, numbers_of
 from uniformity import are_alike, are_uniform
 
 from secp_spu.protocol import (
@@ -24,8 +24,8 @@ from secp_spu.protocol import (
     to_storage,
 )
 from secp_spu.protocol import gelu as gelu_module
-from secp_spu.protocol.gelu import INPUT_BITS, LEAST_INPUT_BITS, TURN_BITS, public_error_bound
-from secp_spu.protocol.harmonics import FACTOR_BITS, PUBLIC_BITS, RESULT_BITS
+from secp_spu.protocol.gelu import INPUT_BITS, LEAST_INPUT_BITS, TURN_BITS
+from secp_spu.protocol.waves import FACTOR_BITS, RESULT_BITS
 
 BITS = 25
 SHORT, WIDE = fit_gelu(6, 4), fit_gelu(10, 7)
@@ -285,23 +285,6 @@ def test_the_audit_accepts_the_one_opening(runtimes):
     assert reports
     for report in reports:
         assert report.masks == ("1.mask",)
-
-
-# The public part
-
-
-def test_public_harmonics_are_within_their_bound(runtimes):
-    """2**14 angles, among them all whole eighths of a turn, at the most terms there may be."""
-    of = fit_gelu(32, 12)
-    runtime = runtimes(SEMI2K_2)
-    delta = (np.arange(2**14, dtype=np.uint64) << np.uint64(TURN_BITS - 14)) + (np.uint64(5) << np.uint64(TURN_BITS))
-    results = runtime.run("public", lambda d: gelu_module._public_harmonics(d, of), publish_raw(runtime, delta))
-    angle = 2 * np.pi * np.arange(2**14) / 2**14
-    bounds = public_error_bound(of)
-    for k, a, result, bound in zip(of.multiples, of.coefficients[1:], results, bounds, strict=True):
-        for found, expected in zip(result, (a * np.cos(k * angle), a * np.sin(k * angle)), strict=True):
-            error = np.abs(peek(runtime, found).view(np.int64) * 2.0**-PUBLIC_BITS - expected).max()
-            assert 2.0 ** -(PUBLIC_BITS + 2) < error <= bound < 4 * 2.0**-PUBLIC_BITS
 
 
 # Plain JAX, and errors

@@ -15,8 +15,8 @@ from secp_spu.protocol import (
     series_reciprocal,
     to_storage,
 )
-from secp_spu.protocol.harmonics import FACTOR_BITS
 from secp_spu.protocol.reciprocal import FLOOR, INPUT_BITS, LOWEST, TERMS, TOP, fit_reciprocal
+from secp_spu.protocol.waves import FACTOR_BITS
 
 BITS, ONE_BITS = 40, 10
 HELD_BITS = 24

@@ -1,10 +1,9 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from parties import REVEAL, SEMI2K_2, ULP, cost_of, opened, peek, put, shared, times
+from parties import REVEAL, ULP, cost_of, peek, put, shared, times
 
 from secp_spu.protocol import FRACTION_BITS, from_ring, open_masked, to_ring
-from secp_spu.protocol.ring import shift_public
 from secp_spu.runtime import Spec, Stored
 
 pytestmark = pytest.mark.smoke
@@ -26,15 +25,6 @@ def test_to_ring_and_from_ring_relabel_for_free(runtime):
     np.testing.assert_array_equal(peek(runtime, raised).view(np.int64), NUMBERS.astype(np.float64) / ULP + 1)
     assert raised.spec.dtype == np.float32
     assert (cost, more) == ((0, 0), (0, 0))
-
-
-@pytest.mark.parametrize("bits", [1, 6, 15])
-def test_shift_public_rounds_to_nearest(runtimes, bits):
-    runtime = runtimes(SEMI2K_2)
-    z = np.arange(-(2**17), 2**17, 61, dtype=np.int32)
-    result = runtime.run("shift", lambda z: shift_public(z, bits), runtime.publish(z))
-    assert not result.spec.secret
-    np.testing.assert_array_equal(opened(runtime, result), np.floor(z / 2**bits + 0.5))
 
 
 def open_difference(value, mask):

@@ -55,7 +55,7 @@ def test_parse_profile_reads_lines_in_any_order():
 
 @pytest.mark.parametrize(("text", "found"), [("", 0), (party_log(), 1), (party_log() * 3, 3)])
 def test_parse_profile_misses_a_party(text, found):
-    with pytest.raises(ProfileError, match=f"SPU's log has the totals of {found} parties, not of 2"):
+    with pytest.raises(ProfileError, match=f"SPU's log has {found} totals, not one of each of 1 parts at 2 parties"):
         parse_profile(text, parties=2)
 
 

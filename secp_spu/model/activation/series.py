@@ -11,7 +11,7 @@ from secp_spu.model.activation.activation import Activation
 from secp_spu.model.layers import spent_correlation
 from secp_spu.model.transformer_config import ActivationKind, TransformerConfig
 from secp_spu.protocol import Number, declare_series, series_gelu
-from secp_spu.protocol.harmonics import RESULT_BITS
+from secp_spu.protocol.waves import RESULT_BITS
 
 
 class Series(Activation):

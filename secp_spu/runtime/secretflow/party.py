@@ -14,7 +14,8 @@ from secp_spu.config import ClusterSection
 from secp_spu.protocol import MaskStream, Scheme
 from secp_spu.protocol.sharing import KEY_BYTES
 from secp_spu.runtime.cgroup import available_bytes
-from secp_spu.runtime.compute_party import BOOKED, ComputeParty, spu_settings
+from secp_spu.runtime.chain import parts_of
+from secp_spu.runtime.compute_party import BOOKED, ComputeParty, public_steps, spu_settings
 from secp_spu.runtime.handles import Value
 from secp_spu.runtime.ledger import Ledger, LedgerState, Phase
 from secp_spu.runtime.local import first_line
@@ -131,8 +132,12 @@ class _SpuParty(SPURuntime):  # type: ignore[misc]  # SecretFlow has no types
 
     def execute(self, phase: Phase, number: int, inputs: list[str], outputs: list[str]) -> None:
         name, code, openings = self._programs[number]
-        with self._ledger.phase(phase), self._ledger.timed(name) as rows, self._log.run(name, 1, openings, rows):
-            self._side.execute(name, code, inputs, outputs)
+        with (
+            self._ledger.phase(phase),
+            self._ledger.timed(name) as rows,
+            self._log.run(name, 1, openings, rows, parts=parts_of(code)),
+        ):
+            rows += public_steps([self._side.execute(name, code, inputs, outputs)])
 
     def free_memory_bytes(self) -> int:
         return available_bytes()

@@ -166,7 +166,7 @@ class SpuCorrelations:
         leaves, tree = jax.tree.flatten(specs)
         key = (fn, tree, tuple(leaves))
         if key not in self._compiled:
-            self._compiled[key] = compile_program(name, fn, specs)
+            self._compiled[key] = compile_program(name, fn, specs, native=False)
         return self._compiled[key]
 
     def _make_one(self, wanted: CosineCorrelation) -> CosineCorrelation:
