@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from secp_spu.bench.tables import Table, cost_cells, groups, of_bench, setting_n
 from secp_spu.inference import pass_bytes
 from secp_spu.progress import Progress
 from secp_spu.runtime import Ledger, PlaintextRuntime, Runtime
+from secp_spu.runtime.heap import give_back
 from secp_spu.trees import Floats
 
 
@@ -93,7 +93,7 @@ class Peak:
 @contextmanager
 def peak_memory() -> Iterator[Peak]:
     """Measure the peak of this process's resident memory inside, above what it had before (Linux)."""
-    ctypes.CDLL(None).malloc_trim(0)  # or what was freed before would be filled first, and not be seen
+    give_back()  # or what was freed before would be filled first, and not be seen
     peak, before = Peak(), psutil.Process().memory_info().rss
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # sets VmHWM to the present size: man 5 proc
     yield peak

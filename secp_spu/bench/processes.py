@@ -25,6 +25,7 @@ from secp_spu.protocol.sharing import KEY_BYTES
 from secp_spu.runtime import LocalRuntime, Stored
 from secp_spu.runtime.chain import parts_of
 from secp_spu.runtime.compute_party import ComputeParty, public_steps, spu_config
+from secp_spu.runtime.heap import keep_freed_memory
 from secp_spu.runtime.ledger import Cost
 from secp_spu.runtime.local import PartyThread, first_line
 from secp_spu.runtime.profile import profile_log
@@ -174,6 +175,7 @@ def _end(process: BaseProcess, pipe: Connection) -> None:
 def _serve(pipe: Connection, place: _Place) -> None:
     """A party's process: link up, then run one method after another until the driver closes the pipe."""
     try:
+        keep_freed_memory()
         log = profile_log()
         log.acquire()
         link, streams = place.link(), {c: MaskStream(key) for c, key in place.keys.items()}

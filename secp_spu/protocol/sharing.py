@@ -147,8 +147,8 @@ class Scheme:
         for component in held:
             if component.dtype != np.uint64:
                 raise ValueError(f"a component has dtype {component.dtype}: shares are whole ring elements, uint64")
-        content = (np.stack(held, -1) if len(held) > 1 else held[0]).tobytes()
-        return _raw_share(held[0].shape, dtype, f"{self.protocol}.AShr<FM64>", content)
+        interleaved = np.stack(held, -1) if len(held) > 1 else held[0]
+        return _raw_share(held[0].shape, dtype, f"{self.protocol}.AShr<FM64>", interleaved)
 
     def public(self, values: npt.NDArray[np.generic]) -> libspu.Share:
         """The public SPU value, the same at every rank."""
@@ -166,7 +166,7 @@ class Scheme:
                 f"a share is stored as {meta.storage_type}: only arithmetic shares of 64 bits are read here"
             )
         held = self.held_by(rank)
-        flat = np.frombuffer(_content(share), np.uint64).reshape(*meta.shape.dims, len(held))
+        flat = _elements(share).reshape(*meta.shape.dims, len(held))
         return {number: flat[..., i] for i, number in enumerate(held)}
 
     def part(self, rank: int, share: libspu.Share) -> RingArray:
@@ -178,7 +178,7 @@ class Scheme:
         meta.ParseFromString(share.meta)
         if meta.visibility != libspu.Visibility.VIS_PUBLIC:
             return self.components(rank, share)[rank]
-        elements = np.frombuffer(_content(share), np.uint64).reshape(meta.shape.dims)
+        elements = _elements(share).reshape(meta.shape.dims)
         return elements if rank == 0 else np.zeros_like(elements)
 
     def reconstruct(self, shares: Sequence[libspu.Share]) -> RingArray:
@@ -189,7 +189,7 @@ class Scheme:
 
 def public_share(elements: RingArray, dtype: np.dtype[np.generic]) -> libspu.Share:
     """Ring elements as a public SPU value."""
-    return _raw_share(elements.shape, dtype, "Pub2k<FM64>", elements.tobytes(), libspu.Visibility.VIS_PUBLIC)
+    return _raw_share(elements.shape, dtype, "Pub2k<FM64>", elements, libspu.Visibility.VIS_PUBLIC)
 
 
 def public_elements(share: libspu.Share) -> RingArray:
@@ -201,14 +201,14 @@ def public_elements(share: libspu.Share) -> RingArray:
     meta.ParseFromString(share.meta)
     if meta.visibility != libspu.Visibility.VIS_PUBLIC:
         raise ValueError("a value is secret, where a public one is wanted")
-    return np.frombuffer(_content(share), np.uint64).reshape(meta.shape.dims)
+    return _elements(share).reshape(meta.shape.dims)
 
 
 def _raw_share(
     shape: Sequence[int],
     dtype: np.dtype[np.generic],
     storage: str,
-    content: bytes,
+    elements: RingArray,
     visibility: libspu.Visibility = libspu.Visibility.VIS_SECRET,
 ) -> libspu.Share:
     meta = libspu.ValueMeta()
@@ -216,18 +216,67 @@ def _raw_share(
     meta.visibility = visibility
     meta.shape = list(shape)
     meta.storage_type = storage
-    chunk = libspu.ValueChunk()
-    chunk.total_bytes, chunk.chunk_offset, chunk.content = len(content), 0, content
     share = libspu.Share()
     share.meta = meta.SerializeToString()
-    share.share_chunks = [chunk.SerializeToString()]
+    share.share_chunks = [_chunk(elements)]
     return share
 
 
-def _content(share: libspu.Share) -> bytes:
-    parts = []
-    for serialized in share.share_chunks:
-        chunk = libspu.ValueChunk()
-        chunk.ParseFromString(serialized)
-        parts.append((chunk.chunk_offset, chunk.content))
-    return b"".join(content for _, content in sorted(parts))
+# SPU hands over a share as protobuf messages, `ValueChunkProto`: 1 total_bytes, 2 chunk_offset, 3 content. They are read
+# and written here, for SPU's own objects would copy the content five times, and Python's lock is held meanwhile.
+
+_TOTAL, _OFFSET, _CONTENT = 0x08, 0x10, 0x1A
+"""Tags of the three fields; a number that is zero is left out."""
+
+
+def _chunk(elements: RingArray) -> bytes:
+    """All elements as one chunk."""
+    size = _varint(elements.nbytes)
+    head = bytes([_TOTAL]) + size + bytes([_CONTENT]) + size if elements.nbytes else b""
+    return b"".join([head, np.ascontiguousarray(elements).data.cast("B")] if elements.nbytes else [])
+
+
+def _elements(share: libspu.Share) -> RingArray:
+    """All ring elements of a share, which may be several chunks, as one row."""
+    chunks = [_content(serialized) for serialized in share.share_chunks]
+    found = np.empty(sum(len(content) for _, content in chunks), np.uint8)
+    for offset, content in chunks:
+        found[offset : offset + len(content)] = np.frombuffer(content, np.uint8)
+    return found.view(np.uint64)
+
+
+def _content(serialized: bytes) -> tuple[int, memoryview]:
+    """A chunk's offset and content.
+
+    Raises: ValueError for another message.
+    """
+    offset, place = 0, 0
+    while place < len(serialized):
+        tag = serialized[place]
+        value, place = _read_varint(serialized, place + 1)
+        if tag == _CONTENT and place + value == len(serialized):
+            return offset, memoryview(serialized)[place:]
+        if tag not in (_TOTAL, _OFFSET):
+            raise ValueError("a chunk of a share is no message of SPU's that is known here")
+        offset = value if tag == _OFFSET else offset
+    return offset, memoryview(b"")
+
+
+def _varint(value: int) -> bytes:
+    """Seven bits a byte, lowest first; all but the last have their highest bit set."""
+    found = bytearray()
+    while value >= 0x80:
+        found.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*found, value])
+
+
+def _read_varint(serialized: bytes, place: int) -> tuple[int, int]:
+    """A number, and the place behind it."""
+    value = shift = 0
+    while True:
+        byte = serialized[place]
+        value |= (byte & 0x7F) << shift
+        place, shift = place + 1, shift + 7
+        if byte < 0x80:
+            return value, place

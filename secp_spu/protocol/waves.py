@@ -104,7 +104,7 @@ class Waves:
         return np.array([head, *rows], np.int32)
 
     @staticmethod
-    def from_constant(constant: npt.NDArray[np.signedinteger[Any]]) -> Waves:  # Any: of any width
+    def from_constant(constant: npt.NDArray[np.int64]) -> Waves:
         """The reverse of `as_constant`.
 
         Raises: ValueError for an array that no `Waves` gives.
@@ -214,10 +214,12 @@ _BLOCK = 1 << 15
 
 
 @lru_cache(maxsize=64)
-def _table(waves: Waves) -> npt.NDArray[np.signedinteger[Any]]:  # Any: 16 or 32 bits
+def _table(waves: Waves) -> npt.NDArray[np.int16] | npt.NDArray[np.int32]:
     """All values of `Waves` [2, multiples, STEPS], in as few bits as hold them."""
     both = np.array([list(pair) for pair in _integer_waves(np.arange(STEPS), waves)]).swapaxes(0, 1)
-    return both.astype(np.int16 if np.abs(both).max() < 2**15 else np.int32)
+    if np.abs(both).max() < 2**15:
+        return both.astype(np.int16)
+    return both.astype(np.int32)
 
 
 def _integer_waves(step: Integers, waves: Waves) -> Iterator[tuple[Integers, Integers]]:

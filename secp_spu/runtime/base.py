@@ -16,6 +16,7 @@ from typing_extensions import Self
 from secp_spu.protocol import CosineCorrelation, SpentCorrelationError, combine_factors, encode
 from secp_spu.runtime.cgroup import available_bytes
 from secp_spu.runtime.handles import Actor, Correlations, Owned, Stored, Value, is_declared, names_of, spec_of
+from secp_spu.runtime.heap import give_back
 from secp_spu.runtime.jitted import Jitted
 from secp_spu.runtime.journal import Journal
 from secp_spu.runtime.ledger import Ledger
@@ -89,6 +90,7 @@ class Runtime(ABC):
 
     def free_memory_bytes(self) -> int:
         """What the compute party that has the least may still use of its machine's memory, which others may share."""
+        give_back()
         return available_bytes() // self.parties
 
     @abstractmethod

@@ -19,6 +19,7 @@ from secp_spu.protocol import Correction, CosineCorrelation, Dealer, MaskStream,
 from secp_spu.runtime.chain import parts_of
 from secp_spu.runtime.compute_party import BOOKED, ComputeParty, join, public_steps, split, spu_config
 from secp_spu.runtime.handles import Owned, Stored, Value, spec_of
+from secp_spu.runtime.heap import give_back, keep_freed_memory
 from secp_spu.runtime.ledger import Cost
 from secp_spu.runtime.one_process import OneProcessRuntime
 from secp_spu.runtime.profile import UnprovenOpening, profile_log
@@ -77,6 +78,7 @@ class LocalRuntime(OneProcessRuntime, SharingRuntime):
         self._failure: RuntimeFailure | None = None
         self._rows: list[tuple[str, Cost]] = []
         profile_log().acquire()
+        keep_freed_memory()
         self._parties = self._make_parties(by_rank, timeout_seconds)
         self._everywhere(lambda party: party.connect())
 
@@ -175,6 +177,7 @@ class LocalRuntime(OneProcessRuntime, SharingRuntime):
             for party in self._parties:
                 party.thread.join()
             profile_log().release()
+            give_back()
 
 
 Task: TypeAlias = "Callable[[PartyThread], Value]"

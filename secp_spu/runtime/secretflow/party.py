@@ -17,6 +17,7 @@ from secp_spu.runtime.cgroup import available_bytes
 from secp_spu.runtime.chain import parts_of
 from secp_spu.runtime.compute_party import BOOKED, ComputeParty, public_steps, spu_settings
 from secp_spu.runtime.handles import Value
+from secp_spu.runtime.heap import give_back, keep_freed_memory
 from secp_spu.runtime.ledger import Ledger, LedgerState, Phase
 from secp_spu.runtime.local import first_line
 from secp_spu.runtime.profile import profile_log
@@ -80,6 +81,7 @@ class _SpuParty(SPURuntime):  # type: ignore[misc]  # SecretFlow has no types
     """A compute party in a process of its own. Its first failure is the answer to all that follows."""
 
     def __init__(self, rank: int, cluster_def: JsonObject, link: JsonObject, scheme: Scheme):
+        keep_freed_memory()
         quiet = libspu.logging.LogOptions()
         quiet.enable_console_logger, quiet.system_log_path = False, os.devnull  # else a file in the working directory
         super().__init__(rank, cluster_def, link, quiet)
@@ -140,6 +142,7 @@ class _SpuParty(SPURuntime):  # type: ignore[misc]  # SecretFlow has no types
             rows += public_steps([self._side.execute(name, code, inputs, outputs)])
 
     def free_memory_bytes(self) -> int:
+        give_back()
         return available_bytes()
 
     def drain(self) -> LedgerState:
