@@ -116,10 +116,11 @@ class SecureModel:
         self._labels: tuple[Stored, ...] = ()
         setting = setting_of(runtime)
         self._layer_module = layer_class(config)(config, setting=setting)
-        opens_kernels = setting.secure and setting.opens_operands
-        self.keeps_openings = opens_kernels and not isinstance(layers, StreamedLayers)
-        if self.keeps_openings:
-            self._layers = [{**v, "params": static_kernels(runtime, v["params"])} for v in layers]
+        stay = setting.secure and not isinstance(layers, StreamedLayers)
+        self.keeps_openings = stay and setting.opens_operands
+        if stay:
+            pin = runtime.pin if self.keeps_openings else None
+            self._layers = [{**v, "params": ring_kernels(runtime, v["params"], pin)} for v in layers]
         self._run_layer = partial(_run_layer, self._layer_module, self.keeps_openings)
         weighs = attention_class(config).weight_bits is not None and not config.causal
         self._weigh_tokens = partial(_weigh_tokens, config) if weighs else None
@@ -182,15 +183,22 @@ class SecureModel:
         return jax.eval_shape(self._layer_module.init, jax.random.key(0), *shapes).get("correlations", {})
 
 
-def static_kernels(runtime: Runtime, params: Tree) -> Tree:
-    """Parameters whose kernels are ring integers, which stay where they are: what `keep_openings` wants."""
+def ring_kernels(runtime: Runtime, params: Tree, pin: Callable[[Stored], None] | None = None) -> Tree:
+    """Parameters whose kernels are ring integers: SPU copies what it takes for one in every program that uses it.
+
+    Args:
+        runtime: that has them.
+        params: of a layer, as handles; those of kernels are freed.
+        pin: told of every kernel, for `keep_openings` wants that they stay where they are.
+    """
 
     def convert(path: tuple[DictKey, ...], leaf: Stored) -> Stored:
         if path[-1].key != "kernel":
             return leaf
         integers: Stored = runtime.run("ring", to_ring, leaf)
         runtime.free(leaf)
-        runtime.pin(integers)
+        if pin:
+            pin(integers)
         return integers
 
     return jax.tree_util.tree_map_with_path(convert, params)

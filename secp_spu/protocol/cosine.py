@@ -91,11 +91,11 @@ def _of_secret_turns(turns: Fixed, correlation: CosineCorrelation) -> tuple[Fixe
     delta = open_masked(turns.ring, correlation.mask)
 
     public_bits = public_factor_bits(correlation.factor_bits)
-    (public_cos,), (public_sin,) = public_waves(delta, Waves(correlation.turn_bits, start_bits=public_bits))
+    (public_cos,), (minus_sin,) = public_waves(delta, Waves(correlation.turn_bits, start_bits=public_bits))
 
     mask_cos, mask_sin = correlation.cos[0], correlation.sin[0]
-    cos = public_cos * mask_cos - public_sin * mask_sin
-    sin = public_sin * mask_cos + public_cos * mask_sin
+    cos = public_cos * mask_cos + minus_sin * mask_sin
+    sin = public_cos * mask_sin - minus_sin * mask_cos
     bits = correlation.factor_bits + public_bits
     return Fixed(cos, bits), Fixed(sin, bits)
 

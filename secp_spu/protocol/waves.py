@@ -76,9 +76,9 @@ Integers: TypeAlias = Any  # Any: an array of NumPy or JAX; the same operators s
 
 @dataclass(frozen=True)
 class Waves:
-    """Two integers for each multiple n of an angle b: a_n cos n b + b_n sin n b and a_n sin n b - b_n cos n b.
+    """Two integers for each multiple n of an angle b: a_n cos n b + b_n sin n b and b_n cos n b - a_n sin n b.
 
-    With C_n = cos n t and S_n = sin n t of the mask, the first times C_n minus the second times S_n is
+    With C_n = cos n t and S_n = sin n t of the mask, the first times C_n plus the second times S_n is
     a_n cos n v + b_n sin n v of the masked angle v = b + t.
 
     Attributes:
@@ -182,16 +182,16 @@ mlir.register_lowering(_WAVES, _lowered)
 
 
 def sum_of_products(public: Array, cos: Array, sin: Array) -> Array:
-    """sum_n public[0, n] C_n - public[1, n] S_n: the series at the masked angle.
+    """sum_n public[0, n] C_n + public[1, n] S_n: the series at the masked angle.
 
     Args:
         public: of `public_waves` [2, multiples, ...].
         cos: secret C_n [multiples, ...].
         sin: secret S_n [multiples, ...].
     """
-    total = public[0, 0] * cos[0] - public[1, 0] * sin[0]
+    total = public[0, 0] * cos[0] + public[1, 0] * sin[0]
     for n in range(1, cos.shape[0]):
-        total = total + (public[0, n] * cos[n] - public[1, n] * sin[n])
+        total = total + public[0, n] * cos[n] + public[1, n] * sin[n]
     return total
 
 
@@ -240,7 +240,7 @@ def _integer_waves(step: Integers, waves: Waves) -> Iterator[tuple[Integers, Int
     for a, b in zip(waves.cosines, waves.sines, strict=True):
         yield (
             _rounded(_times(a, now[0]) + _times(b, now[1]), waves.drop),
-            _rounded(_times(a, now[1]) - _times(b, now[0]), waves.drop),
+            _rounded(_times(b, now[0]) - _times(a, now[1]), waves.drop),
         )
         after = _next(factor, now[0], before[0], waves), _next(factor, now[1], before[1], waves)
         before, now = now, after

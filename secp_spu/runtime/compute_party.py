@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 
@@ -188,18 +189,24 @@ def join(parts: Sequence[Sequence[RingArray]], specs: Sequence[Spec]) -> list[np
     return [decode(elements, spec.dtype) for elements, spec in zip(sums, specs, strict=True)]
 
 
-def spu_settings(scheme: Scheme) -> JsonObject:
-    """SPU's settings, the same for every runtime, as JSON's types."""
+def spu_settings(scheme: Scheme, *, on_this_machine: int = 1) -> JsonObject:
+    """SPU's settings, as JSON's types.
+
+    Args:
+        scheme: how values are shared.
+        on_this_machine: how many of the parties share its cores: more threads than cores take turns at every operation.
+    """
     return {
         "protocol": scheme.kind.name,
         "field": "FM64",
         "fxp_fraction_bits": FRACTION_BITS,
         "enable_pphlo_profile": True,
+        "max_concurrency": max(1, len(os.sched_getaffinity(0)) // on_this_machine),
     }
 
 
 def spu_config(scheme: Scheme) -> libspu.RuntimeConfig:
-    """The same as SPU's own object."""
+    """The same as SPU's own object, for parties that are all on this machine."""
     config = libspu.RuntimeConfig()
-    config.ParseFromJsonString(json.dumps(spu_settings(scheme)))
+    config.ParseFromJsonString(json.dumps(spu_settings(scheme, on_this_machine=scheme.parties)))
     return config

@@ -50,7 +50,7 @@ def angles(turn_bits: int, step: int = 1) -> np.ndarray:
 def test_cos_and_sin_of_every_step(bits, turn_bits):
     found = native_waves(angles(turn_bits), Waves(turn_bits, start_bits=bits)).view(np.int64) * 2.0**-bits
     angle = 2 * np.pi * np.arange(2**18) / 2**18
-    for result, expected in zip(found, (np.cos(angle), np.sin(angle)), strict=True):
+    for result, expected in zip(found, (np.cos(angle), -np.sin(angle)), strict=True):
         error = np.abs(result[0] - expected).max()
         assert 2.0 ** -(bits + 1) * 0.99 < error <= 2.0 ** -(bits + 1) + POLYNOMIAL_ERROR
 
@@ -61,19 +61,19 @@ def test_multiples_are_within_the_bound_of_series():
     angle = 2 * np.pi * np.arange(2**18) / 2**18
     bounds = public_error_bound(series)
     for k, a, cos, sin, bound in zip(series.multiples, series.coefficients[1:], *found, bounds, strict=True):
-        for result, expected in ((cos, a * np.cos(k * angle)), (sin, a * np.sin(k * angle))):
+        for result, expected in ((cos, a * np.cos(k * angle)), (sin, -a * np.sin(k * angle))):
             assert 2.0 ** -(PUBLIC_BITS + 2) < np.abs(result - expected).max() <= bound < 4 * 2.0**-PUBLIC_BITS
 
 
 def test_both_parts_with_both_coefficients():
-    """a cos + b sin and a sin - b cos of a reciprocal's coefficients; the bound is a thousandth of the largest."""
+    """a cos + b sin and b cos - a sin of a reciprocal's coefficients; the bound is a thousandth of the largest."""
     coefficients, _ = fit_reciprocal()
     found = native_waves(angles(44), waves_of_reciprocal()).view(np.int64) * 2.0**-PUBLIC_BITS
     angle = 2 * np.pi * np.arange(2**18) / 2**18
     for k, (a, b) in enumerate(zip(coefficients[1:13], coefficients[13:], strict=True)):
         cos, sin = np.cos((k + 1) * angle), np.sin((k + 1) * angle)
         assert np.abs(found[0, k] - (a * cos + b * sin)).max() < 0.02
-        assert np.abs(found[1, k] - (a * sin - b * cos)).max() < 0.02
+        assert np.abs(found[1, k] - (b * cos - a * sin)).max() < 0.02
 
 
 @pytest.mark.parametrize("waves", [*KINDS.values(), BEYOND_16_BITS], ids=[*KINDS, "beyond 16 bits"])

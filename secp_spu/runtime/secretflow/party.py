@@ -40,7 +40,7 @@ class SpuDevice(sf.SPU):  # type: ignore[misc]  # SecretFlow has no types
         super().__init__(
             {
                 "nodes": [_node(cluster, name, party) for name in cluster.compute],
-                "runtime_config": spu_settings(scheme),
+                "runtime_config": spu_settings(scheme, on_this_machine=1 if party else scheme.parties),
             },
             link,
         )
