@@ -1,14 +1,12 @@
-"""Trains the demo's masked language model with random feature attention."""
+"""Trains the demo's masked language model, with attention by learned features and square activations."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+import math
 from functools import partial
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,8 +14,7 @@ import optax
 from demo_corpus import MASKED_TOKENS, PADDING, SEQUENCE_TOKENS, Corpus, MaskedBatch, draw_batch
 from jax import Array
 
-from secp_spu.model import LabelWordHead, RandomFeatureAttention, Transformer, TransformerConfig
-from secp_spu.protocol import cos_sin
+from secp_spu.model import LabelWordHead, Transformer, TransformerConfig
 
 log = logging.getLogger(__name__)
 
@@ -38,11 +35,11 @@ OTHER_TARGETS_WEIGHT = 0.1
 
 LEAST_KERNEL = 0.15
 KERNEL_PENALTY = 1000.0
-"""Mean kernels below LEAST_KERNEL cost the square of what they lack, times KERNEL_PENALTY. They are the denominators of
-random feature attention but for a factor: without the penalty some pass through zero in training."""
+"""Mean kernels below LEAST_KERNEL cost the square of what they lack, times KERNEL_PENALTY: they are the denominators of
+attention, and the reciprocal wants them above 1/32. Without the penalty some pass through zero in training."""
 
-LENGTHS = (0.5, 0.9)
-"""Bounds of the learned lengths of queries and keys."""
+INITIAL_LENGTH = 0.7
+"""Expected length of queries and keys at the start, in units of the Gaussian kernel."""
 
 
 def train(config: TransformerConfig, corpus: Corpus, *, steps: int, seed: int) -> Tree:
@@ -59,7 +56,7 @@ def train(config: TransformerConfig, corpus: Corpus, *, steps: int, seed: int) -
         objective = partial(_objective, config, public, batch=batch)
         gradient, losses = jax.grad(objective, has_aux=True)(params)
         updates, state = optimizer.update(gradient, state, params)
-        return _bound_lengths(optax.apply_updates(params, updates)), state, losses
+        return optax.apply_updates(params, updates), state, losses
 
     rng = np.random.default_rng(seed)
     rows = {good: np.flatnonzero(corpus.asks_for_good == good) for good in (True, False)}
@@ -73,32 +70,12 @@ def train(config: TransformerConfig, corpus: Corpus, *, steps: int, seed: int) -
     return {"encoder": params["encoder"], "head": _head(params)}
 
 
-@contextmanager
-def mean_kernels() -> Iterator[list[Array]]:
-    """A list that random feature attention, called within, adds its mean kernels to [batch, heads, tokens, 1].
-
-    Its denominators are these times `features` and times the tokens' share of the next power of two.
-    """
-    means: list[Array] = []
-
-    def spy(call, args, kwargs, context):
-        if isinstance(context.module, RandomFeatureAttention) and context.method_name == "__call__":
-            query, key, _, padding_mask = args
-            means.append(_mean_kernel(context.module, jnp.stack([query, key]), padding_mask))
-        return call(*args, **kwargs)
-
-    with nn.intercept_methods(spy):
-        yield means
-
-
-def _mean_kernel(attention: nn.Module, both: Array, padding_mask: Array) -> Array:
-    length = attention.get_variable("params", "length")
-    frequencies = attention.get_variable("public", "frequencies")
-    both = both * length[:, None, None] * jax.lax.rsqrt(jnp.sum(both * both, -1, keepdims=True) + 1e-4)
-    phi_query, phi_key = jnp.concatenate(cos_sin(both, frequencies), axis=-1)
-    weight = padding_mask / padding_mask.sum(-1, keepdims=True)
-    summary = (phi_key * weight[:, None, :, None]).sum(-2)
-    return phi_query @ summary[..., None] / frequencies.shape[1]
+def apply_watched(
+    model: Transformer, variables: Tree, token_ids: Array, padding_mask: Array
+) -> tuple[Array, list[Array]]:
+    """The hidden state [batch, tokens, width], and every layer's mean kernels [batch, heads, tokens, 1]."""
+    hidden, seen = model.apply(variables, token_ids, padding_mask, mutable=["intermediates"])
+    return jnp.asarray(hidden), jax.tree.leaves(seen["intermediates"])
 
 
 def _initial(config: TransformerConfig, key: Array) -> tuple[Tree, Tree]:
@@ -106,6 +83,9 @@ def _initial(config: TransformerConfig, key: Array) -> tuple[Tree, Tree]:
     keys = jax.random.split(key, 3)
     row = jnp.zeros((1, SEQUENCE_TOKENS))
     encoder = Transformer(config).init(keys[0], row.astype(jnp.int32), row)
+    for layer in range(config.layers):
+        attention = encoder["params"][f"layers_{layer}"]["attention"]
+        attention["frequencies"] *= INITIAL_LENGTH / math.sqrt(config.head_dim)
     embeddings = encoder["params"]["embeddings"]
     for table, table_key in zip(INITIAL_DEVIATIONS, jax.random.split(keys[1], 3), strict=True):
         shape = embeddings[table]["embedding"].shape
@@ -126,9 +106,8 @@ def _head(params: Tree) -> Tree:
 def _objective(config: TransformerConfig, public: Tree, params: Tree, batch: MaskedBatch) -> tuple[Array, Array]:
     """What training makes small; and the losses of answers and of other words."""
     padding_mask = (batch.token_ids != PADDING).astype(jnp.float32)
-    with mean_kernels() as kernels:
-        variables = {"params": params["encoder"], "public": public}
-        hidden = jnp.asarray(Transformer(config).apply(variables, batch.token_ids, padding_mask))
+    variables = {"params": params["encoder"], "public": public}
+    hidden, kernels = apply_watched(Transformer(config), variables, batch.token_ids, padding_mask)
     head = {"params": _head(params)}
     rows = jax.nn.one_hot(batch.places, SEQUENCE_TOKENS)
     logits = jax.vmap(lambda row: LabelWordHead(config, config.vocab_size).apply(head, hidden, row), 1, 1)(rows)
@@ -136,9 +115,3 @@ def _objective(config: TransformerConfig, public: Tree, params: Tree, batch: Mas
     weights = np.array([1.0] + [OTHER_TARGETS_WEIGHT] * (MASKED_TOKENS - 1), np.float32)
     lacking = sum(jnp.mean(jax.nn.relu(LEAST_KERNEL - kernel) ** 2) for kernel in kernels)
     return losses @ weights + KERNEL_PENALTY * lacking, jnp.stack([losses[0], losses[1:].mean()])
-
-
-def _bound_lengths(params: Tree) -> Tree:
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: jnp.clip(leaf, *LENGTHS) if path[-1].key == "length" else leaf, params
-    )

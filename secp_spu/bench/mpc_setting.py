@@ -12,7 +12,7 @@ import numpy as np
 
 from secp_spu.bench.records import Record
 from secp_spu.errors import ConfigError
-from secp_spu.inference import keep_openings, ring_kernels
+from secp_spu.inference import keep_openings, static_kernels
 from secp_spu.protocol import FRACTION_BITS, Fixed, from_ring
 from secp_spu.runtime import LocalRuntime, Owned
 from secp_spu.runtime.sharing_runtime import Source
@@ -108,7 +108,7 @@ def measure_function(
         with runtime.ledger.phase("setup"):
             shared, published = runtime.share(Owned(OWNER, inputs)), runtime.publish(public)
             if static:
-                shared = (ring_kernels(runtime, shared[0], runtime.pin), *shared[1:])
+                shared = (static_kernels(runtime, shared[0]), *shared[1:])
                 runtime.free(runtime.run(name, run, shared, published, runtime.correlations(declared)))
         with runtime.ledger.phase("offline"):
             correlations = runtime.correlations(declared)

@@ -15,8 +15,8 @@ from secp_spu.inference.secure_model import (
     SecureModel,
     StreamedLayers,
     keep_openings,
-    ring_kernels,
     setting_of,
+    static_kernels,
 )
 
 __all__ = [
@@ -32,8 +32,8 @@ __all__ = [
     "other_tables",
     "parts",
     "pass_bytes",
-    "ring_kernels",
     "sequence_bytes",
     "sequences_within",
     "setting_of",
+    "static_kernels",
 ]

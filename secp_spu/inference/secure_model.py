@@ -29,6 +29,7 @@ from secp_spu.model import (
     hidden_bits,
     layer_class,
 )
+from secp_spu.model.layers import with_bias
 from secp_spu.protocol import FRACTION_BITS, Number, from_storage, to_ring, to_storage
 from secp_spu.protocol.correlation import shape_struct
 from secp_spu.runtime.base import Runtime
@@ -119,8 +120,8 @@ class SecureModel:
         stay = setting.secure and not isinstance(layers, StreamedLayers)
         self.keeps_openings = stay and setting.opens_operands
         if stay:
-            pin = runtime.pin if self.keeps_openings else None
-            self._layers = [{**v, "params": ring_kernels(runtime, v["params"], pin)} for v in layers]
+            prepare = static_kernels if self.keeps_openings else joined_biases
+            self._layers = [{**v, "params": prepare(runtime, v["params"])} for v in layers]
         self._run_layer = partial(_run_layer, self._layer_module, self.keeps_openings)
         weighs = attention_class(config).weight_bits is not None and not config.causal
         self._weigh_tokens = partial(_weigh_tokens, config) if weighs else None
@@ -183,22 +184,30 @@ class SecureModel:
         return jax.eval_shape(self._layer_module.init, jax.random.key(0), *shapes).get("correlations", {})
 
 
-def ring_kernels(runtime: Runtime, params: Tree, pin: Callable[[Stored], None] | None = None) -> Tree:
-    """Parameters whose kernels are ring integers: SPU copies what it takes for one in every program that uses it.
+def joined_biases(runtime: Runtime, params: Tree) -> Tree:
+    """Parameters whose dense layers have the bias in the kernel, as handles: for ABY3, where that costs no bytes."""
 
-    Args:
-        runtime: that has them.
-        params: of a layer, as handles; those of kernels are freed.
-        pin: told of every kernel, for `keep_openings` wants that they stay where they are.
-    """
+    def join(node: Tree) -> Tree:
+        if not isinstance(node, dict):
+            return node
+        if "kernel" not in node:
+            return {name: join(child) for name, child in node.items()}
+        joined = runtime.run("join_bias", with_bias, node)
+        runtime.free(node)
+        return joined
+
+    return join(params)
+
+
+def static_kernels(runtime: Runtime, params: Tree) -> Tree:
+    """Parameters whose kernels are ring integers, which stay where they are: what `keep_openings` wants."""
 
     def convert(path: tuple[DictKey, ...], leaf: Stored) -> Stored:
         if path[-1].key != "kernel":
             return leaf
         integers: Stored = runtime.run("ring", to_ring, leaf)
         runtime.free(leaf)
-        if pin:
-            pin(integers)
+        runtime.pin(integers)
         return integers
 
     return jax.tree_util.tree_map_with_path(convert, params)

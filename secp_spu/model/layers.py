@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jax import Array
 
 from secp_spu.model.precision import (
@@ -23,6 +24,7 @@ from secp_spu.model.precision import (
 )
 from secp_spu.model.setting import PLAIN, Setting
 from secp_spu.protocol import (
+    FRACTION_BITS,
     CosineCorrelation,
     Fixed,
     Number,
@@ -36,6 +38,8 @@ from secp_spu.protocol import (
     rounded,
     spend,
     to_fixed,
+    to_ring,
+    widened,
 )
 from secp_spu.trees import Tree
 
@@ -74,6 +78,9 @@ def apply_module(module: nn.Module, variables: Tree, *inputs: Tree) -> Tree:
 class Dense(nn.Module):
     """x @ kernel + bias, with all bits of the product.
 
+    Under SPU the bias may be the last row of the kernel (`with_bias`): a row that is added to all others takes a third
+    as long as the product itself.
+
     Attributes:
         features: columns of the kernel.
         setting: where it runs; folded, the kernel is encoded with `bits`.
@@ -87,6 +94,8 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x: NumberT) -> NumberT:
         """[..., width] to [..., features]."""
+        if isinstance(x, Fixed) and self.has_variable("params", "one"):
+            return self._with_bias(x)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         weight = self._weight(kernel, x)
@@ -97,6 +106,26 @@ class Dense(nn.Module):
 
     def _weight(self, kernel: Array, x: Number) -> Number:
         return from_storage_like(kernel, self.bits, x) if self.setting.folded else kernel
+
+    def _with_bias(self, x: Fixed) -> Fixed:
+        """Rows [x, 1] times the kernel whose last row is the bias."""
+        kernel: Array = self.get_variable("params", "kernel")
+        one: Array = self.get_variable("params", "one")
+        bits = x.bits + self.bits
+        column = jnp.broadcast_to(Fixed(one, FRACTION_BITS).to(bits).ring, (*x.shape[:-1], 1))
+        return Fixed(jnp.concatenate([x.ring, column], -1) @ kernel, bits)
+
+
+def with_bias(params: Tree) -> Tree:
+    """In a program: a dense layer's folded parameters, for `Dense` to take bias and kernel in one product.
+
+    Args:
+        params: "kernel" [width, features] and "bias" [features], as owners share them.
+    Returns: "kernel" [width + 1, features] and a secret "one" [1], ring integers.
+    """
+    kernel, bias = params["kernel"], params["bias"]
+    one = to_ring(bias[:1] - bias[:1]) + 1  # a public one in a row of secrets would cost ABY3's debugging builds bytes
+    return {"kernel": jnp.concatenate([to_ring(kernel), to_ring(bias)[None]]), "one": one}
 
 
 class Norm(nn.Module):
@@ -127,14 +156,14 @@ class Norm(nn.Module):
         width = x.shape[-1]
         bits, variance_bits, scale_bits = STREAM if self.stream else SUMS
         mean = rounded(x.sum(-1, keepdims=True) * constant(1 / width, SHARE_BITS, x), bits, small=not self.stream)
-        centred = x - mean
+        centred = x - widened(mean, width)
         halvings = math.ceil(math.log2(width))
         variance = rounded(mean_of((centred * centred).sum(-1, keepdims=True), width), variance_bits)
         surplus = 2**halvings / width
         scale = inverse_sqrt(variance, self.epsilon / surplus) * constant(1 / math.sqrt(surplus), ROOT_BITS, x)
         if keep is not None:
             scale = scale * keep[..., None]
-        normed = multiply(centred, rounded(scale, scale_bits, small=keep is None))
+        normed = multiply(centred, widened(rounded(scale, scale_bits, small=keep is None), width))
         if self.setting.folded:
             return normed
         gain = self.param("scale", nn.initializers.ones, (width,))

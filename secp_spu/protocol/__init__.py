@@ -37,6 +37,7 @@ from secp_spu.protocol.fixed import (
     to_fixed,
     to_float,
     to_storage,
+    widened,
 )
 from secp_spu.protocol.gelu import (
     GeluSeries,
@@ -114,4 +115,5 @@ __all__ = [
     "to_float",
     "to_ring",
     "to_storage",
+    "widened",
 ]

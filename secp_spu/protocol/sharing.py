@@ -222,8 +222,8 @@ def _raw_share(
     return share
 
 
-# SPU hands over a share as protobuf messages, `ValueChunkProto`: 1 total_bytes, 2 chunk_offset, 3 content. They are read
-# and written here, for SPU's own objects would copy the content five times, and Python's lock is held meanwhile.
+# SPU hands over a share as messages of protobuf, `ValueChunkProto`: 1 total_bytes, 2 chunk_offset, 3 content. They are
+# read and written here, for SPU's own objects copy the content several times, and hold Python's lock meanwhile.
 
 _TOTAL, _OFFSET, _CONTENT = 0x08, 0x10, 0x1A
 """Tags of the three fields; a number that is zero is left out."""

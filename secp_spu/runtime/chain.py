@@ -52,20 +52,32 @@ def chain_of(code: bytes) -> tuple[Step, ...]:
     if len(groups) == 1:
         return (Step(code, None, _names(body.arguments), _names(body.returned), ()),)
     used = [_used(group) for group in groups[:-1]] + [_used(groups[-1]) | dict.fromkeys(body.returned)]
+    # SPU looks at what a factor is made of, so a constant belongs to every part that uses it.
+    constants = {operation.results[0]: operation for operation in body.operations if operation.name == CONSTANT}
+    needed = [
+        list(values) if _is_native(group) else [value for value in values if value not in constants]
+        for group, values in zip(groups, used, strict=True)
+    ]
     steps = []
     for number, group in enumerate(groups):
-        needed, later = used[number], {value for values in used[number + 1 :] for value in values}
-        native = bool(group) and group[0].name in NATIVE
-        # SPU looks at what a factor is made of: a constant belongs to every part that uses it.
-        constants = [] if native else [o for o in body.operations if o.name == CONSTANT and o.results[0] in needed]
-        group = sorted({*constants, *group}, key=lambda operation: operation.line)
+        later = {value for values in needed[number + 1 :] for value in values}
+        here = [] if _is_native(group) else [constants[value] for value in used[number] if value in constants]
+        group = sorted({*here, *group}, key=lambda operation: operation.line)
         made = dict.fromkeys(value for operation in group for value in operation.results)
-        inputs = [value for value in needed if value not in made]
+        inputs = [value for value in needed[number] if value not in made]
         outputs = [value for value in made if value in later] if number < len(groups) - 1 else list(body.returned)
         last = _names(value for value in inputs if value not in later and value not in body.arguments)
-        part = None if native else _program(lines, body, group, inputs, outputs)
-        steps.append(Step(part, group[0].name if native else None, _names(inputs), _names(outputs), last))
+        if _is_native(group):
+            steps.append(Step(None, group[0].name, _names(inputs), _names(outputs), last))
+        else:
+            steps.append(
+                Step(_program(lines, body, group, inputs, outputs), None, _names(inputs), _names(outputs), last)
+            )
     return tuple(steps)
+
+
+def _is_native(group: Sequence[Operation]) -> bool:
+    return bool(group) and group[0].name in NATIVE
 
 
 def parts_of(code: bytes) -> int:
@@ -99,13 +111,15 @@ def _program(
     lines: Sequence[str], body: Region, group: Sequence[Operation], inputs: Sequence[Value], outputs: Sequence[Value]
 ) -> bytes:
     """The text of a part."""
-    here = {*_names(inputs), *_names(value for operation in group for value in operation.results)}
+    everywhere = {*body.arguments, *(value for operation in body.operations for value in operation.results)}
+    here = {*inputs, *(value for operation in group for value in operation.results)}
+    elsewhere = set(_names(everywhere - here))
     ends = dict(pairwise([*(operation.line for operation in body.operations), body.line]))
     kept = [
         line
         for operation in group
         for line in lines[operation.line - 1 : ends[operation.line] - 1]
-        if _is_of(line, here)
+        if not _frees(line, elsewhere)
     ]
     arguments = ", ".join(f"{value.name}: {_type(value.kind)}" for value in inputs)
     kinds = ", ".join(_type(value.kind) for value in outputs)
@@ -121,16 +135,16 @@ def _program(
     return _renamed("\n".join(text), _names(inputs)).encode()
 
 
-def _is_of(line: str, here: set[str]) -> bool:
+def _frees(line: str, values: set[str]) -> bool:
     free = _FREE.fullmatch(line.strip())
-    return free is None or free[1] in here
+    return free is not None and free[1] in values
 
 
 def _renamed(text: str, inputs: Sequence[str]) -> str:
     """One of a statement's several results, %4#1, is no name of an argument."""
     for name in inputs:
         if "#" in name:
-            other = name.replace("#", "_of_")  # SPU's compiler names values by numbers alone
+            other = "%of_" + name[1:].replace("#", "_")  # SPU's compiler names values by numbers alone
             text = re.sub(rf"{re.escape(name)}\b", other, text)
     return text
 

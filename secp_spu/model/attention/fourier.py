@@ -38,6 +38,7 @@ from secp_spu.protocol import (
     rounded,
     series_reciprocal,
     to_float,
+    widened,
 )
 from secp_spu.trees import Floats, Tree
 
@@ -126,7 +127,7 @@ class FourierAttention(FeatureAttention):
         self.sow("intermediates", "mean_kernel", kernel)
         correlation = spent_correlation(self, "divisor", partial(declare_reciprocal, kernel.shape))
         divisor = series_reciprocal(kernel, share, correlation)
-        return multiply(attended[..., :-1], rounded(divisor, DIVISOR_BITS))
+        return multiply(attended[..., :-1], widened(rounded(divisor, DIVISOR_BITS), value.shape[-1]))
 
     def _turns(self, both: Number) -> Number:
         """Angles of queries and keys [2, batch, heads, tokens, features], in turns."""

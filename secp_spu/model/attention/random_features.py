@@ -44,6 +44,7 @@ from secp_spu.protocol import (
     series_reciprocal,
     to_fixed,
     to_float,
+    widened,
 )
 from secp_spu.protocol.cosine import public_factor_bits
 from secp_spu.trees import Floats, Tree
@@ -153,7 +154,9 @@ class RandomFeatureAttention(FeatureAttention):
         both = rearranged(lambda *a: jnp.stack(a), query, key)
         norm = rounded((both * both).sum(-1, keepdims=True), VARIANCE_BITS)
         scale = multiply(inverse_sqrt(norm, NORM_EPSILON), to_fixed(length, both)[:, None, None])
-        phi = rearranged(lambda *a: jnp.concatenate(a, -1), *cos_sin(both * scale, frequencies, correlation))
+        phi = rearranged(
+            lambda *a: jnp.concatenate(a, -1), *cos_sin(both * widened(scale, both.shape[-1]), frequencies, correlation)
+        )
 
         if self.config.causal:
             attended = summarise_causal(phi[0], phi[1], append_ones(value), self.setting)
@@ -163,7 +166,7 @@ class RandomFeatureAttention(FeatureAttention):
             columns = rearranged(append_column, value, weight)
             attended = summarise(phi[0], phi[1], columns, self.setting)
         divisor = self._inverse(attended[..., -1:])
-        return multiply(attended[..., :-1], rounded(divisor, DIVISOR_BITS))
+        return multiply(attended[..., :-1], widened(rounded(divisor, DIVISOR_BITS), value.shape[-1]))
 
     def _inverse(self, denominator: Number) -> Number:
         """1/denominator [..., 1]; a decoder's by a function that is bounded where the denominator is not positive."""
