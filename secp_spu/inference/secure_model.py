@@ -185,18 +185,15 @@ class SecureModel:
 
 
 def joined_biases(runtime: Runtime, params: Tree) -> Tree:
-    """Parameters whose dense layers have the bias in the kernel, as handles: for ABY3, where that costs no bytes."""
+    """A layer's parameters whose dense layers have the bias in the kernel: for ABY3, where that costs no bytes."""
+    dense = {name: node for name, node in params.items() if "kernel" in node}
+    joined: dict[str, Tree] = runtime.run("join_biases", _join_biases, dense)
+    runtime.free(dense)
+    return {**params, **joined}
 
-    def join(node: Tree) -> Tree:
-        if not isinstance(node, dict):
-            return node
-        if "kernel" not in node:
-            return {name: join(child) for name, child in node.items()}
-        joined = runtime.run("join_bias", with_bias, node)
-        runtime.free(node)
-        return joined
 
-    return join(params)
+def _join_biases(dense: dict[str, Tree]) -> dict[str, Tree]:
+    return {name: with_bias(params) for name, params in dense.items()}
 
 
 def static_kernels(runtime: Runtime, params: Tree) -> Tree:

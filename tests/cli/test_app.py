@@ -324,7 +324,7 @@ def test_audit_shows_a_program_with_its_openings_marked(refusal):
     marked = [line for line in lines if line.startswith("> ")]
     assert len(marked) == 3 == sum(line.startswith("// layer, shape ") for line in lines)
     assert all("spu.reveal" in line and "// opens value - 1.attention.features.mask" in line for line in marked)
-    assert "there is no such program; there are assemble, layer, head" in refusal(
+    assert "there is no such program; there are join_biases, assemble, layer, head" in refusal(
         "audit", "--config", DEMO_CONFIG, *SMALL, "--show", "nothing"
     )
 
