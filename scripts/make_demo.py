@@ -82,7 +82,6 @@ def main() -> None:
         type_vocab_size=1,
         layer_norm_epsilon=1e-5,
         activation="quadratic",
-        head_activation="relu",
         attention="fourier",
         features=16,
     )

@@ -12,6 +12,7 @@ Both follow `_integer_waves`, in integers throughout: so both give the same, on 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -207,6 +208,12 @@ def native_waves(delta: RingArray, waves: Waves) -> RingArray:
             for row, wave in zip(rows, out, strict=True):
                 wave[block] = row.take(places[block], mode="clip")  # not "raise", which would make a copy first
     return found.view(np.uint64).reshape(*table.shape[:2], *delta.shape)
+
+
+def waves_digest() -> str:
+    """SHA-256 of all cosines and sines that this machine computes, in hexadecimal: the same at all parties."""
+    every_step = np.arange(STEPS, dtype=np.uint64)
+    return hashlib.sha256(native_waves(every_step, Waves(FRACTION_BITS)).tobytes()).hexdigest()
 
 
 _BLOCK = 1 << 15

@@ -26,15 +26,13 @@ class Step:
     """A part of a program. Values have their names in the whole text.
 
     Attributes:
-        code: a program for SPU; None for a step that a party computes itself.
-        operation: of such a step, its name in the text.
+        code: a program for SPU; None for a public step, which a party computes itself.
         inputs: the values that it takes.
         outputs: the values that it gives; the last step's are the whole program's results, in order.
         last: values that were made on the way, and that nothing needs any more.
     """
 
     code: bytes | None
-    operation: str | None
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     last: tuple[str, ...]
@@ -50,7 +48,7 @@ def chain_of(code: bytes) -> tuple[Step, ...]:
     body = parse_program(code.decode())
     groups = list(_groups(body))
     if len(groups) == 1:
-        return (Step(code, None, _names(body.arguments), _names(body.returned), ()),)
+        return (Step(code, _names(body.arguments), _names(body.returned), ()),)
     used = [_used(group) for group in groups[:-1]] + [_used(groups[-1]) | dict.fromkeys(body.returned)]
     # SPU looks at what a factor is made of, so a constant belongs to every part that uses it.
     constants = {operation.results[0]: operation for operation in body.operations if operation.name == CONSTANT}
@@ -67,12 +65,8 @@ def chain_of(code: bytes) -> tuple[Step, ...]:
         inputs = [value for value in needed[number] if value not in made]
         outputs = [value for value in made if value in later] if number < len(groups) - 1 else list(body.returned)
         last = _names(value for value in inputs if value not in later and value not in body.arguments)
-        if _is_native(group):
-            steps.append(Step(None, group[0].name, _names(inputs), _names(outputs), last))
-        else:
-            steps.append(
-                Step(_program(lines, body, group, inputs, outputs), None, _names(inputs), _names(outputs), last)
-            )
+        part = None if _is_native(group) else _program(lines, body, group, inputs, outputs)
+        steps.append(Step(part, _names(inputs), _names(outputs), last))
     return tuple(steps)
 
 

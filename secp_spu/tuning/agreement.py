@@ -18,6 +18,7 @@ from secp_spu.config import Config
 from secp_spu.errors import ConfigError
 from secp_spu.model import describe_config, fingerprint_json, fingerprint_tables
 from secp_spu.network.messages import SHOWN_CHARACTERS, shown
+from secp_spu.protocol.waves import waves_digest
 from secp_spu.trees import JsonObject
 
 Purpose = Literal["tuning", "prediction"]
@@ -39,6 +40,9 @@ _KINDS = {
 }
 """Kinds of facts: what differs, and what to do about it."""
 
+COSINES = "the table of cosines"
+"""Name of the digest of what a party computes of opened angles."""
+
 PartyFacts: TypeAlias = Mapping[str, JsonObject]
 """What a party says about itself: facts by name, by kind."""
 
@@ -50,7 +54,7 @@ def facts_of(config: Config, party: str, purpose: Purpose) -> PartyFacts:
         config: of the party.
         party: its name.
         purpose: what the parties come together for.
-    Returns: `configuration`: what the configurations must have in common; `versions`: of packages and Python;
+    Returns: `configuration`: what the configurations must have in common; `versions`: of packages, Python and cosines;
         `contents`: of the model's files that this party has, what config.json says, and SHA-256 of the tokenizer and,
         unless they are the model owner's secret, of the embedding tables.
     Raises: ConfigError without a cluster; CheckpointError for a model folder that cannot be read.
@@ -119,7 +123,7 @@ def _versions() -> JsonObject:
             found[name] = version(name)
         except PackageNotFoundError:
             found[name] = None
-    return found
+    return found | {COSINES: waves_digest()}
 
 
 def _contents(config: Config) -> JsonObject:

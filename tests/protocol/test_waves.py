@@ -16,6 +16,7 @@ from secp_spu.protocol.waves import (
     interpolated,
     native_waves,
     public_waves,
+    waves_digest,
 )
 from secp_spu.runtime import LocalRuntime, Spec, Stored, compile_program
 
@@ -97,6 +98,11 @@ def test_parties_and_spus_interpreter_compute_the_same_integers(runtimes, monkey
     for result in (native, by_spu):
         assert not result.spec.secret
         np.testing.assert_array_equal(peek(runtime, result), expected)
+
+
+def test_the_digest_is_that_of_every_machine():
+    """Integers in, integers out: were it to change, parties of different releases would refuse each other."""
+    assert waves_digest() == "6f018ff9cec2c1bf2e6d3d162720fc46ee31b03dfc160f18d69f77c8099b8f8c"
 
 
 def test_the_cosine_that_is_written_down_is_the_interpolated_one():
