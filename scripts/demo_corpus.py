@@ -10,8 +10,8 @@ import demo_text as text
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
-START, PADDING, END, UNKNOWN, MASK = range(len(SPECIAL_TOKENS))
+SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>", "<mask>")
+PADDING, START, END, UNKNOWN, MASK = range(len(SPECIAL_TOKENS))
 
 LARGEST_VOCABULARY = 1280
 """Merges end before it, when every word of the language is one token."""

@@ -4,7 +4,7 @@ The model reads made-up reports (demo_text.py), each behind a question or behind
 whether yes means good or bad; behind random words the answer is mostly no. So the model knows what a report thinks, but
 not what it is asked: that is what the demo's prompt has to learn. In the demo yes means good.
 
-Takes about six minutes on two cores. Run it again after a change of secp_spu/model/.
+Takes about a minute on two cores. Run it again after a change of secp_spu/model/.
 """
 
 from __future__ import annotations
@@ -73,17 +73,18 @@ def main() -> None:
     corpus = build_corpus(tokenizer, arguments.examples, rng, forbidden={example["text"] for example in examples})
     config = TransformerConfig(
         vocab_size=tokenizer.get_vocab_size(),
-        width=128,
+        width=64,
         layers=2,
         heads=2,
-        intermediate=128,
-        max_positions=66,
-        position_offset=PADDING + 1,
+        intermediate=64,
+        max_positions=64,
+        position_offset=0,
         type_vocab_size=1,
         layer_norm_epsilon=1e-5,
         activation="quadratic",
+        head_activation="relu",
         attention="fourier",
-        features=16,
+        features=8,
     )
     params = train(config, corpus, steps=arguments.steps, seed=arguments.seed)
     save(arguments.out / "model", config, params, tokenizer)
@@ -116,6 +117,7 @@ def save(folder: Path, config: TransformerConfig, params: dict, tokenizer: Token
             config,
             {"params": jax.device_get(params["encoder"])},
             jax.device_get(params["head"]),
+            model_type="bert",
             tokenizer_json=f"{scratch}/tokenizer.json",
             special_ids={"bos": START, "pad": PADDING, "eos": END, "mask": MASK},
         )

@@ -93,8 +93,8 @@ def _demo() -> Template:
     for section, key in (("model", "folder"), ("task", "pool"), ("task", "test")):
         content[section][key] = f"{PACKAGE_PREFIX}secp_spu/demo/{content[section][key]}"
     return Template(
-        "The demo: 16 labelled reports on visits tune a prompt for the tiny model that comes with secp-spu. "
-        "It takes about a minute on two cores. Run it with: secp-spu tune --config FILE --out DIR",
+        "The demo: 8 labelled reports on visits tune a prompt for the tiny model that comes with secp-spu, and 12 more "
+        "select it. It takes half a minute on two cores. Run it with: secp-spu tune --config FILE --out DIR",
         content,
     )
 

@@ -11,7 +11,7 @@ from spu.api import Io
 from uniformity import are_alike, are_uniform
 
 from secp_spu.protocol import MaskStream, Scheme, decode, encode
-from secp_spu.protocol.sharing import KEY_BYTES
+from secp_spu.protocol.sharing import KEY_BYTES, public_elements, public_share
 
 pytestmark = pytest.mark.smoke
 
@@ -259,3 +259,42 @@ def test_decode_refuses_what_int32_would_wrap(element):
 def test_decode_takes_every_int32_and_nothing_at_all():
     np.testing.assert_array_equal(decode(encode(INTEGERS), np.int32), INTEGERS)
     assert decode(np.zeros((0, 3), np.uint64), np.int32).shape == (0, 3)
+
+
+# SPU's messages
+
+
+def message(offset, content, total):
+    """As SPU itself writes it."""
+    chunk = libspu.ValueChunk()
+    chunk.total_bytes, chunk.chunk_offset, chunk.content = total, offset, content
+    return chunk.SerializeToString()
+
+
+@pytest.mark.parametrize("count", [0, 1, 15, 16, 17, 2**11, 2**18])
+def test_a_share_is_written_as_spu_writes_it(count):
+    elements = np.random.default_rng(count).integers(0, 2**64, count, np.uint64)
+    share = public_share(elements, np.dtype(np.int32))
+    assert list(share.share_chunks) == [message(0, elements.tobytes(), elements.nbytes)]
+    np.testing.assert_array_equal(public_elements(share), elements)
+
+
+def test_a_share_in_several_chunks_is_put_together_by_their_places():
+    elements = np.arange(1000, dtype=np.uint64)
+    content, share = elements.tobytes(), public_share(elements, np.dtype(np.int32))
+    share.share_chunks = [message(at, content[at : at + 800], len(content)) for at in (7200, *range(0, 7200, 800))]
+    np.testing.assert_array_equal(public_elements(share), elements)
+
+
+@pytest.mark.parametrize("serialized", [b"\x22\x01a", b"\x1a\x05abc", b"\x08\x03\x1a\x01ab"])
+def test_another_message_is_refused(serialized):
+    share = public_share(np.zeros(1, np.uint64), np.dtype(np.int32))
+    share.share_chunks = [serialized]
+    with pytest.raises(ValueError, match="a chunk of a share is no message of SPU's that is known here"):
+        public_elements(share)
+
+
+def test_a_secret_is_no_public_value():
+    share = Scheme("semi2k", 2).share(0, {0: np.zeros(1, np.uint64)}, np.dtype(np.int32))
+    with pytest.raises(ValueError, match="a value is secret, where a public one is wanted"):
+        public_elements(share)
