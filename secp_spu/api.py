@@ -132,7 +132,7 @@ def tune(
         ...     run = tune(DEMO_CONFIG, out=f"{folder}/run", settings=settings)
         ...     prompt = run.prompt
         >>> len(run.history), prompt.shape
-        (2, (4, 128))
+        (2, (4, 64))
 
     Args:
         config: the configuration, or its YAML file.
@@ -208,12 +208,13 @@ def adapt(recipe: Recipe, *, out: Path | str, resume: bool = False, progress: Pr
         >>> from secp_spu.model import load_checkpoint, save_checkpoint
         >>> demo = load_checkpoint(DEMO_CONFIG.parent / "model")
         >>> params = demo.variables["params"]
-        >>> for part in params.values():
-        ...     _ = part.pop("attention", None)  # the demo's model was adapted already
+        >>> for part in params.values():  # the demo's model was adapted already
+        ...     _ = part.pop("attention", None), part.pop("activation", None)
         >>> with TemporaryDirectory() as name:
         ...     model, corpus = Path(name, "model"), Path(name, "lines.txt")
-        ...     config, tokenizer = replace(demo.config, attention="softmax"), demo.folder / "tokenizer.json"
-        ...     save_checkpoint(model, config, {"params": params}, demo.head, tokenizer_json=tokenizer)
+        ...     config = replace(demo.config, attention="softmax", activation="relu")
+        ...     extras = {"model_type": "bert", "tokenizer_json": demo.folder / "tokenizer.json"}
+        ...     save_checkpoint(model, config, {"params": params}, demo.head, **extras)
         ...     _ = corpus.write_text("\\n".join(f"we waited {minutes} minutes" for minutes in range(300)))
         ...     recipe = Recipe(model, corpus, features=8, steps=1, batch_tokens=64, max_tokens=12, prompt_tokens=4)
         ...     done = adapt(recipe, out=f"{name}/adapted")
@@ -243,7 +244,7 @@ def audit(config: Config | Path | str, *, settings: Sequence[str] = ()) -> list[
         >>> from secp_spu import DEMO_CONFIG, audit
         >>> programs = audit(DEMO_CONFIG, settings=["protocol=semi2k", "parties=2", "trusted_first_party=true"])
         >>> {program.name: len(program.audit.openings) for program in programs}["layer"]
-        1
+        2
 
     Args:
         config: the configuration, or its YAML file.

@@ -73,6 +73,7 @@ class GaussNewton(Optimizer):
 
     @override
     def tell(self, losses: Floats, logits: Floats) -> None:
+        logits = logits.astype(np.float64)  # as records have them, or a resumed run would propose others
         if not len(self._logits):
             self._jacobian = np.zeros((logits[0].size, len(self._mean)))
             self._take(self._asked[0], losses[0], logits[0])

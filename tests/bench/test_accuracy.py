@@ -70,7 +70,9 @@ def test_every_method_is_measured(records):
         assert record["generations"] == (GENERATIONS if of_tuning else 0)
         assert ("untuned" in record) == of_tuning
         assert record["model"] == (
-            "rfa, 16 features, gelu, 7 steps, similarity 0.9877" if method in accuracy_module.ADAPTED else "softmax"
+            "fourier, 8 features, quadratic, 7 steps, similarity 0.9877"
+            if method in accuracy_module.ADAPTED
+            else "softmax"
         )
     assert records["fot"]["evaluations"] == GENERATIONS * 4
 

@@ -308,9 +308,11 @@ def test_audit_lists_and_writes_the_proofs_with_digests_of_what_is_executed(tmp_
     written = json.loads((tmp_path / "proofs.json").read_text())
     programs = audit_config(load_config(DEMO_CONFIG, [s.removeprefix("--set=") for s in SMALL]))
     assert [p["sha256"] for p in written["programs"]] == [hashlib.sha256(p.code).hexdigest() for p in programs]
-    assert written["openings"] == sum(len(p["openings"]) for p in written["programs"]) == 3
-    assert {o["mask"] for p in written["programs"] for o in p["openings"]} == {"1.attention.features.mask"}
-    assert written["operations"]["pphlo.custom_call @spu.reveal"] == 3
+    assert written["openings"] == sum(len(p["openings"]) for p in written["programs"]) == 6
+    assert {o["mask"] for p in written["programs"] for o in p["openings"]} == {
+        f"1.attention.{name}.mask" for name in ("features", "divisor")
+    }
+    assert written["operations"]["pphlo.custom_call @spu.reveal"] == 6
     assert "v - t" in written["covers"]
     assert "do not follow the protocol" in written["does_not_cover"]
     assert written["versions"]["spu"] == version("spu")
@@ -322,9 +324,9 @@ def test_audit_shows_a_program_with_its_openings_marked(refusal):
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     marked = [line for line in lines if line.startswith("> ")]
-    assert len(marked) == 3 == sum(line.startswith("// layer, shape ") for line in lines)
-    assert all("spu.reveal" in line and "// opens value - 1.attention.features.mask" in line for line in marked)
-    assert "there is no such program; there are join_biases, assemble, layer, head" in refusal(
+    assert len(marked) == 6 == 2 * sum(line.startswith("// layer, shape ") for line in lines)
+    assert all("spu.reveal" in line and "// opens value - 1.attention." in line for line in marked)
+    assert "there is no such program; there are join_biases, assemble, token_shares, layer, head" in refusal(
         "audit", "--config", DEMO_CONFIG, *SMALL, "--show", "nothing"
     )
 

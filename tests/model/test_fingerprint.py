@@ -6,10 +6,9 @@ import time
 
 import numpy as np
 import pytest
+from models import RFA_MODEL
 from safetensors.numpy import load_file, save_file
 
-from secp_spu.cli.app import DEMO_CONFIG
-from secp_spu.config import load_config
 from secp_spu.model import (
     CheckpointError,
     describe_config,
@@ -21,7 +20,7 @@ from secp_spu.model import (
     save_embeddings,
 )
 
-MODEL = load_config(DEMO_CONFIG).model.folder
+MODEL = RFA_MODEL
 WORDS = "roberta.embeddings.word_embeddings.weight"
 RECIPE = {"steps": 10_000, "corpus": ["confidential.txt", "ab12"], "of": "our own model"}
 

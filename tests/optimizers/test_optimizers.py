@@ -109,3 +109,16 @@ def test_only_cma_es_says_that_it_has_converged(kind):
         if optimizer.stopped_by:
             break
     assert bool(optimizer.stopped_by) == (kind in ("cma", "sep-cma"))
+
+
+def test_gauss_newton_takes_logits_of_any_precision_for_the_same():
+    """A resumed run reads its record's logits as 64 bits, where the run that wrote them had 32."""
+    asked = []
+    for precision in (np.float32, np.float64):
+        optimizer, rng = OPTIMIZERS["gauss-newton"](Search(DIM, 6, 1.0, [0], TRUTH)), np.random.default_rng(5)
+        for _ in range(3):
+            asked.append(optimizer.ask().copy())
+            logits = rng.normal(size=(len(asked[-1]), len(TRUTH), TRUTH.max() + 1)).astype(np.float32)
+            optimizer.tell(rng.random(len(logits)), logits.astype(precision))
+    for of_32, of_64 in zip(asked[:3], asked[3:], strict=True):
+        np.testing.assert_array_equal(of_32, of_64)

@@ -38,10 +38,10 @@ def test_half_an_adapter_is_not_left_behind(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "unknown"),
     [
-        ({}, "attention rfa,"),
-        ({"activation": "quadratic"}, "attention rfa and activation quadratic,"),
-        ({"attention": "softmax", "activation": "quadratic"}, "activation quadratic,"),
-        ({"attention": "softmax"}, None),
+        ({"activation": "relu"}, "attention fourier,"),
+        ({}, "attention fourier and activation quadratic,"),
+        ({"attention": "softmax"}, "activation quadratic,"),
+        ({"attention": "softmax", "activation": "relu"}, None),
     ],
 )
 def test_what_transformers_does_not_know_is_said(tmp_path, monkeypatch, capsys, changes, unknown):

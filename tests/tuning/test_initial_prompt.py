@@ -14,8 +14,8 @@ from secp_spu.tuning.task import TaskTokenizer
 MODEL = load_config(DEMO_CONFIG).model.folder
 WORDS = load_embeddings(MODEL)[1]["word"]["embedding"]
 
-ROUNDING = 1e-4
-"""Of float32 sums in another order, in logits of a few units; test_private_embedding has the same."""
+ROUNDING = 1e-3
+"""Of float32 sums in another order, in logits of some ten units, a tenth of what the prompt does to them at least."""
 
 
 def configured(*settings):
@@ -117,10 +117,10 @@ def test_a_run_that_has_not_finished_is_no_initial_prompt(tmp_path):
     ("prompt", "settings", "message"),
     [
         (None, [], r"holds no tuned prompt: give the folder that secp-spu tune wrote"),
-        (SoftPrompt.of_vectors(WORDS[:3]), [], r"of shape 3 x 128, but .* make 4 x 128: set tuning.prompt_tokens=3"),
-        (SoftPrompt.of_vectors(WORDS[:4, :9]), [], r"of shape 4 x 9, but .* 4 x 128: take one that was made for it"),
+        (SoftPrompt.of_vectors(WORDS[:3]), [], r"of shape 3 x 64, but .* make 4 x 64: set tuning.prompt_tokens=3"),
+        (SoftPrompt.of_vectors(WORDS[:4, :9]), [], r"of shape 4 x 9, but .* 4 x 64: take one that was made for it"),
         (SoftPrompt.of_vectors(np.inf * WORDS[:4]), [], "holds a prompt with values that are not finite"),
-        (SoftPrompt.of_tokens(np.array([0, 1, 2, 781]), 128), [], "holds tokens that are none of the model's"),
+        (SoftPrompt.of_tokens(np.array([0, 1, 2, 781]), 64), [], "holds tokens that are none of the model's"),
         (
             SoftPrompt.of_vectors(WORDS[:4]),
             [PRIVATE],

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from models import RFA_MODEL
 
 from secp_spu.cli.app import DEMO_CONFIG
 from secp_spu.config import load_config
@@ -13,11 +14,11 @@ SERIES = ("model.activation=series", "model.activation_range=6")
 
 
 def owner(*settings):
-    return ModelOwner(load_config(DEMO_CONFIG, settings))
+    return ModelOwner(load_config(DEMO_CONFIG, [f"model.folder={RFA_MODEL}", *settings]))
 
 
 def test_the_checkpoints_own_activation_is_the_default():
-    """The demo's is relu."""
+    """This one's is relu."""
     assert owner().transformer_config() == owner("model.activation=relu").transformer_config()
     assert (owner().transformer_config().activation, owner().transformer_config().head_activation) == ("relu", "gelu")
 
@@ -42,7 +43,7 @@ def test_the_number_of_terms_is_the_configurations():
 
 
 def test_weights_do_not_depend_on_a_forced_function():
-    forced, checkpoint = owner(*SERIES, "model.force_activation=true"), load_checkpoint(DEMO_CONFIG.parent / "model")
+    forced, checkpoint = owner(*SERIES, "model.force_activation=true"), load_checkpoint(RFA_MODEL)
     expected = fold_layer(checkpoint.layer(0)["params"], None, checkpoint.config)
     np.testing.assert_array_equal(forced.layer(0)["intermediate"]["kernel"], expected["intermediate"]["kernel"])
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
-from passes import ENCODER
+from models import RFA_MODEL
 from safetensors.numpy import load_file, save_file
 from small_decoder import write_decoder
 from small_runs import LABELS, SMALL, predict_texts
@@ -19,7 +19,7 @@ from secp_spu.tuning import SoftPrompt, export_peft, load_peft, save_peft, save_
 from secp_spu.tuning.task import TaskTokenizer, read_texts
 
 PROMPT = np.random.default_rng(0).normal(size=(4, 128)).astype(np.float32)
-MODEL = load_config(DEMO_CONFIG).model.folder
+ENCODER = load_transformer_config(RFA_MODEL)
 TEXTS = ("the curry was good", "i hated the salad and the pasta", "the visit")
 
 # Logits are below 20; two orders of adding up to 512 products, in two layers and a head of some twenty steps, differ by
@@ -81,7 +81,10 @@ def test_nothing_is_written_over(tmp_path):
 def run_of(folder, prompt, *settings):
     """A finished run's folder with this prompt."""
     folder.mkdir()
-    save_config(load_config(DEMO_CONFIG, [*SMALL, "protocol=plaintext", *settings]), folder / "config.yaml")
+    save_config(
+        load_config(DEMO_CONFIG, [*SMALL, "protocol=plaintext", f"model.folder={RFA_MODEL}", *settings]),
+        folder / "config.yaml",
+    )
     save_prompt(folder / "prompt.safetensors", prompt)
     return folder
 
@@ -90,15 +93,15 @@ def test_a_prompt_in_terms_of_words_is_exported_whole(tmp_path):
     """By who has the table: the model owner, of a run whose data owner has none."""
     prompt = SoftPrompt(np.array([5, 9, 9, 700]), PROMPT)
     export_peft(run_of(tmp_path / "run", prompt, "model.embedding=private"), tmp_path / "adapter")
-    words = load_checkpoint(MODEL).variables["params"]["embeddings"]["word"]["embedding"]
+    words = load_checkpoint(RFA_MODEL).variables["params"]["embeddings"]["word"]["embedding"]
     written = load_file(tmp_path / "adapter" / "adapter_model.safetensors")["prompt_embeddings"]
     np.testing.assert_array_equal(written, prompt.vectors(words))
 
 
 @pytest.fixture(scope="module", params=["roberta", "bert"])
 def softmax_model(request, tmp_path_factory):
-    """The demo's weights with softmax and GELU, which transformers knows for both; BERT counts positions from 0."""
-    folder, checkpoint = tmp_path_factory.mktemp("model"), load_checkpoint(MODEL)
+    """The weights with softmax and GELU, which transformers knows for both; BERT counts positions from 0."""
+    folder, checkpoint = tmp_path_factory.mktemp("model"), load_checkpoint(RFA_MODEL)
     config = replace(checkpoint.config, attention="softmax", activation="gelu")
     if request.param == "bert":
         config = replace(config, position_offset=0)
@@ -110,7 +113,7 @@ def softmax_model(request, tmp_path_factory):
         {"params": params},
         checkpoint.head,
         model_type=request.param,
-        tokenizer_json=MODEL / "tokenizer.json",
+        tokenizer_json=RFA_MODEL / "tokenizer.json",
     )
     return folder
 

@@ -149,7 +149,7 @@ def test_two_calls_have_nothing_in_common_but_what_they_compute(run, texts, tmp_
 
     one, other = watched
     assert one.inputs == other.inputs
-    assert len(set(one.masks + other.masks)) == len(one.masks) + len(other.masks) == 2 * 2
+    assert len(set(one.masks + other.masks)) == len(one.masks) + len(other.masks) == 2 * 4
     assert len(one.shares) == len(other.shares) > 20
     assert not set(one.shares) & set(other.shares)
 
@@ -213,7 +213,7 @@ def test_a_prompt_is_not_used_with_another_model_wherever_it_is(run, texts, tmp_
     found, _ = predict_texts(run, texts, tmp_path / "out.jsonl", setting)
     np.testing.assert_array_equal(found, predict_texts(run, texts, tmp_path / "same.jsonl")[0])
     tensors = load_file(model / "model.safetensors")
-    tensors["roberta.encoder.layer.0.output.dense.bias"] += 1
+    tensors["bert.encoder.layer.0.output.dense.bias"] += 1
     save_file(tensors, model / "model.safetensors")
     message = rf"^model.folder \(weights\): {model} does not hold the model that the prompt .* was in {before}: give"
     with pytest.raises(ConfigError, match=message):
@@ -309,10 +309,10 @@ def test_a_run_that_is_none_or_not_finished_is_refused(run, tmp_path):
 
 
 def test_a_prompt_of_another_shape_is_refused(run, texts, tmp_path):
-    with pytest.raises(ConfigError, match=r"shape 4 x 128, but .* make 5 x 128: set tuning.prompt_tokens=4"):
+    with pytest.raises(ConfigError, match=r"shape 4 x 64, but .* make 5 x 64: set tuning.prompt_tokens=4"):
         predict_texts(run, texts, tmp_path / "out.jsonl", "tuning.prompt_tokens=5")
     shutil.copytree(run, tmp_path / "run")
-    save_prompt(tmp_path / "run" / "prompt.safetensors", SoftPrompt.of_vectors(np.full((4, 128), np.nan, np.float32)))
+    save_prompt(tmp_path / "run" / "prompt.safetensors", SoftPrompt.of_vectors(np.full((4, 64), np.nan, np.float32)))
     with pytest.raises(ConfigError, match="values that are not finite"):
         predict_texts(tmp_path / "run", texts, tmp_path / "out.jsonl")
 

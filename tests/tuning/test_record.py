@@ -179,9 +179,9 @@ def _change_features(home):
         (_flip, r"task\.pool"),
         (_swap_texts, r"task\.pool"),
         (_change_test, r"task\.test"),
-        (_change_tensor("roberta.encoder.layer.0.output.dense.bias"), r"model\.folder \(weights\)"),
+        (_change_tensor("bert.encoder.layer.0.output.dense.bias"), r"model\.folder \(weights\)"),
         (
-            _change_tensor("roberta.embeddings.position_embeddings.weight"),
+            _change_tensor("bert.embeddings.position_embeddings.weight"),
             r"model\.folder \(embedding table `position`\)",
         ),
         (_change_vocabulary, r"model\.folder \(tokenizer\.json\)"),

@@ -20,13 +20,13 @@ SMALL = (
     "task.test_examples=6",
     "tuning.population=4",
     "tuning.generations=3",
-    "tuning.seed=2",
+    "tuning.seed=4",
 )
 
-MPC_ERROR = 0.01
-"""Between a candidate's loss under MPC and in plaintext. A cosine is off by 1e-3 (RMS); a head averages 32 of them over
-some twenty tokens, which leaves 1e-4 of the attention's output; two layers and a head with weights of a few units make
-a few 1e-3 of a logit of that, and the cross-entropy moves by at most twice its logits. Seen: 3e-3 in 48 evaluations."""
+MPC_ERROR = 0.03
+"""Between a candidate's loss under MPC and in plaintext. A cosine is off by 1e-3 (RMS); a head averages 16 of them over
+some twenty tokens, and a reciprocal is off by 1e-3 at most; two layers and a head with weights of a few units make a
+few 1e-3 of a logit of that, and the cross-entropy moves by at most twice its logits. Seen: 8e-3 in 96 evaluations."""
 
 
 def _run(folder, *settings, stop_after=None):
@@ -90,7 +90,7 @@ def test_the_outputs_are_there_and_agree(secure_folder):
         assert sum(op["bytes_total"] for op in cost["operations"].values()) == cost["bytes_total"] > 0
         assert cost["sends"] > 0
         assert cost["seconds"] > 0
-    assert load_prompt(secure_folder / "prompt.safetensors").start.shape == (4, 128)
+    assert load_prompt(secure_folder / "prompt.safetensors").start.shape == (4, 64)
     for name in ("loss.png", "costs.png"):
         assert (secure_folder / name).read_bytes().startswith(b"\x89PNG")
 
