@@ -78,8 +78,8 @@ def apply_module(module: nn.Module, variables: Tree, *inputs: Tree) -> Tree:
 class Dense(nn.Module):
     """x @ kernel + bias, with all bits of the product.
 
-    Under SPU the bias may be the last row of the kernel (`with_bias`): a row that is added to all others takes a third
-    as long as the product itself.
+    Under SPU the bias may be the last row of the kernel (`with_bias`): to add a row to all others takes a sixth of the
+    seconds of the product.
 
     Attributes:
         features: columns of the kernel.

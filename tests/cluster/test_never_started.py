@@ -32,7 +32,7 @@ def test_a_party_that_never_comes_up(tmp_path):
     open_run(out, config, resume=False).save(out)
     before = (out / "checkpoint.json").read_bytes()
     settings = [*SETTINGS, f"cluster.start_seconds={START_SECONDS}"]
-    alice = ["--set=tuning.seed=2", "--resume"]
+    alice = ["--set=tuning.seed=4", "--resume"]
     with Cluster(CONFIG, out, settings, own={"alice": alice}, quiet=True, leave_out=["carol"]) as cluster:
         errors = errors_at_end(cluster, {"alice": 1, "bob": 1})
     for error in errors.values():
