@@ -44,7 +44,7 @@ INITIAL_LENGTH = 0.7
 
 def train(config: TransformerConfig, corpus: Corpus, *, steps: int, seed: int) -> Tree:
     """Params of `Transformer` ("encoder") and of `LabelWordHead` over all words ("head"), its decoder tied to them."""
-    params, public = _initial(config, jax.random.key(seed))
+    params = _initial(config, jax.random.key(seed))
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, PEAK_LEARNING_RATE, WARM_UP_STEPS, steps, PEAK_LEARNING_RATE / 50
     )
@@ -53,7 +53,7 @@ def train(config: TransformerConfig, corpus: Corpus, *, steps: int, seed: int) -
 
     @jax.jit
     def step(params: Tree, state: optax.OptState, batch: MaskedBatch):
-        objective = partial(_objective, config, public, batch=batch)
+        objective = partial(_objective, config, batch=batch)
         gradient, losses = jax.grad(objective, has_aux=True)(params)
         updates, state = optimizer.update(gradient, state, params)
         return optax.apply_updates(params, updates), state, losses
@@ -78,8 +78,8 @@ def apply_watched(
     return jnp.asarray(hidden), jax.tree.leaves(seen["intermediates"])
 
 
-def _initial(config: TransformerConfig, key: Array) -> tuple[Tree, Tree]:
-    """Params to train, and public variables."""
+def _initial(config: TransformerConfig, key: Array) -> Tree:
+    """Params to train."""
     keys = jax.random.split(key, 3)
     row = jnp.zeros((1, SEQUENCE_TOKENS))
     encoder = Transformer(config).init(keys[0], row.astype(jnp.int32), row)
@@ -94,7 +94,7 @@ def _initial(config: TransformerConfig, key: Array) -> tuple[Tree, Tree]:
         "params"
     ]
     decoder_bias = head.pop("decoder")["bias"]
-    return {"encoder": encoder["params"], "head": head, "decoder_bias": decoder_bias}, encoder.get("public", {})
+    return {"encoder": encoder["params"], "head": head, "decoder_bias": decoder_bias}
 
 
 def _head(params: Tree) -> Tree:
@@ -103,11 +103,10 @@ def _head(params: Tree) -> Tree:
     return {**params["head"], "decoder": {"kernel": words.T, "bias": params["decoder_bias"]}}
 
 
-def _objective(config: TransformerConfig, public: Tree, params: Tree, batch: MaskedBatch) -> tuple[Array, Array]:
+def _objective(config: TransformerConfig, params: Tree, batch: MaskedBatch) -> tuple[Array, Array]:
     """What training makes small; and the losses of answers and of other words."""
     padding_mask = (batch.token_ids != PADDING).astype(jnp.float32)
-    variables = {"params": params["encoder"], "public": public}
-    hidden, kernels = apply_watched(Transformer(config), variables, batch.token_ids, padding_mask)
+    hidden, kernels = apply_watched(Transformer(config), {"params": params["encoder"]}, batch.token_ids, padding_mask)
     head = {"params": _head(params)}
     rows = jax.nn.one_hot(batch.places, SEQUENCE_TOKENS)
     logits = jax.vmap(lambda row: LabelWordHead(config, config.vocab_size).apply(head, hidden, row), 1, 1)(rows)

@@ -1,19 +1,21 @@
 """Cosine and sine of a secret x times public frequencies, with one opening."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from numpy.polynomial import Chebyshev, Polynomial
 
 from secp_spu.protocol.correlation import DEFAULT_FACTOR_BITS, CosineCorrelation, declare_correlation
 from secp_spu.protocol.fixed import Fixed, Number, as_fixed, as_plain
 from secp_spu.protocol.ring import FRACTION_BITS, open_masked, to_ring
 from secp_spu.protocol.spending import spend
-from secp_spu.protocol.waves import POLYNOMIAL_ERROR, Waves, interpolated, public_waves
+from secp_spu.protocol.waves import POLYNOMIAL_ERROR, Waves, public_waves
 from secp_spu.trees import Floats
 
 
@@ -136,6 +138,12 @@ def _plain_polynomials() -> tuple[tuple[float, ...], tuple[float, ...]]:
     functions = (lambda square: np.cos(np.pi * np.sqrt(square)), lambda square: np.pi * np.sinc(np.sqrt(square)))
     of_cos, of_sin = (interpolated(function, 7) for function in functions)
     return of_cos, of_sin
+
+
+def interpolated(function: Callable[[Floats], Floats], degree: int) -> tuple[float, ...]:
+    """Coefficients of the polynomial that interpolates a function on [0, 1], from the constant on."""
+    interpolate: Any = Chebyshev.interpolate  # Any: NumPy's polynomials have no types.
+    return tuple(interpolate(function, degree, domain=[0, 1]).convert(kind=Polynomial).coef.tolist())
 
 
 def secure_cos_sin(x: Fixed, frequencies: Array | Floats, correlation: CosineCorrelation) -> tuple[Fixed, Fixed]:

@@ -159,8 +159,7 @@ class Scheme:
 
         Raises: ValueError for a share in another form, such as a boolean one.
         """
-        meta = libspu.ValueMeta()
-        meta.ParseFromString(share.meta)
+        meta = _meta_of(share)
         if meta.storage_type != f"{self.protocol}.AShr<FM64>":
             raise ValueError(
                 f"a share is stored as {meta.storage_type}: only arithmetic shares of 64 bits are read here"
@@ -174,11 +173,9 @@ class Scheme:
 
         A public value is rank 0's to contribute; the others add zeros.
         """
-        meta = libspu.ValueMeta()
-        meta.ParseFromString(share.meta)
-        if meta.visibility != libspu.Visibility.VIS_PUBLIC:
+        if _meta_of(share).visibility != libspu.Visibility.VIS_PUBLIC:
             return self.components(rank, share)[rank]
-        elements = _elements(share).reshape(meta.shape.dims)
+        elements = public_elements(share)
         return elements if rank == 0 else np.zeros_like(elements)
 
     def reconstruct(self, shares: Sequence[libspu.Share]) -> RingArray:
@@ -197,11 +194,17 @@ def public_elements(share: libspu.Share) -> RingArray:
 
     Raises: ValueError for a secret one.
     """
-    meta = libspu.ValueMeta()
-    meta.ParseFromString(share.meta)
+    meta = _meta_of(share)
     if meta.visibility != libspu.Visibility.VIS_PUBLIC:
         raise ValueError("a value is secret, where a public one is wanted")
     return _elements(share).reshape(meta.shape.dims)
+
+
+def _meta_of(share: libspu.Share) -> libspu.ValueMeta:
+    """Shape, type and visibility of an SPU value."""
+    meta = libspu.ValueMeta()
+    meta.ParseFromString(share.meta)
+    return meta
 
 
 def _raw_share(
@@ -231,9 +234,11 @@ _TOTAL, _OFFSET, _CONTENT = 0x08, 0x10, 0x1A
 
 def _chunk(elements: RingArray) -> bytes:
     """All elements as one chunk."""
+    if not elements.nbytes:
+        return b""  # protobuf leaves out fields that are zero or empty
     size = _varint(elements.nbytes)
-    head = bytes([_TOTAL]) + size + bytes([_CONTENT]) + size if elements.nbytes else b""
-    return b"".join([head, np.ascontiguousarray(elements).data.cast("B")] if elements.nbytes else [])
+    head = bytes([_TOTAL]) + size + bytes([_CONTENT]) + size
+    return b"".join([head, np.ascontiguousarray(elements).data.cast("B")])
 
 
 def _elements(share: libspu.Share) -> RingArray:

@@ -13,7 +13,7 @@ Both follow `_integer_waves`, in integers throughout: so both give the same, on 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -28,11 +28,9 @@ from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import stablehlo
-from numpy.polynomial import Chebyshev, Polynomial
 
 from secp_spu.protocol.ring import FRACTION_BITS
 from secp_spu.protocol.sharing import RingArray
-from secp_spu.trees import Floats
 
 FACTOR_BITS = 24
 """Fraction bits of a series' secret factors, which are products of two parties' factors of 12 each."""
@@ -284,9 +282,3 @@ def _cosine(step: Integers) -> Integers:
 COSINE = (-16777203, 82791275, -68082559, 22353240, -3852661, 345136)
 """c_k of -cos(2 pi a) = sum_k c_k (2 a)**(2 k) for |a| <= 1/2, by Chebyshev interpolation, with POLYNOMIAL_BITS; off by
 8e-7. Written down, for the parties' machines might not round alike."""
-
-
-def interpolated(function: Callable[[Floats], Floats], degree: int) -> tuple[float, ...]:
-    """Coefficients of the polynomial that interpolates a function on [0, 1], from the constant on."""
-    interpolate: Any = Chebyshev.interpolate  # Any: NumPy's polynomials have no types.
-    return tuple(interpolate(function, degree, domain=[0, 1]).convert(kind=Polynomial).coef.tolist())

@@ -3,6 +3,7 @@ import pytest
 from parties import SEMI2K_2, peek
 
 from secp_spu.protocol import fit_gelu
+from secp_spu.protocol.cosine import interpolated
 from secp_spu.protocol.gelu import TURN_BITS, public_error_bound, waves_of
 from secp_spu.protocol.reciprocal import fit_reciprocal
 from secp_spu.protocol.reciprocal import waves_of as waves_of_reciprocal
@@ -13,7 +14,6 @@ from secp_spu.protocol.waves import (
     POLYNOMIAL_ERROR,
     PUBLIC_BITS,
     Waves,
-    interpolated,
     native_waves,
     public_waves,
     waves_digest,
