@@ -13,7 +13,8 @@ from secp_spu.tuning.task import TaskTokenizer, draw_few_shot, read_examples
 
 CONFIG = load_config(Path(__file__).parents[2] / "configs" / "demo.yaml")
 CHECKPOINT = load_checkpoint(CONFIG.model.folder)
-ENCODER = replace(CHECKPOINT.config, attention="softmax")
+ENCODER = replace(CHECKPOINT.config, attention="softmax", head_activation="gelu_tanh")
+"""With a smooth head: where a ReLU's input is near zero its sign is noise under MPC, and with it the gradient."""
 TOKENIZER = TaskTokenizer(CONFIG.model.folder / "tokenizer.json")
 PROMPT_TOKENS = 4
 FINE_TUNING_RATE, PROMPT_RATE = 5e-4, 2e-2
