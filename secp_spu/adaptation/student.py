@@ -7,7 +7,6 @@ output what the teacher's is. The embeddings and the masked-LM head stay as they
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -165,8 +164,7 @@ def make_student(
         squares = expected_squares(projections, norm, config)
         layer["query_key_value"] = attention_class(config).initial_projections(projections, squares, config)
         if activation and ACTIVATIONS[activation].parameters:
-            values = ACTIVATIONS[activation].initial(math.sqrt(np.square(inner[number]).mean()))
-            layer["activation"] = {key: np.full(own.intermediate, value, np.float32) for key, value in values.items()}
+            layer["activation"] = ACTIVATIONS[activation].initial(inner[number])
         params[name] = layer
     return Student(config, {"params": params}, limit)
 

@@ -10,7 +10,13 @@ from parties import ABY3, MULTIPLY, REVEAL, SEMI2K_2, SEMI2K_3, TRUNCATE, cost_o
 from random_weights import CONFIG, random_like
 
 from secp_spu.model import FOLDED, Dense, EncoderLayer, activation_class, activation_function, fold_layer
-from secp_spu.model.activation.quadratic import INPUT_DEVIATION, Quadratic, gelu_quadratic
+from secp_spu.model.activation.quadratic import (
+    INPUT_DEVIATION,
+    LEAST_CURVATURE,
+    Quadratic,
+    fitted_squares,
+    gelu_quadratic,
+)
 from secp_spu.protocol import (
     CosineCorrelation,
     Fixed,
@@ -97,6 +103,23 @@ def test_the_initial_quadratic_is_nearest_to_gelu(deviation):
     a, b, c = np.linalg.lstsq(basis * weight[:, None], exact("gelu", x) * weight, rcond=None)[0]
     scale, shift, offset = gelu_quadratic(deviation)
     np.testing.assert_allclose([scale**2, 2 * scale * shift, shift**2 + offset], [a, b, c], atol=1e-6)
+
+
+def test_each_neuron_gets_the_square_that_is_nearest_on_its_inputs():
+    rng = np.random.default_rng(5)
+    centers, deviations = np.array([0, -1.5, 0.7, 3, -0.2]), np.array([1, 0.8, 2, 0.7, 0])
+    x = np.float32(rng.normal(size=(4000, 5)) * deviations + centers)
+    scale, shift, offset = fitted_squares(x)
+    for i in range(5):
+        column = x[:, i].astype(np.float64)
+        wanted, basis = exact("gelu", column), np.stack([column**2, column, np.ones_like(column)], axis=1)
+        if i == 3:  # nearly a line: less curvature than the least one
+            assert np.linalg.lstsq(basis, wanted, rcond=None)[0][0] < LEAST_CURVATURE == pytest.approx(scale[i] ** 2)
+            line = np.linalg.lstsq(basis[:, 1:], wanted - LEAST_CURVATURE * column**2, rcond=None)[0]
+            expected = LEAST_CURVATURE * column**2 + basis[:, 1:] @ line
+        else:
+            expected = basis @ np.linalg.lstsq(basis, wanted, rcond=None)[0]
+        np.testing.assert_allclose((scale[i] * column + shift[i]) ** 2 + offset[i], expected, atol=1e-5)
 
 
 def test_a_quadratic_has_three_parameters_a_neuron():

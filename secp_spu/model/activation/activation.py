@@ -52,13 +52,13 @@ class Activation(nn.Module):
         raise NotImplementedError
 
     @staticmethod
-    def initial(deviation: float) -> dict[str, float]:
-        """Values of `parameters` with which adaptation starts.
+    def initial(inputs: Floats) -> dict[str, Floats]:
+        """Values of `parameters` with which adaptation starts, each [intermediate].
 
         Args:
-            deviation: standard deviation of the activation's inputs.
+            inputs: the activation's, for a sample of tokens [tokens, intermediate].
         """
-        del deviation
+        del inputs
         return {}
 
     @staticmethod

@@ -7,15 +7,21 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from secp_spu.model.activation.activation import Activation
+from secp_spu.model.activation.functions import gelu
 from secp_spu.protocol import Fixed, Number, rounded
 from secp_spu.protocol.fixed import DROP_BITS
 from secp_spu.trees import Floats
 
 INPUT_DEVIATION = 1.25
 """Root mean square of what a feed-forward layer gives its activation; 0.9 to 1.6 in the layers of MiniLM."""
+
+LEAST_CURVATURE = 0.02
+"""Of the square that a neuron starts with: without any it would be a line, whose square has no finite shift."""
 
 
 class Quadratic(Activation):
@@ -41,14 +47,14 @@ class Quadratic(Activation):
     def _unfolded(self, u: Array) -> Array:
         scale, shift, offset = (
             self.param(name, nn.initializers.constant(value), u.shape[-1:])
-            for name, value in self.initial(INPUT_DEVIATION).items()
+            for name, value in zip(self.parameters, gelu_quadratic(INPUT_DEVIATION), strict=True)
         )
         return (u * scale + shift) ** 2 + offset
 
     @staticmethod
-    def initial(deviation: float) -> dict[str, float]:
-        """Values with which the square is nearest to GELU."""
-        return dict(zip(Quadratic.parameters, gelu_quadratic(deviation), strict=True))
+    def initial(inputs: Floats) -> dict[str, Floats]:
+        """Values with which each neuron's square is nearest to GELU on its own inputs."""
+        return dict(zip(Quadratic.parameters, fitted_squares(inputs), strict=True))
 
     @staticmethod
     def fold(
@@ -87,3 +93,35 @@ def gelu_quadratic(deviation: float) -> tuple[float, float, float]:
     scale = math.sqrt(a)
     shift = 1 / (4 * scale)
     return scale, shift, c - shift**2
+
+
+def fitted_squares(inputs: Floats) -> tuple[Floats, Floats, Floats]:
+    """Scale, shift and offset [neurons] such that (scale x + shift)**2 + offset is nearest to GELU in the mean square.
+
+    A neuron whose inputs ask for less curvature than LEAST_CURVATURE gets that, and the line that is best beside it.
+
+    Args:
+        inputs: x of each neuron for a sample of tokens [tokens, neurons].
+    """
+    x, wanted = np.asarray(inputs, np.float64), np.asarray(gelu(jnp.asarray(inputs)), np.float64)
+    center = x.mean(0)
+    ones, line = np.ones_like(x), x - center
+    bend = _rest(_rest(np.square(line), ones), line)
+    a = np.maximum(_ratio(wanted, bend), LEAST_CURVATURE)
+    remaining = wanted - a * np.square(line)
+    slope, level = _ratio(remaining, line), remaining.mean(0)  # a line**2 + slope line + level
+    scale = np.sqrt(a)
+    turned = slope / (2 * scale)  # scale line + turned is scale x + shift
+    found = scale, turned - scale * center, level - np.square(turned)
+    return tuple(part.astype(np.float32) for part in found)
+
+
+def _ratio(values: Floats, base: Floats) -> Floats:
+    """How much of `base` is in the values of each column, by least squares; 0 where the base is zero."""
+    share: Floats = (values * base).mean(0) / np.maximum(np.square(base).mean(0), np.finfo(np.float64).tiny)
+    return share
+
+
+def _rest(values: Floats, base: Floats) -> Floats:
+    """The values without what of `base` is in them."""
+    return values - _ratio(values, base) * base
