@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -43,6 +44,14 @@ def _call(*arguments):
 
 def _tune(out, *more):
     return _call("tune", "--config", DEMO_CONFIG, "--out", out, *SMALL, *more)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of a run in plaintext; a test that may change it takes a copy."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    assert _tune(folder, *PLAINTEXT).returncode == 0
+    return folder
 
 
 @pytest.mark.slow("`tune` runs ABY3 from a shell with nothing on stderr; a run under MPC")
@@ -116,15 +125,14 @@ def test_weights_with_nan_are_refused_by_tensor(tmp_path):
     assert name in done.stderr
 
 
-@pytest.mark.slow("`tune` overwrites no other run; three processes on one folder")
-def test_another_runs_folder_is_left_as_it_is(tmp_path):
-    assert _tune(tmp_path / "run", *PLAINTEXT).returncode == 0
-    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+@pytest.mark.slow("`tune` overwrites no other run; two processes on one folder")
+def test_another_runs_folder_is_left_as_it_is(finished):
+    before = {path.name: path.read_bytes() for path in finished.iterdir()}
     for arguments, message in (([], "holds this run already"), (["--set=tuning.seed=5"], "holds another run already")):
-        done = _tune(tmp_path / "run", *PLAINTEXT, *arguments)
+        done = _tune(finished, *PLAINTEXT, *arguments)
         assert done.returncode == 2
         assert message in done.stderr
-    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+    assert {path.name: path.read_bytes() for path in finished.iterdir()} == before
 
 
 @pytest.mark.slow("a second --resume changes no byte and tells the same; two processes")
@@ -138,18 +146,18 @@ def test_a_finished_run_is_resumed_at_no_cost(tmp_path):
     assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
 
 
-@pytest.mark.slow("outputs follow from the checkpoint alone; two processes")
-def test_what_a_finished_run_lost_is_made_again(tmp_path):
-    assert _tune(tmp_path / "run", *PLAINTEXT).returncode == 0
+@pytest.mark.slow("outputs follow from the checkpoint alone; a process")
+def test_what_a_finished_run_lost_is_made_again(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
     prompt = (tmp_path / "run" / "prompt.safetensors").read_bytes()
     (tmp_path / "run" / "prompt.safetensors").unlink()
     assert _tune(tmp_path / "run", *PLAINTEXT, "--resume").returncode == 0
     assert (tmp_path / "run" / "prompt.safetensors").read_bytes() == prompt
 
 
-@pytest.mark.slow("--resume sees the number asked for; three processes")
-def test_a_run_is_resumed_with_more_generations_and_not_with_fewer(tmp_path):
-    assert _tune(tmp_path / "run", *PLAINTEXT).returncode == 0
+@pytest.mark.slow("--resume sees the number asked for; two processes")
+def test_a_run_is_resumed_with_more_generations_and_not_with_fewer(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
     fewer = _tune(tmp_path / "run", *PLAINTEXT, "--resume", "--set=tuning.generations=1")
     assert fewer.returncode == 2
     assert "tuning.generations: is 1, but the run in" in fewer.stderr
