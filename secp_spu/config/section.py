@@ -96,6 +96,8 @@ class Section(BaseModel):
 def own_file(value: str, info: ValidationInfo) -> Path:
     """A file that this party writes; `{party}` in its path stands for the party's name, ~ for its home."""
     party = (info.context or {}).get("party")
-    if isinstance(value, str) and party:
-        value = value.replace("{party}", party)
+    if isinstance(value, str):
+        if other := re.search(r"(?<!\$)\{(?!party\})[^{}]*\}", value):
+            raise ValueError(f"has {other[0]}, but {{party}} is all that stands for something: write that, or the path")
+        value = value.replace("{party}", party or "{party}")
     return Path(value).expanduser() if isinstance(value, str) and value.startswith("~") else place(value, info)

@@ -669,6 +669,8 @@ def test_limits_and_logs_are_read_where_they_are_needed(tmp_path, monkeypatch):
         ("cluster.limits={texts_a_day: 1, file: 5}", "cluster.limits.file: is 5, but must be a path"),
         ("cluster.limits=5", "cluster.limits is 5, but must be a section of keys"),
         ("cluster.log=''", "cluster.log: is '', but must be a path"),
+        ("cluster.log='{role}.jsonl'", "cluster.log: has {role}, but {party} is all that stands for something"),
+        ("cluster.log=${NOT_SET}/x", "cluster.log: the environment variable NOT_SET is not set"),
         ("cluster.log=$NOT_SET/x", "cluster.log: the environment variable NOT_SET is not set"),
     ],
 )
