@@ -247,7 +247,7 @@ def key_figures(records: Sequence[Record]) -> str:
     softmax = gigabytes(the_one(iterations, variant="fot"))
     means = {row[0]: row[-1] for row in accuracy_tables(records)[0].rows}
     adapted, softmax_tuned = (means[f"FoT, {model}, 6 generations"] for model in ("adapted", "softmax"))
-    untuned = means["softmax, initial prompt"]
+    untuned, softmax_untuned = (means[f"{model}, initial prompt"] for model in ("adapted", "softmax"))
     plain, secure = (
         the_one(records, bench="accuracy", variant=v, test_texts=100) for v in ("fot-adapted", "fot-secure")
     )
@@ -258,14 +258,15 @@ def key_figures(records: Sequence[Record]) -> str:
             "ABY3, 100,000 angles at once, for each angle; the messages are of the whole call",
         ],
         [
-            "one tuning iteration",
+            "one evaluation of one prompt on one text",
             f"**{learned:.1f} GB** of all parties; with softmax and tanh GELU {softmax:,.1f} GB",
             "shape of RoBERTa-large, 512 tokens, 1 text, ABY3, learned features and `quadratic`, offline phase "
             "included; scaled from 1 of 24 layers",
         ],
         [
             "accuracy of an adapted model",
-            f"**{adapted} %**; the original model with softmax {softmax_tuned} %, untuned {untuned} %",
+            f"**{adapted} %**, untuned {untuned} %; the original model with softmax {softmax_tuned} %, untuned "
+            f"{softmax_untuned} %",
             "MiniLM, learned features and `series`, mean of 4 tasks with 16 examples a class, 5 seeds, in plaintext",
         ],
         [

@@ -24,7 +24,7 @@ from secp_spu.config import Config
 from secp_spu.config import load_config as read_config
 from secp_spu.errors import ConfigError
 from secp_spu.model import load_embeddings, load_transformer_config
-from secp_spu.progress import Progress
+from secp_spu.progress import Progress, progress_of
 from secp_spu.runtime import Program
 from secp_spu.runtime.ledger import LedgerReport
 from secp_spu.tuning import Prediction, export_peft, make_runtime, open_run
@@ -143,10 +143,10 @@ def tune(
     Raises: ConfigError and CheckpointError for what cannot be tuned, before anything runs; RuntimeFailure if a party
         fails.
     """
-    loaded, folder = _config(config, settings), path_of(out, "out")
+    loaded, folder, shown = _config(config, settings), path_of(out, "out"), progress_of(progress)
     open_run(folder, loaded, resume=resume)  # what is wrong with it is said before anything starts
     with make_runtime(loaded) as runtime:
-        run_tuning(runtime, loaded, folder, resume=resume, progress=progress or Progress())
+        run_tuning(runtime, loaded, folder, resume=resume, progress=shown)
     return load_run(folder)
 
 
@@ -191,9 +191,9 @@ def predict(run: TunedRun | Path | str, texts: NewTexts, *, progress: Progress |
         was tuned for; CheckpointError; RuntimeFailure.
     """
     tuned = run if isinstance(run, TunedRun) else load_run(_folder_of(run))
-    rows, folder = texts_of(texts, tuned.config.task), tuned.folder.absolute()
+    rows, folder, shown = texts_of(texts, tuned.config.task), tuned.folder.absolute(), progress_of(progress)
     with make_runtime(tuned.config) as runtime:
-        predictor = run_prediction(runtime, tuned.config, folder, rows, None, progress=progress or Progress())
+        predictor = run_prediction(runtime, tuned.config, folder, rows, None, progress=shown)
         predictions: list[Prediction] = runtime.at_home(predictor.predictions())
         return predictions
 
@@ -231,7 +231,7 @@ def adapt(recipe: Recipe, *, out: Path | str, resume: bool = False, progress: Pr
     """
     if not isinstance(recipe, Recipe):
         raise TypeError(f"`recipe` is a {type(recipe).__name__}, but must be a secp_spu.Recipe")
-    folder, shown = path_of(out, "out"), progress or Progress()
+    folder, shown = path_of(out, "out"), progress_of(progress)
     try:
         return run_adaptation(recipe, folder, resume=resume, progress=shown)
     finally:

@@ -1,5 +1,9 @@
 """What a run reports while it runs: an object with `stage`, `step`, `line` and `close`, silent by default."""
 
+from __future__ import annotations
+
+from reprlib import repr as shortened
+
 
 class Progress:
     """Progress of a run; this one is silent."""
@@ -15,3 +19,13 @@ class Progress:
 
     def close(self) -> None:
         """The run is over."""
+
+
+def progress_of(value: object) -> Progress:
+    """The argument `progress`; a silent one for None.
+
+    Raises: TypeError.
+    """
+    if value is not None and not isinstance(value, Progress):
+        raise TypeError(f"`progress` is {shortened(value)}, but must be a secp_spu.progress.Progress, or None")
+    return value or Progress()

@@ -88,6 +88,10 @@ RUN = "`run` is {}, but must be a secp_spu.TunedRun or the path of its folder"
         (lambda: export(3, "out"), RUN.format(3)),
         (lambda: export("run", None), "`out` is None, but must be a path"),
         (lambda: adapt(None, out="out"), "`recipe` is a NoneType, but must be a secp_spu.Recipe"),
+        (
+            lambda: tune(DEMO_CONFIG, out="out", progress=True),
+            "`progress` is True, but must be a secp_spu.progress.Progress, or None",
+        ),
         (lambda: Recipe(model=None, corpus="lines.txt"), "`model` is None, but must be a path"),
         (
             lambda: load_config(DEMO_CONFIG, "protocol=plaintext"),

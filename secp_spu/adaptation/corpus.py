@@ -85,6 +85,11 @@ class Corpus:
         self._ids, self._words = _tokenized(opened, [rows[i] for i in order], max_tokens)
         if not all(map(len, self._ids)):
             raise ConfigError(f"`corpus` {path} has lines that {tokenizer} makes no token of: leave them out")
+        if not any(map(len, self._words)):
+            raise ConfigError(
+                f"`max_tokens` {max_tokens} leaves no word of any line of `corpus` {path}, only marks of beginning and "
+                "end: raise it"
+            )
         largest = max(self._padding, self._mask or 0, *(int(row.max()) for row in self._ids))
         if largest >= config.vocab_size:
             raise ConfigError(f"{tokenizer} gives token {largest}, the model has {config.vocab_size}: take its own")
@@ -136,7 +141,8 @@ class Corpus:
         for i, row in enumerate(rows):
             prompt = rng.integers(0, self._vocabulary, self._prompt if prompted[i] else 0)
             text = np.concatenate([prompt, self._ids[row]])
-            word = len(prompt) + rng.choice(self._words[row])
+            words = self._words[row]
+            word = len(prompt) + rng.choice(words if len(words) else len(self._ids[row]))
             ids[i, : len(text)], mask[i, : len(text)], place[i, word] = text, 1, 1
             if self._mask is not None:
                 ids[i, word] = self._mask
@@ -167,10 +173,10 @@ def _mask_id(tokenizer: Tokenizer, path: Path) -> int:
 
 
 def _tokenized(tokenizer: Tokenizer, lines: Sequence[str], max_tokens: int) -> tuple[list[TokenIds], list[Numbers]]:
-    """Token ids of each line, and which of them are a word's, not a mark of beginning or end."""
+    """Token ids of each line, and which of them are a word's, not a mark of beginning or end; some have no word."""
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_tokens)
     encoded = tokenizer.encode_batch(list(lines))
     ids = [np.array(line.ids, np.int32) for line in encoded]
     words = [np.flatnonzero(1 - np.array(line.special_tokens_mask)) for line in encoded]
-    return ids, [some if len(some) else np.arange(len(row)) for some, row in zip(words, ids, strict=True)]
+    return ids, words

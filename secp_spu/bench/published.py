@@ -40,8 +40,8 @@ def _paper_table(records: list[Record]) -> list[Table]:
     note = (
         "The paper ran CrypTen on three servers with an A100 each, linked by 3 Gbps and 0.8 ms; it does not say if "
         "GB are of one party or of all. Ours are of all parties on the cores of one machine, with no network between "
-        "them, so seconds compare among ours only; bytes compare everywhere. The offline phase is of correlations that "
-        "we make; what the paper's assistant sends ahead of time is not in its figures."
+        "them, so seconds compare among ours only, and bytes with the paper's but for that question. The offline phase "
+        "is of correlations that we make; what the paper's assistant sends ahead of time is not in its figures."
     )
     return [_table("RoBERTa-large, 512 tokens: one iteration, ours and the paper's", ours, rows, note)]
 

@@ -54,7 +54,7 @@ def place(value: str, info: ValidationInfo) -> Path:
             raise ValueError(f"the Python package {name!r} is not installed: see 'Installing' in the README")
         return Path(spec.origin).parent / rest
     folder: Path = (info.context or {}).get("folder", Path())
-    return folder / text
+    return folder / Path(text).expanduser() if text.startswith("~") else folder / text
 
 
 def _variable(name: str) -> str:
@@ -100,4 +100,4 @@ def own_file(value: str, info: ValidationInfo) -> Path:
         if other := re.search(r"(?<!\$)\{(?!party\})[^{}]*\}", value):
             raise ValueError(f"has {other[0]}, but {{party}} is all that stands for something: write that, or the path")
         value = value.replace("{party}", party or "{party}")
-    return Path(value).expanduser() if isinstance(value, str) and value.startswith("~") else place(value, info)
+    return place(value, info)

@@ -54,19 +54,23 @@ class Fixed:
         return Fixed(self.ring[index], self.bits)
 
     def __add__(self, other: Fixed) -> Fixed:
+        _require_fixed(other)
         bits = max(self.bits, other.bits)
         return Fixed(self._raised(bits) + other._raised(bits), bits)
 
     def __sub__(self, other: Fixed) -> Fixed:
+        _require_fixed(other)
         bits = max(self.bits, other.bits)
         return Fixed(self._raised(bits) - other._raised(bits), bits)
 
     def __mul__(self, other: Fixed) -> Fixed:
         """All bits of the product. A party sends 8 bytes an element and 1 message under ABY3, 16 under SEMI2K."""
+        _require_fixed(other)
         return Fixed(self.ring * other.ring, self.bits + other.bits)
 
     def __matmul__(self, other: Fixed) -> Fixed:
         """All bits of the product; a message for each matrix of a batch."""
+        _require_fixed(other)
         return Fixed(self.ring @ other.ring, self.bits + other.bits)
 
     def sum(self, axis: int, *, keepdims: bool = False) -> Fixed:
@@ -111,6 +115,15 @@ class Fixed:
 
 
 jax.tree_util.register_dataclass(Fixed, ["ring"], ["bits"])
+
+
+def _require_fixed(other: object) -> None:
+    if not isinstance(other, Fixed):
+        raise TypeError(
+            f"a Fixed number meets a {type(other).__name__}: take `protocol.to_float` of the first, or `as_fixed` of "
+            "the second"
+        )
+
 
 Number = Fixed | Array
 """A secret under SPU, or a plain array."""

@@ -297,7 +297,7 @@ class Runtime(ABC):
             if stored.spec.dtype not in (np.float32, np.int32):
                 raise ValueError(
                     f"{stored.name} has dtype {stored.spec.dtype}: only arithmetic shares of 64 bits are read here, of "
-                    "float32 or int32"
+                    "float32 or int32; return it as x.astype(jnp.float32)"
                 )
 
     def __enter__(self) -> Self:

@@ -62,6 +62,16 @@ def require_owned(values: object) -> None:
             f"`values` is a {type(values).__name__}, but must say whose it is: Owned(party, values), with an array or "
             "a pytree of arrays"
         )
+    require_party(values.party)
+
+
+def require_party(party: object) -> None:
+    """Refuse what names no party.
+
+    Raises: TypeError.
+    """
+    if not isinstance(party, str) or not party:
+        raise TypeError(f"`party` is {party!r}, but must be a party's name, such as 'alice'")
 
 
 def is_declared(node: object) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import override
 
-from secp_spu.runtime.handles import Correlations, Owned, Stored, require_owned, spec_of
+from secp_spu.runtime.handles import Correlations, Owned, Stored, require_owned, require_party, spec_of
 from secp_spu.runtime.one_process import OneProcessRuntime
 from secp_spu.runtime.program import Program
 from secp_spu.trees import Tree
@@ -37,6 +37,7 @@ class PlaintextRuntime(OneProcessRuntime):
 
     @override
     def open_to(self, party: str, values: Tree) -> Owned:
+        require_party(party)
         self.require_own(values)
         return Owned(party, jax.tree.map(lambda handle: np.asarray(self._values[handle.name]), values))
 

@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from secp_spu.protocol import CosineCorrelation, Scheme
 from secp_spu.runtime.base import Runtime
-from secp_spu.runtime.handles import Correlations, Owned, Stored, Value, is_declared, require_owned
+from secp_spu.runtime.handles import Correlations, Owned, Stored, Value, is_declared, require_owned, require_party
 from secp_spu.trees import Tree
 
 Source = Literal["joint", "dealt"]
@@ -99,6 +99,7 @@ class SharingRuntime(Runtime):
 
     @override
     def open_to(self, party: str, values: Tree) -> Owned:
+        require_party(party)
         self._refuse_unopenable(values)
         with self._booked("open_to"):
             parts = self._ask_all("parts", names_in(values))

@@ -222,6 +222,12 @@ def test_a_folder_is_no_corpus(files, tmp_path):
         make((tmp_path, files[1]))
 
 
+def test_a_length_that_leaves_no_word_is_refused(files):
+    with pytest.raises(ConfigError, match=r"`max_tokens` 2 leaves no word of any line of `corpus` .*: raise it"):
+        make(files, max_tokens=2)
+    assert make(files, max_tokens=3).count
+
+
 def test_as_few_lines_as_needed_will_do(files, tmp_path):
     least = HELD_OUT + TOKENS // LENGTHS[0]
     path = write_lines(tmp_path / "lines.txt", least, words=(7, 9))

@@ -129,6 +129,10 @@ def test_what_a_setting_got_wrong_is_not_said_of_the_file(write):
         load_config(path, ["tuning.seed=1", "tuning.population=eight"])
     with pytest.raises(ConfigError, match="^`settings` tuning.population=: tuning.population is empty: "):
         load_config(path, ["tuning.population="])
+    with pytest.raises(ConfigError, match="^`settings` tuning.population=: tuning.population is empty: "):
+        load_config(path, ["tuning.population=8", "tuning.population="])
+    with pytest.raises(ConfigError, match="^`settings` parties=2: parties: is 2, but aby3 runs among 3"):
+        load_config(path, ["protocol=aby3", "parties=2"])
     with pytest.raises(ConfigError, match=f"^configuration {re.escape(str(path))}: tuning.population is 'eight': "):
         load_config(write(tuning__population="eight"), ["tuning.seed=1"])
 
@@ -635,6 +639,13 @@ def test_whose_files_are_needed_can_be_said(write):
 
 
 # Limits and logs
+
+
+def test_a_path_may_begin_with_the_home_folder(write, monkeypatch):
+    path = write()
+    home = load_config(path).task.pool.parent
+    monkeypatch.setenv("HOME", str(home))
+    assert load_config(path, ["task.pool=~/pool.jsonl"]).task.pool == home / "pool.jsonl"
 
 
 def test_limits_and_logs_are_read_where_they_are_needed(tmp_path, monkeypatch):

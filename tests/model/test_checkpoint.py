@@ -348,6 +348,10 @@ def test_a_checkpoint_takes_its_own_activation(tmp_path):
 def test_a_series_needs_a_range_and_keeps_the_checkpoints(tmp_path):
     with pytest.raises(CheckpointError, match=r"has no range for activation series: set model.activation_range"):
         stored(CONFIG, tmp_path).with_activation("series")
+    with pytest.raises(
+        CheckpointError, match=r"has activation quadratic, asked for is series: adapt .*force_activation"
+    ):
+        stored(QUADRATIC, tmp_path).with_activation("series")
     checkpoint = stored(SERIES, tmp_path)
     with pytest.raises(CheckpointError, match=r"series of 4 terms .* <= 6, asked for is series of 4 terms .* <= 9"):
         checkpoint.with_activation("series", limit=9)

@@ -50,6 +50,12 @@ def run(runtime, fn, *args):
 # Arithmetic
 
 
+@pytest.mark.parametrize("apply", [lambda x: x + 1.0, lambda x: x - 1, lambda x: x * 2.0, lambda x: x @ np.eye(2)])
+def test_a_partner_of_another_kind_is_named(apply):
+    with pytest.raises(TypeError, match="a Fixed number meets a .*: take `protocol.to_float` of the first, or `as_fix"):
+        apply(Fixed(jnp.zeros((2, 2), jnp.int32), BITS))
+
+
 @pytest.mark.parametrize("other_bits", [BITS, BITS + 5, BITS - 5])
 def test_sums_align_their_bits_for_free(runtime, other_bits):
     x, y = integers(2**40), integers(2**40, seed=1)

@@ -90,6 +90,14 @@ def test_other_types_are_refused(runtimes, dtype, way):
         runtime.share(Owned("owner", np.zeros(2, dtype))) if way == "share" else runtime.publish(np.zeros(2, dtype))
 
 
+@pytest.mark.parametrize("party", ["", 3, None])
+def test_an_owner_has_a_name(runtime, party):
+    with pytest.raises(TypeError, match="`party` is .*, but must be a party's name, such as 'alice'"):
+        runtime.share(Owned(party, FLOATS))
+    with pytest.raises(TypeError, match="`party` is .*, but must be a party's name"):
+        runtime.open_to(party, shared(runtime, FLOATS))
+
+
 def test_a_boolean_result_cannot_be_opened_and_harms_nothing(runtime):
     x = shared(runtime, FLOATS)
     positive = runtime.run("positive", lambda x: x > 0, x)
