@@ -27,7 +27,7 @@ OWNERS: frozenset[Role] = frozenset({"data_owner", "model_owner"})
 
 
 def locate(value: str, info: ValidationInfo, *readers: Role) -> Path:
-    """A path of the configuration: $VARIABLES replaced, `package:NAME/...` found, relative to the file's folder.
+    """A path of the configuration: $VARIABLES and ~ replaced, `package:NAME/...` found, relative to the file's folder.
 
     Where none of its readers is, in a cluster, the path stays as it is written: the file is on another machine.
     """
@@ -54,7 +54,14 @@ def place(value: str, info: ValidationInfo) -> Path:
             raise ValueError(f"the Python package {name!r} is not installed: see 'Installing' in the README")
         return Path(spec.origin).parent / rest
     folder: Path = (info.context or {}).get("folder", Path())
-    return folder / Path(text).expanduser() if text.startswith("~") else folder / text
+    return folder / _at_home(text) if text.startswith("~") else folder / text
+
+
+def _at_home(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"is {text!r}, but there is no such home folder: write the whole path") from error
 
 
 def _variable(name: str) -> str:

@@ -646,6 +646,8 @@ def test_a_path_may_begin_with_the_home_folder(write, monkeypatch):
     home = load_config(path).task.pool.parent
     monkeypatch.setenv("HOME", str(home))
     assert load_config(path, ["task.pool=~/pool.jsonl"]).task.pool == home / "pool.jsonl"
+    with pytest.raises(ConfigError, match="task.pool: is '~nobody-here/x', but there is no such home folder: write"):
+        load_config(path, ["task.pool=~nobody-here/x"])
 
 
 def test_limits_and_logs_are_read_where_they_are_needed(tmp_path, monkeypatch):

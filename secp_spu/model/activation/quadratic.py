@@ -105,10 +105,11 @@ def fitted_squares(inputs: Floats) -> tuple[Floats, Floats, Floats]:
     """
     x, wanted = np.asarray(inputs, np.float64), np.asarray(gelu(jnp.asarray(inputs)), np.float64)
     center = x.mean(0)
-    ones, line = np.ones_like(x), x - center
-    bend = _rest(_rest(np.square(line), ones), line)
+    line = x - center
+    square = np.square(line)
+    bend = square - square.mean(0) - _ratio(square, line) * line  # what of the square is in no line
     a = np.maximum(_ratio(wanted, bend), LEAST_CURVATURE)
-    remaining = wanted - a * np.square(line)
+    remaining = wanted - a * square
     slope, level = _ratio(remaining, line), remaining.mean(0)  # a line**2 + slope line + level
     scale = np.sqrt(a)
     turned = slope / (2 * scale)  # scale line + turned is scale x + shift
@@ -120,8 +121,3 @@ def _ratio(values: Floats, base: Floats) -> Floats:
     """How much of `base` is in the values of each column, by least squares; 0 where the base is zero."""
     share: Floats = (values * base).mean(0) / np.maximum(np.square(base).mean(0), np.finfo(np.float64).tiny)
     return share
-
-
-def _rest(values: Floats, base: Floats) -> Floats:
-    """The values without what of `base` is in them."""
-    return values - _ratio(values, base) * base
