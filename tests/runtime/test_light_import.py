@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+pytest.importorskip("ray", reason="SecretFlow is not installed")
+
 BEGIN = "import sys, secp_spu.runtime.secretflow.runtime, secretflow"
 
 
