@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from secp_spu.config.section import OWN, OWNERS, Count, Role, Section, locate, own_file
+from secp_spu.config.section import OWN, OWNERS, Count, Role, Section, for_party, locate, own_file
 from secp_spu.errors import ConfigError
 
 
@@ -126,10 +126,9 @@ class TlsSection(Section):
     @field_validator("ca", "certificate", "key", mode="before")
     @classmethod
     def _find(cls, value: str, info: ValidationInfo) -> Path:
-        party = (info.context or {}).get("party")
-        if party is None and isinstance(value, str) and value:
+        if (info.context or {}).get("party") is None and isinstance(value, str) and value:
             return Path(value)  # a simulation or an audit, which open no connection
-        return locate(value.replace("{party}", party) if isinstance(value, str) and party else value, info)
+        return locate(for_party(value, info), info)
 
 
 LIMITS_FILE = "~/.local/state/secp-spu/limits.json"

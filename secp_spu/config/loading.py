@@ -90,8 +90,8 @@ def _read(path: Path) -> dict[str, object]:
 def _origin(path: Path, settings: Sequence[str], error: ErrorDetails) -> str:
     """Where a fault came from: the file, or the last setting of its key."""
     key = _key(error)
-    if error["type"] == "value_error":  # what is found among several keys says in front which it blames
-        key = max(key, str(error["ctx"]["error"]).partition(":")[0], key=len)
+    if error["type"] == "value_error" and (message := str(error["ctx"]["error"])).startswith(key):
+        key = message.partition(":")[0]  # a check of several keys says in front which it blames
     for setting in reversed(settings):
         name = setting.partition("=")[0]
         if key == name or key.startswith(f"{name}."):

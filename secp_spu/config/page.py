@@ -27,8 +27,8 @@ A configuration is a YAML file. `secp-spu tune --config FILE` reads it, and so d
 **Values** are YAML. Put yes, no and numbers that stand for words in quotes. Unknown keys are refused.
 
 **Paths** are relative to the folder of the configuration. `${VARIABLE}` in a path stands for an environment variable,
-`~` in front for the home folder, and `package:NAME/FOLDER` finds a folder inside an installed Python
-package.
+`~` in front for the home folder, and `package:NAME/FOLDER` finds a folder inside an
+installed Python package.
 
 **In a cluster** every party has a configuration. Before a run the parties compare them, and a difference ends the run.
 Keys that are marked *own* are not compared: each party may have its own value, and needs only the files that it reads.

@@ -54,7 +54,7 @@ def place(value: str, info: ValidationInfo) -> Path:
             raise ValueError(f"the Python package {name!r} is not installed: see 'Installing' in the README")
         return Path(spec.origin).parent / rest
     folder: Path = (info.context or {}).get("folder", Path())
-    return folder / _at_home(text) if text.startswith("~") else folder / text
+    return folder / _at_home(text)
 
 
 def _at_home(text: str) -> Path:
@@ -100,11 +100,14 @@ class Section(BaseModel):
         return content
 
 
+def for_party(value: str, info: ValidationInfo) -> str:
+    """A path in which `{party}` has become the name of the party that reads, if one does."""
+    party = (info.context or {}).get("party")
+    return value.replace("{party}", party) if isinstance(value, str) and party else value
+
+
 def own_file(value: str, info: ValidationInfo) -> Path:
     """A file that this party writes; `{party}` in its path stands for the party's name, ~ for its home."""
-    party = (info.context or {}).get("party")
-    if isinstance(value, str):
-        if other := re.search(r"(?<!\$)\{(?!party\})[^{}]*\}", value):
-            raise ValueError(f"has {other[0]}, but {{party}} is all that stands for something: write that, or the path")
-        value = value.replace("{party}", party or "{party}")
-    return place(value, info)
+    if isinstance(value, str) and (other := re.search(r"(?<!\$)\{(?!party\})[^{}]*\}", value)):
+        raise ValueError(f"has {other[0]}, but {{party}} is all that stands for something: write that, or the path")
+    return place(for_party(value, info), info)

@@ -156,11 +156,12 @@ def test_gradients_lower_the_loss(folder, records, method):
     assert records[method]["validation_loss"] < before[np.arange(len(labels)), labels].mean() - 0.01
 
 
-def test_each_step_at_each_rate_is_told_of(folder, monkeypatch):
-    monkeypatch.setitem(STEPS, "fine-tuning", 2)
+@pytest.mark.parametrize("method", ["fine-tuning", "gradient-prompt"])
+def test_each_step_at_each_rate_is_told_of(folder, monkeypatch, method):
+    monkeypatch.setitem(STEPS, method, 2)
     steps = []
-    train(FewShot(load_config(folder / "task.yaml", ["tuning.seed=0"])), "fine-tuning", lambda: steps.append(None))
-    assert len(steps) == 2 * len(RATES["fine-tuning"])
+    train(FewShot(load_config(folder / "task.yaml", ["tuning.seed=0"])), method, lambda: steps.append(None))
+    assert len(steps) == len(RATES[method]) * STEPS[method]
 
 
 def test_a_probe_separates_what_is_separable(folder, monkeypatch):

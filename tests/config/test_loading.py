@@ -131,6 +131,8 @@ def test_what_a_setting_got_wrong_is_not_said_of_the_file(write):
         load_config(path, ["tuning.population="])
     with pytest.raises(ConfigError, match="^`settings` tuning.population=: tuning.population is empty: "):
         load_config(path, ["tuning.population=8", "tuning.population="])
+    with pytest.raises(ConfigError, match="^`settings` task.pool=absent: task.pool: .*absent does not exist"):
+        load_config(path, ["task.pool=absent"])
     with pytest.raises(ConfigError, match="^`settings` parties=2: parties: is 2, but aby3 runs among 3"):
         load_config(path, ["protocol=aby3", "parties=2"])
     with pytest.raises(ConfigError, match=f"^configuration {re.escape(str(path))}: tuning.population is 'eight': "):

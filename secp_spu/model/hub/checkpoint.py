@@ -76,17 +76,16 @@ class Checkpoint:
         gelu_head = ACTIVATIONS[kind].gelu_head
         has = f"{self.folder} has activation {_describe(own)}, asked for is"
         remedy = "adapt the checkpoint first, take its own, or set model.force_activation: true"
-        may = force or (is_gelu(own.activation) and gelu_head is not None) or bool(ACTIVATIONS[kind].parameters)
-        if not may and kind != own.activation:  # before a range is asked for that would not help
-            raise CheckpointError(f"{has} {kind}: {remedy}")
+        may = force or (is_gelu(own.activation) and gelu_head is not None)
+        if kind != own.activation:  # before a range is asked for that would not help
+            if ACTIVATIONS[kind].parameters:
+                raise CheckpointError(f"{has} {kind}, which has weights of its own: adapt the checkpoint first")
+            if not may:
+                raise CheckpointError(f"{has} {kind}: {remedy}")
         head = gelu_head if gelu_head and is_gelu(own.head_activation) else own.head_activation
         wanted = replace(own, activation=kind, series=self._series(kind, limit, terms), head_activation=head)
         if (wanted.activation, wanted.series) == (own.activation, own.series):
             return replace(self, config=wanted)
-        if ACTIVATIONS[kind].parameters:
-            raise CheckpointError(
-                f"{has} {_describe(wanted)}, which has weights of its own: adapt the checkpoint first"
-            )
         if not may:
             raise CheckpointError(f"{has} {_describe(wanted)}: {remedy}")
         return replace(self, config=wanted, variables=_without_activation(self.variables))
