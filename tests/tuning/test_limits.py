@@ -236,7 +236,7 @@ def test_and_when_a_run_takes_more_than_it_asked_for(tmp_path):
         assert [event["event"] for event in events] == ["asked", "part", "part", "refused"]
         assert events[-1]["limit"] == "texts_a_day"
         assert events[0]["by"] == "alice"
-        assert "250" not in path.read_text()
+        assert "250" not in str([{**event, "time": None} for event in events])  # milliseconds may be any number
 
 
 def test_without_limits_nothing_is_asked_after_the_start(tmp_path):
