@@ -78,3 +78,15 @@ def cost_of(runtime: LocalRuntime, call: Callable[[], Any], phase: str = "online
 def times(elements: int, *operations: tuple[int, int]) -> tuple[int, int]:
     """The cost of one operation after another, each on so many elements."""
     return sum(size * elements for size, _ in operations), sum(sends for _, sends in operations)
+
+
+def is_kept(runtime: LocalRuntime, name: str) -> bool:
+    """Whether the parties have a variable; asked of each directly, since a runtime ends with a party that fails."""
+    kept = []
+    for party in runtime._parties:
+        try:
+            kept.append(bool(party.spu.get_var(name)))
+        except Exception:
+            kept.append(False)
+    assert len(set(kept)) == 1
+    return kept[0]

@@ -1,5 +1,6 @@
 """A model on a runtime: its layers as programs, embedding under MPC, and the memory that a pass takes."""
 
+from secp_spu.inference.backward_pass import BackwardPass
 from secp_spu.inference.memory import pass_bytes, sequence_bytes, sequences_within
 from secp_spu.inference.private_embedding import (
     SHIFT_BITS,
@@ -12,6 +13,7 @@ from secp_spu.inference.private_embedding import (
 )
 from secp_spu.inference.secure_model import (
     Batch,
+    Kept,
     SecureModel,
     StreamedLayers,
     keep_openings,
@@ -21,7 +23,9 @@ from secp_spu.inference.secure_model import (
 
 __all__ = [
     "SHIFT_BITS",
+    "BackwardPass",
     "Batch",
+    "Kept",
     "PrivateEmbedding",
     "SecureModel",
     "StreamedLayers",

@@ -28,6 +28,7 @@ from secp_spu.model import (
     attention_class,
     hidden_bits,
     layer_class,
+    read_out,
 )
 from secp_spu.model.layers import with_bias
 from secp_spu.protocol import FRACTION_BITS, Number, from_storage, to_ring, to_storage
@@ -62,6 +63,23 @@ class Batch:
     def handles(self) -> list[Stored]:
         """All of them, to be freed."""
         return [self.hidden, self.padding_mask, self.readout]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a forward pass left in shares for its backward pass.
+
+    Attributes:
+        layers: of each layer, what its modules kept.
+        vector: what the head read [candidates * texts, width].
+        readout: from which tokens [candidates * texts, tokens].
+        texts: how many stood behind each prompt.
+    """
+
+    layers: list[Tree]
+    vector: Stored
+    readout: Stored
+    texts: int
 
 
 class StreamedLayers:
@@ -100,7 +118,13 @@ class SecureModel:
         on_layer: called after every layer, for progress.
 
     Attributes:
+        runtime: where it runs.
+        config: of the transformer.
         keeps_openings: the first pass opens the weights' products for all later ones (SEMI2K, unless streamed).
+        on_layer: called after every layer.
+        head: the head's parameters.
+        head_module: what computes the logits.
+        labels: what the label-embedding head compares with, once `embed_labels` has been called.
     """
 
     def __init__(
@@ -113,8 +137,8 @@ class SecureModel:
         *,
         on_layer: Callable[[], None] = lambda: None,
     ):
-        self._runtime, self._layers, self._head, self._on_layer = runtime, layers, head, on_layer
-        self._labels: tuple[Stored, ...] = ()
+        self.runtime, self.config, self._layers, self.head, self.on_layer = runtime, config, layers, head, on_layer
+        self.labels: tuple[Stored, ...] = ()
         setting = setting_of(runtime)
         self._layer_module = layer_class(config)(config, setting=setting)
         stay = setting.secure and not isinstance(layers, StreamedLayers)
@@ -128,8 +152,17 @@ class SecureModel:
         bits = hidden_bits(config)
         self._pool = partial(_run_head, PooledEmbedding(setting), bits, setting)
         by_words = "decoder" in head
-        module = LabelWordHead(config, labels) if by_words else LabelEmbeddingHead(setting)
-        self._run_head = partial(_run_head, module, bits, setting)
+        self.head_module: nn.Module = LabelWordHead(config, labels) if by_words else LabelEmbeddingHead(setting)
+        self._run_head = partial(_run_head, self.head_module, bits, setting)
+        self._run_head_keeping = partial(_run_head_keeping, self.head_module, bits, setting)
+        self._run_layer_keeping = partial(_run_layer_keeping, self._layer_module, self.keeps_openings)
+
+    @property
+    def layer_params(self) -> list[Tree]:
+        """Each layer's parameters, which stay; ValueError where layers are streamed."""
+        if isinstance(self._layers, StreamedLayers):
+            raise ValueError("layers are streamed, but what is asked for needs them to stay")
+        return [variables["params"] for variables in self._layers]
 
     @property
     def layers(self) -> int:
@@ -139,9 +172,9 @@ class SecureModel:
     def embed_labels(self, descriptions: Batch) -> None:
         """Compute the label embeddings [labels, width] that the label-embedding head compares with."""
         hidden = self._encode(descriptions.hidden, descriptions.padding_mask)
-        self._labels = (self._runtime.run("embed_labels", self._pool, self._head, hidden, descriptions.readout),)
-        self._head = {"pooled": self._head}
-        self._runtime.free(hidden)
+        self.labels = (self.runtime.run("embed_labels", self._pool, self.head, hidden, descriptions.readout),)
+        self.head = {"pooled": self.head}
+        self.runtime.free(hidden)
 
     def logits(self, prompts: Stored, batch: Batch, *, offline: Phase = "offline") -> Stored:
         """A forward pass of every prompt before every text.
@@ -152,30 +185,54 @@ class SecureModel:
             offline: what making the correlations is booked as.
         Returns: secret logits [candidates * texts, labels], the texts of one candidate after those of another.
         """
-        run = self._runtime.run
-        rows = batch.padding_mask, batch.readout
-        assembled, padding_mask, readout = run("assemble", _assemble, prompts, batch.hidden, *rows)
-        hidden = self._encode(assembled, padding_mask, offline)
-        logits: Stored = run("head", self._run_head, self._head, hidden, readout, *self._labels)
-        self._runtime.free([assembled, hidden, padding_mask, readout])
+        hidden, readout = self._read(prompts, batch, offline, None)
+        logits: Stored = self.runtime.run("head", self._run_head, self.head, hidden, readout, *self.labels)
+        self.runtime.free([hidden, readout])
         return logits
 
-    def _encode(self, hidden: Stored, padding_mask: Stored, offline: Phase = "offline") -> Stored:
-        """All layers, each with fresh correlations; what comes in is left to the caller unless a layer made it."""
+    def logits_and_kept(self, prompts: Stored, batch: Batch, *, offline: Phase = "offline") -> tuple[Stored, Kept]:
+        """`logits`, and what the backward pass reads: for each layer some 15 hidden states of all tokens."""
+        kept: list[Tree] = []
+        hidden, readout = self._read(prompts, batch, offline, kept)
+        inputs = self.head, hidden, readout, *self.labels
+        logits, vector = self.runtime.run("head_keeping", self._run_head_keeping, *inputs)
+        self.runtime.free(hidden)
+        return logits, Kept(kept, vector, readout, batch.hidden.spec.shape[0])
+
+    def _read(self, prompts: Stored, batch: Batch, offline: Phase, kept: list[Tree] | None) -> tuple[Stored, Stored]:
+        """What the head reads: hidden states and readout."""
+        rows = batch.padding_mask, batch.readout
+        assembled, padding_mask, readout = self.runtime.run("assemble", _assemble, prompts, batch.hidden, *rows)
+        hidden = self._encode(assembled, padding_mask, offline, kept)
+        self.runtime.free([assembled, padding_mask])
+        return hidden, readout
+
+    def _encode(
+        self, hidden: Stored, padding_mask: Stored, offline: Phase = "offline", kept: list[Tree] | None = None
+    ) -> Stored:
+        """All layers, each with fresh correlations; what comes in is left to the caller unless a layer made it.
+
+        What each layer keeps for the backward pass is appended to `kept`, where there is one.
+        """
         masks = [padding_mask]
         if self._weigh_tokens is not None:
-            masks.append(self._runtime.run("token_shares", self._weigh_tokens, padding_mask))
+            masks.append(self.runtime.run("token_shares", self._weigh_tokens, padding_mask))
         declared = self._declare(hidden, *masks)
         first = hidden
         for variables in self._layers:
-            with self._runtime.ledger.phase(offline):
-                correlations = self._runtime.correlations(declared)
-            result = self._runtime.run("layer", self._run_layer, variables, correlations, hidden, *masks)
+            with self.runtime.ledger.phase(offline):
+                correlations = self.runtime.correlations(declared)
+            if kept is None:
+                result = self.runtime.run("layer", self._run_layer, variables, correlations, hidden, *masks)
+            else:
+                keeping = self._run_layer_keeping
+                result, of_layer = self.runtime.run("layer_keeping", keeping, variables, correlations, hidden, *masks)
+                kept.append(of_layer)
             if hidden is not first:
-                self._runtime.free(hidden)
+                self.runtime.free(hidden)
             hidden = result
-            self._on_layer()
-        self._runtime.free(masks[1:])
+            self.on_layer()
+        self.runtime.free(masks[1:])
         return hidden
 
     def _declare(self, *inputs: Stored) -> Tree:
@@ -221,12 +278,33 @@ def keep_openings(params: Tree) -> Tree:
 
 
 def _run_layer(module: EncoderLayer, cached: bool, variables: Tree, correlations: Tree, *inputs: Array) -> Array:
+    found, _ = _apply_layer(module, cached, variables, correlations, inputs, mutable=[])
+    return found
+
+
+def _run_layer_keeping(
+    module: EncoderLayer, cached: bool, variables: Tree, correlations: Tree, *inputs: Array
+) -> tuple[Array, Tree]:
+    found, collections = _apply_layer(module, cached, variables, correlations, inputs, mutable=["kept"])
+    return found, collections["kept"]
+
+
+def _apply_layer(
+    module: EncoderLayer,
+    cached: bool,
+    variables: Tree,
+    correlations: Tree,
+    inputs: Sequence[Array],
+    *,
+    mutable: list[str],
+) -> tuple[Array, Tree]:
     if cached:
         variables = {**variables, "params": keep_openings(variables["params"])}
     hidden = hidden_bits(module.config)
     bits = hidden, FRACTION_BITS, attention_class(module.config).weight_bits or FRACTION_BITS
     numbers = (from_storage(array, b, secure=module.setting.secure) for array, b in zip(inputs, bits, strict=False))
-    return to_storage(apply_module(module, {**variables, "correlations": correlations}, *numbers), hidden)
+    found, collections = module.apply({**variables, "correlations": correlations}, *numbers, mutable=mutable)
+    return to_storage(found, hidden), collections
 
 
 def _weigh_tokens(config: TransformerConfig, padding_mask: Array) -> Array:
@@ -243,6 +321,21 @@ def _run_head(
         from_storage(readout, FRACTION_BITS, secure=setting.secure),
     )
     logits: Number = apply_module(module, {"params": params}, *inputs, *labels)
+    return logits
+
+
+def _run_head_keeping(
+    module: nn.Module, bits: int, setting: Setting, params: Tree, hidden: Array, readout: Array, *labels: Array
+) -> tuple[Array, Array]:
+    """The same, and the vectors that are read [batch, width]."""
+    weights = from_storage(readout, FRACTION_BITS, secure=setting.secure)
+    vector = read_out(from_storage(hidden, bits, secure=setting.secure), weights)
+    return logits_of(module, params, vector, *labels), vector
+
+
+def logits_of(module: nn.Module, params: Tree, vector: Array, *labels: Array) -> Array:
+    """What a head makes of the vectors that it reads [batch, width]: each as a sequence of one token."""
+    logits: Array = apply_module(module, {"params": params}, vector[:, None], jnp.ones((len(vector), 1)), *labels)
     return logits
 
 

@@ -69,6 +69,18 @@ def spent_correlation(
     return spend(declare)
 
 
+def keeps_for_backward(module: nn.Module) -> bool:
+    """Whether a call of a module is to keep what the backward pass reads (`mutable=["kept"]`)."""
+    return module.is_mutable_collection("kept") and not module.is_initializing()
+
+
+def keep_for_backward(module: nn.Module, **values: Number) -> None:
+    """Put what the backward pass reads into the collection "kept", where a call asks for it."""
+    if keeps_for_backward(module):
+        for name, value in values.items():
+            module.put_variable("kept", name, value)
+
+
 def apply_module(module: nn.Module, variables: Tree, *inputs: Tree) -> Tree:
     """What a module computes, where no collection of its variables changes."""
     result: Tree = module.apply(variables, *inputs)
@@ -163,7 +175,9 @@ class Norm(nn.Module):
         scale = inverse_sqrt(variance, self.epsilon / surplus) * constant(1 / math.sqrt(surplus), ROOT_BITS, x)
         if keep is not None:
             scale = scale * keep[..., None]
-        normed = multiply(centred, widened(rounded(scale, scale_bits, small=keep is None), width))
+        scale = rounded(scale, scale_bits, small=keep is None)
+        normed = multiply(centred, widened(scale, width))
+        keep_for_backward(self, rows=normed, scale=scale)
         if self.setting.folded:
             return normed
         gain = self.param("scale", nn.initializers.ones, (width,))

@@ -57,6 +57,16 @@ ATTENDED_BITS = 36
 """Fraction bits of causal means over keys. Before the truncation means have 45 and the logarithm of the tokens. Up to
 128 tokens, of values up to 256, take one cheap truncation, and more take two; values of up to 32 fit for 1,024."""
 
+COTANGENT_BITS = 14
+"""Fraction bits of the cotangents of a layer's rows. The data owner scales them, so that the largest elements are from
+10 to 200; on MiniLM adapted they are at most 25 times the root mean square, in every layer."""
+
+HEAD_COTANGENT_BITS = 12
+"""Fraction bits of the cotangents of what attention gives."""
+
+INNER_COTANGENT_BITS = 11
+"""Fraction bits of the cotangents of what an activation gives: with a square's inputs of 25 bits they make 35."""
+
 DIVISOR_BITS = 9
 """Fraction bits of 1/denominator, which is one or more for a kernel of at most one."""
 

@@ -14,7 +14,7 @@ from jax import Array
 
 from secp_spu.model.activation import activation_class
 from secp_spu.model.attention import attention_class
-from secp_spu.model.layers import Dense, Norm, Residual
+from secp_spu.model.layers import Dense, Norm, Residual, keep_for_backward
 from secp_spu.model.precision import HIDDEN_BITS, OUTPUT_WEIGHT_BITS, STREAM_BITS, SUM_BITS
 from secp_spu.model.setting import PLAIN, Setting
 from secp_spu.model.transformer_config import TransformerConfig
@@ -81,6 +81,7 @@ class EncoderLayer(nn.Module):
         Returns: [batch, tokens, width], likewise.
         """
         config, setting = self.config, self.setting
+        keep_for_backward(self, tokens=padding_mask.sum(-1))
         if weights is None:
             weights = attention_class(config).token_weights(padding_mask, config)
         attended = self._attend(hidden, weights) + Residual(setting, name="attention_residual")(hidden)
@@ -95,7 +96,7 @@ class EncoderLayer(nn.Module):
         config, setting = self.config, self.setting
         query, key, value = self._project(rows)
         attention = attention_class(config)(config, self.layer, setting, name="attention")
-        attended = rearranged(_join_heads, attention(query, key, value, weights))
+        attended = rearranged(join_heads, attention(query, key, value, weights))
         return Dense(config.width, setting, name="attention_output")(attended)
 
     def _feed_forward(self, rows: Number) -> Number:
@@ -111,17 +112,17 @@ class EncoderLayer(nn.Module):
         columns = attention_class(config).projected_columns(config, setting)
         projected = Dense(sum(columns), setting, name="query_key_value")(hidden)
         ends = np.cumsum(columns)
-        split = partial(_split_heads, heads=config.heads)
+        split = partial(split_heads, heads=config.heads)
         return [rearranged(split, projected[..., end - size : end]) for end, size in zip(ends, columns, strict=True)]
 
 
-def _split_heads(projected: Array, heads: int) -> Array:
+def split_heads(projected: Array, heads: int) -> Array:
     """[batch, tokens, heads * columns] to [batch, heads, tokens, columns]."""
     batch, tokens, columns = projected.shape
     return projected.reshape(batch, tokens, heads, columns // heads).transpose(0, 2, 1, 3)
 
 
-def _join_heads(attended: Array) -> Array:
+def join_heads(attended: Array) -> Array:
     """[batch, heads, tokens, head_dim] to [batch, tokens, width]."""
     batch, heads, tokens, head_dim = attended.shape
     return attended.transpose(0, 2, 1, 3).reshape(batch, tokens, heads * head_dim)

@@ -27,6 +27,7 @@ from secp_spu.protocol.fixed import (
     as_fixed,
     as_plain,
     constant,
+    doubled,
     from_storage,
     from_storage_like,
     inverse_sqrt,
@@ -46,6 +47,8 @@ from secp_spu.protocol.gelu import (
     secure_series_gelu,
     series_error_bound,
     series_gelu,
+    series_gelu_and_slope,
+    slope_error_bound,
 )
 from secp_spu.protocol.products import batched_product
 from secp_spu.protocol.reciprocal import (
@@ -88,6 +91,7 @@ __all__ = [
     "declare_reciprocal",
     "declare_series",
     "decode",
+    "doubled",
     "encode",
     "finish_exchange",
     "fit_gelu",
@@ -109,7 +113,9 @@ __all__ = [
     "secure_series_gelu",
     "series_error_bound",
     "series_gelu",
+    "series_gelu_and_slope",
     "series_reciprocal",
+    "slope_error_bound",
     "spend",
     "to_fixed",
     "to_float",

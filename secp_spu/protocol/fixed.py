@@ -243,6 +243,11 @@ def inverse_sqrt(x: NumberT, epsilon: float) -> NumberT:
     return Fixed(to_ring(root), FRACTION_BITS - half)
 
 
+def doubled(x: NumberT) -> NumberT:
+    """2 x: for `Fixed` nothing but a bit less."""
+    return Fixed(x.ring, x.bits - 1) if isinstance(x, Fixed) else 2 * x
+
+
 def mean_of(total: NumberT, count: int) -> NumberT:
     """A sum divided by how many there were, rounded up to a power of two: for `Fixed` nothing but more bits."""
     halvings = math.ceil(math.log2(count))

@@ -12,17 +12,20 @@ on by about |x| - P/2.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from scipy.special import ndtr
 
 from secp_spu.protocol.correlation import CosineCorrelation, declare_correlation, is_declared_by
 from secp_spu.protocol.cosine import plain_cos_sin
-from secp_spu.protocol.fixed import Fixed, Number, as_fixed, as_plain
+from secp_spu.protocol.fixed import Fixed, Number, NumberT, as_fixed, as_plain
 from secp_spu.protocol.ring import FRACTION_BITS, from_ring, open_masked, to_ring
 from secp_spu.protocol.spending import spend
 from secp_spu.protocol.waves import (
@@ -196,6 +199,28 @@ def series_gelu(x: Number, series: GeluSeries, correlation: CosineCorrelation | 
     return total
 
 
+def series_gelu_and_slope(
+    x: NumberT, series: GeluSeries, correlation: CosineCorrelation | None = None
+) -> tuple[NumberT, NumberT]:
+    """`series_gelu` and its derivative, which under MPC is another series of the same opening.
+
+    Args:
+        x: any shape: `Fixed`, or plain in plain JAX.
+        series: public.
+        correlation: see `secure_series_gelu`; None for plain JAX.
+    Returns: both of the same shape; `Fixed` of RESULT_BITS fraction bits. Costs what `series_gelu` does.
+    Error of the derivative, against the series' own: `slope_error_bound`.
+    """
+    if not isinstance(x, Fixed):
+        return jax.jvp(lambda x: as_plain(series_gelu(x, series)), (x,), (jnp.ones_like(x),))
+    if correlation is None:
+        raise ValueError("correlation is None, but a secret series spends one: declare it with declare_series")
+    delta = _opened(x, series, correlation)
+    waves = sum_of_products(public_waves(delta, _slope_waves(series)), correlation.cos, correlation.sin)
+    half = to_ring(from_ring(waves) + 0.5 * 2.0 ** (RESULT_BITS - FRACTION_BITS))
+    return _value(x, delta, series, correlation), Fixed(half, RESULT_BITS)
+
+
 def secure_series_gelu(x: Fixed, series: GeluSeries, correlation: CosineCorrelation) -> Fixed:
     """GELU of a secret x with |x| <= series.limit. Only for programs compiled by SPU.
 
@@ -215,14 +240,19 @@ def secure_series_gelu(x: Fixed, series: GeluSeries, correlation: CosineCorrelat
     Raises: ValueError if x has other bits, or the correlation was declared for another shape or number of terms.
     Source: Fourier GELU of one opening, arXiv 2506.15307; here of odd harmonics, a whole-ring mask, no truncation.
     """
+    return _value(x, _opened(x, series, correlation), series, correlation)
+
+
+def _opened(x: Fixed, series: GeluSeries, correlation: CosineCorrelation) -> Array:
+    """The masked angle."""
     _check(x, series, correlation)
     turns = x.ring * jnp.int32(series.frequency << (INPUT_BITS - x.bits))
+    return open_masked(turns, correlation.mask)
 
-    delta = open_masked(turns, correlation.mask)
 
-    public = public_waves(delta, waves_of(series))
-
-    waves = sum_of_products(public, correlation.cos, correlation.sin)
+def _value(x: Fixed, delta: Array, series: GeluSeries, correlation: CosineCorrelation) -> Fixed:
+    """x/2 + a_0 + the waves."""
+    waves = sum_of_products(public_waves(delta, waves_of(series)), correlation.cos, correlation.sin)
     total = Fixed(x.ring, x.bits + 1) + Fixed(waves, RESULT_BITS)
     # a_0 as one of SPU's own numbers: the integer has more than the 32 bits that JAX knows of.
     constant = series.coefficients[0] * 2.0 ** (RESULT_BITS - FRACTION_BITS)
@@ -233,6 +263,16 @@ def waves_of(series: GeluSeries) -> Waves:
     """What is public of it."""
     coefficients = series.coefficients[1:]
     return series_waves(TURN_BITS, coefficients, [0.0] * len(coefficients), odd=True)
+
+
+def slopes(series: GeluSeries) -> Floats:
+    """b_k of the derivative 1/2 + sum_k b_k sin(2 pi (2 k - 1) x / P) [terms]."""
+    weights: Floats = -np.array(series.coefficients[1:]) * 2 * np.pi / series.period * np.array(series.multiples)
+    return weights
+
+
+def _slope_waves(series: GeluSeries) -> Waves:
+    return series_waves(TURN_BITS, [0.0] * series.terms, slopes(series).tolist(), odd=True)
 
 
 def _check(x: Fixed, series: GeluSeries, correlation: CosineCorrelation) -> None:
@@ -248,8 +288,8 @@ def _check(x: Fixed, series: GeluSeries, correlation: CosineCorrelation) -> None
         )
 
 
-def public_error_bound(series: GeluSeries) -> Floats:
-    """Largest error of the public factors c_k and s_k [terms], against a_k cos and a_k sin of the angle that is cut.
+def public_error_bound(series: GeluSeries, weights: Floats) -> Floats:
+    """Largest error of the public factors [terms], against the weights' cosines and sines of the angle that is cut.
 
     An error at the start, of cos and sin of the angle itself, grows n-fold by the recurrence, and what is added in each
     step (n**2 - 1) / 8-fold: 2 cos 2b is off by 8 times the start, and the square and the product lose a unit each.
@@ -257,7 +297,7 @@ def public_error_bound(series: GeluSeries) -> Floats:
     multiple = np.array(series.multiples, np.float64)
     start = POLYNOMIAL_ERROR + 2.0 ** -(RECURRENCE_BITS + 1)
     recurrence = multiple * start + (multiple**2 - 1) / 8 * (8 * start + 2 * 2.0**-RECURRENCE_BITS)
-    return np.abs(series.coefficients[1:]) * recurrence + 2.0 ** -(PUBLIC_BITS + 1)
+    return np.abs(weights) * recurrence + 2.0 ** -(PUBLIC_BITS + 1)
 
 
 def series_error_bound(series: GeluSeries, *, mask_error: float) -> float:
@@ -267,8 +307,19 @@ def series_error_bound(series: GeluSeries, *, mask_error: float) -> float:
         series: in use.
         mask_error: largest error of C_k and of S_k, see `correlation.joint_error_bound` and `dealt_error_bound`.
     """
-    weight, public = np.abs(series.coefficients[1:]), public_error_bound(series)
+    return series.error + _waves_error_bound(series, np.array(series.coefficients[1:]), mask_error)
+
+
+def slope_error_bound(series: GeluSeries, *, mask_error: float) -> float:
+    """Largest error of the derivative that `series_gelu_and_slope` gives, against the series' own, likewise."""
+    unit = 2.0 ** -(COEFFICIENT_BITS + 1)  # of b_k, which are rounded
+    return series.terms * math.sqrt(2) * unit + _waves_error_bound(series, slopes(series), mask_error)
+
+
+def _waves_error_bound(series: GeluSeries, weights: Floats, mask_error: float) -> float:
+    """Largest error of a sum of waves with these weights."""
+    weight, public = np.abs(weights), public_error_bound(series, weights)
     angle = weight * 2 * np.pi * np.array(series.multiples) * 2.0**-FRACTION_BITS  # delta cut to 18 bits of a turn
     # |c dC| + |C dc| and the same for s, by Cauchy-Schwarz; |dc dC| and the same for s
     product = np.sqrt(2) * (public + weight * mask_error) + 2 * public * mask_error
-    return float(series.error + (angle + product).sum())
+    return float((angle + product).sum())

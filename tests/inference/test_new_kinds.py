@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from pages import example
 from parties import ABY3
-from test_secure_model import CONFIG, PROMPT_TOKENS, TOKENS, flax_logits, make_parts, random_variables, run_model
+from small_model import CONFIG, PROMPT_TOKENS, TOKENS, make_parts, random_variables, run_model
+from test_secure_model import flax_logits
 
 from secp_spu.inference import pass_bytes
 from secp_spu.model import (

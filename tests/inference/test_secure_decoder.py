@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from fixed_point import RECIPROCAL_UNITS, RSQRT_ERROR
 from parties import ABY3, SEMI2K_2, ULP, cost_of, opened, shared, without_debugging
-from test_secure_model import random_variables
+from small_model import random_variables
 
 from secp_spu.inference import Batch, SecureModel, setting_of
 from secp_spu.model import (

@@ -21,10 +21,12 @@ from secp_spu.protocol import (
     secure_series_gelu,
     series_error_bound,
     series_gelu,
+    series_gelu_and_slope,
+    slope_error_bound,
     to_storage,
 )
 from secp_spu.protocol import gelu as gelu_module
-from secp_spu.protocol.gelu import INPUT_BITS, LEAST_INPUT_BITS, TURN_BITS
+from secp_spu.protocol.gelu import INPUT_BITS, LEAST_INPUT_BITS, TURN_BITS, slopes
 from secp_spu.protocol.waves import FACTOR_BITS, RESULT_BITS
 
 BITS = 25
@@ -152,6 +154,35 @@ def test_secure_series_gelu_matches_gelu(runtimes, setting, source, of):
     assert error.max() <= bound
     assert error.max() > bound / 10, "a bound so wide would be met by luck"
     assert np.abs(gelu(x) - np.maximum(x, 0)).max() > bound, "the bound cannot tell GELU from relu"
+
+
+@pytest.mark.parametrize("of", [SHORT, WIDE], ids=["short", "wide"])
+def test_the_slope_of_a_series_is_its_derivative(of):
+    """JAX's own, and the value beside it is unchanged."""
+    x = grid(of.limit).astype(np.float32)
+    value, slope = series_gelu_and_slope(x, of)
+    np.testing.assert_array_equal(value, series_gelu(x, of))
+    angle = 2 * np.pi * np.outer(x.astype(np.float64), of.multiples) / of.period
+    np.testing.assert_allclose(slope, 0.5 + np.sin(angle) @ slopes(of), atol=1e-5)
+
+
+@pytest.mark.parametrize("which", [ABY3, SEMI2K_2])
+def test_the_secure_slope_costs_nothing_and_is_within_its_bound(runtimes, which):
+    runtime, x = runtimes(which), grid(SHORT.limit)
+    of_value, of_both = (
+        cost_of(runtime, lambda fn=fn: run(runtime, x, SHORT, fn=fn))
+        for fn in (secure_series_gelu, lambda *a: series_gelu_and_slope(*a)[1])
+    )
+    assert of_both[1] == of_value[1]
+    bound = slope_error_bound(SHORT, mask_error=mask_error(which, "joint", FACTOR_BITS))
+    angle = 2 * np.pi * np.outer(x, SHORT.multiples) / SHORT.period
+    error = np.abs(of_both[0] - (0.5 + np.sin(angle) @ slopes(SHORT)))
+    assert bound / 10 < error.max() <= bound < 0.01
+
+
+def test_a_secret_slope_without_a_correlation_is_refused():
+    with pytest.raises(ValueError, match="correlation is None"):
+        series_gelu_and_slope(Fixed(jnp.zeros(3, jnp.int32), BITS), SHORT)
 
 
 def test_the_bound_is_small_where_it_is_used():

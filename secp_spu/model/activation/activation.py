@@ -34,6 +34,7 @@ class Activation(nn.Module):
         parameters: names of learned parameters, each [intermediate].
         uses_series: the config has a `GeluSeries`.
         gelu_head: the head's activation of a model where this one replaces GELU; None where it cannot replace GELU.
+        has_backward: it keeps what `pull_back` reads: its derivative as "slope", unless `pull_back` is another.
     """
 
     config: TransformerConfig
@@ -46,6 +47,7 @@ class Activation(nn.Module):
     parameters: ClassVar[tuple[str, ...]] = ()
     uses_series: ClassVar[bool] = False
     gelu_head: ClassVar[ActivationKind | None] = None
+    has_backward: ClassVar[bool] = False
 
     def __call__(self, u: Number) -> Number:
         """Apply."""
@@ -79,6 +81,16 @@ class Activation(nn.Module):
         """
         del params, output_kernel
         return kernel, bias, output_bias
+
+    @staticmethod
+    def pull_back(kept: Mapping[str, Number], cotangent: Number) -> Number:
+        """The cotangent of the input, with all bits of the product: the slope that was kept times the result's.
+
+        Args:
+            kept: by the forward pass, with folded parameters.
+            cotangent: of the result [..., intermediate].
+        """
+        return kept["slope"] * cotangent
 
     @staticmethod
     def pairs(config: TransformerConfig) -> int:

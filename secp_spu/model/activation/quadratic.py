@@ -13,7 +13,8 @@ from jax import Array
 
 from secp_spu.model.activation.activation import Activation
 from secp_spu.model.activation.functions import gelu
-from secp_spu.protocol import Fixed, Number, rounded
+from secp_spu.model.layers import keep_for_backward
+from secp_spu.protocol import Fixed, Number, doubled, rounded
 from secp_spu.protocol.fixed import DROP_BITS
 from secp_spu.trees import Floats
 
@@ -34,10 +35,12 @@ class Quadratic(Activation):
     about: ClassVar[str] = "a learned quadratic function, for checkpoints that were adapted to it"
     element_bytes: ClassVar[int] = 170
     parameters: ClassVar[tuple[str, ...]] = ("scale", "shift", "offset")
+    has_backward: ClassVar[bool] = True
 
     @nn.compact
     def __call__(self, u: Number) -> Number:
         """Apply; u is `Fixed` only with folded parameters, and the result has 16 bits fewer than the whole square."""
+        keep_for_backward(self, inputs=u)
         if self.setting.folded:  # without the bits that one cheap truncation drops
             return rounded(u * u, 2 * u.bits - DROP_BITS) if isinstance(u, Fixed) else u * u
         if isinstance(u, Fixed):
@@ -71,6 +74,11 @@ class Quadratic(Activation):
         """
         scale, shift, offset = (params[name] for name in Quadratic.parameters)
         return kernel * scale, bias * scale + shift, output_bias + offset @ output_kernel
+
+    @staticmethod
+    def pull_back(kept: Mapping[str, Number], cotangent: Number) -> Number:
+        """2 u times the cotangent: of the folded square."""
+        return doubled(kept["inputs"] * cotangent)
 
     @staticmethod
     def result_bits(bits: int) -> int:

@@ -8,9 +8,9 @@ from typing import ClassVar
 import flax.linen as nn
 
 from secp_spu.model.activation.activation import Activation
-from secp_spu.model.layers import spent_correlation
+from secp_spu.model.layers import keep_for_backward, keeps_for_backward, spent_correlation
 from secp_spu.model.transformer_config import ActivationKind, TransformerConfig
-from secp_spu.protocol import Number, declare_series, series_gelu
+from secp_spu.protocol import Number, declare_series, series_gelu, series_gelu_and_slope
 from secp_spu.protocol.waves import RESULT_BITS
 
 
@@ -23,6 +23,7 @@ class Series(Activation):
     about: ClassVar[str] = "GELU within `activation_range`, much cheaper still"
     uses_series: ClassVar[bool] = True
     gelu_head: ClassVar[ActivationKind | None] = "gelu_tanh"
+    has_backward: ClassVar[bool] = True
 
     @nn.compact
     def __call__(self, u: Number) -> Number:
@@ -31,7 +32,11 @@ class Series(Activation):
         if series is None:
             raise ValueError("config.series is None: activation series needs one, made by fit_gelu")
         correlation = spent_correlation(self, "series", partial(declare_series, u.shape, series))
-        return series_gelu(u, series, correlation)
+        if not keeps_for_backward(self):
+            return series_gelu(u, series, correlation)
+        value, slope = series_gelu_and_slope(u, series, correlation)
+        keep_for_backward(self, slope=slope)
+        return value
 
     @staticmethod
     def pairs(config: TransformerConfig) -> int:

@@ -8,7 +8,7 @@ import flax.linen as nn
 
 from secp_spu.model.setting import PLAIN, Setting
 from secp_spu.model.transformer_config import TransformerConfig
-from secp_spu.protocol import FRACTION_BITS, Number
+from secp_spu.protocol import FRACTION_BITS, Number, NumberT
 from secp_spu.trees import Floats, Tree
 
 
@@ -28,6 +28,7 @@ class Attention(nn.Module):
         adapted: a checkpoint gets this kind by adaptation; Hugging Face's own models do not have it.
         has_features: the kind takes the config's `features` and `feature_seed`, which stand in config.json.
         has_gradients: the baselines can differentiate it under MPC: it spends no correlation.
+        has_backward: it keeps what `pull_back` reads; of an encoder.
         watches_kernel: the mean kernel of every query is in the collection "intermediates" under "mean_kernel", and
             adaptation keeps it above a floor.
         weight_bits: fraction bits of the token weights that one program makes for all layers of an encoder; None where
@@ -41,6 +42,7 @@ class Attention(nn.Module):
     adapted: ClassVar[bool] = True
     has_features: ClassVar[bool] = False
     has_gradients: ClassVar[bool] = False
+    has_backward: ClassVar[bool] = False
     watches_kernel: ClassVar[bool] = False
     weight_bits: ClassVar[int | None] = None
 
@@ -78,6 +80,31 @@ class Attention(nn.Module):
         """
         del config
         return kernel, bias, params
+
+    @classmethod
+    def pull_back(
+        cls, kept: Tree, cotangent: Number, tokens: Number, setting: Setting
+    ) -> tuple[Number, Number, Number]:
+        """The cotangents of queries, keys and values, of the same fraction bits under MPC.
+
+        Args:
+            kept: by the forward pass, with folded parameters.
+            cotangent: of the result [batch, heads, tokens, head_dim], of HEAD_COTANGENT_BITS.
+            tokens: how many of each text are no padding [batch].
+            setting: where it runs.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def backward_kernel(cls, kernel: NumberT, config: TransformerConfig) -> NumberT:
+        """The projections' kernel as the backward pass multiplies by it, of the same fraction bits.
+
+        Args:
+            kernel: folded [width, columns].
+            config: of the transformer.
+        """
+        del config
+        return kernel
 
     @classmethod
     def tensors(cls, config: TransformerConfig) -> dict[str, tuple[int, ...]]:

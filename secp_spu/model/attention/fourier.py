@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 
 from secp_spu.model.attention.attention import required
-from secp_spu.model.attention.causal_means import summarise_causal
+from secp_spu.model.attention.causal_means import summarise_causal, transpose
 from secp_spu.model.attention.random_features import (
     INITIAL_LENGTH,
     PROJECTION_BITS,
@@ -20,19 +20,31 @@ from secp_spu.model.attention.random_features import (
     append_column,
     append_ones,
     orthogonal_frequencies,
-    summarise,
+    read_summary,
+    summary_of,
 )
-from secp_spu.model.layers import spent_correlation
-from secp_spu.model.precision import DIVISOR_BITS, FACTOR_BITS, TOKEN_SHARE_BITS, VALUE_BITS
+from secp_spu.model.layers import keep_for_backward, spent_correlation
+from secp_spu.model.precision import (
+    DIVISOR_BITS,
+    FACTOR_BITS,
+    HEAD_COTANGENT_BITS,
+    SUMMARY_BITS,
+    TOKEN_SHARE_BITS,
+    VALUE_BITS,
+)
 from secp_spu.model.setting import Setting
 from secp_spu.model.transformer_config import TransformerConfig
 from secp_spu.protocol import (
     Fixed,
     Number,
+    NumberT,
+    as_fixed,
+    batched_product,
     constant,
     cos_sin_of_turns,
     declare_correlation,
     declare_reciprocal,
+    mean_of,
     multiply,
     rearranged,
     rounded,
@@ -51,6 +63,10 @@ ANGLE_SCALE = 2.0**EXTRA_BITS
 TURN_BITS = PROJECTION_BITS + EXTRA_BITS
 """Fraction bits of the angles."""
 
+ANGLE_COTANGENT_BITS = 34
+"""Fraction bits of the cotangents of angles and values. Products of features with 64 frequencies have 50: one cheap
+truncation."""
+
 
 def token_shares(padding_mask: Array, features: int) -> Array:
     """What a token counts in the mean over keys: zero for padding, and the mean of all others is one.
@@ -63,9 +79,13 @@ def token_shares(padding_mask: Array, features: int) -> Array:
     Returns: [batch, tokens].
     """
     tokens = padding_mask.shape[-1]
-    surplus = 2 ** math.ceil(math.log2(tokens)) * 2 ** math.ceil(math.log2(features)) / features
-    shares: Array = padding_mask * (surplus / tokens / padding_mask.mean(-1, keepdims=True))
+    shares: Array = padding_mask * (_surplus(tokens, features) / tokens / padding_mask.mean(-1, keepdims=True))
     return shares
+
+
+def _surplus(tokens: int, features: int) -> float:
+    """What the token shares of a text add up to: what `mean_of` makes too small, but for the tokens themselves."""
+    return float(2 ** math.ceil(math.log2(tokens)) * 2 ** math.ceil(math.log2(features)) / features)
 
 
 class FourierAttention(FeatureAttention):
@@ -91,6 +111,7 @@ class FourierAttention(FeatureAttention):
     Folded, queries and keys come projected, as ANGLE_SCALE times the turns of their angles.
     """
 
+    has_backward: ClassVar[bool] = True
     watches_kernel: ClassVar[bool] = True
     weight_bits: ClassVar[int | None] = TOKEN_SHARE_BITS
 
@@ -120,14 +141,18 @@ class FourierAttention(FeatureAttention):
             column = required(weights)[:, None, :, None]
             value = rounded(value if self.setting.folded else value * column, VALUE_BITS)
             columns = rearranged(append_column, value, rounded(column, VALUE_BITS))
-            attended = summarise(phi[0], phi[1], columns, self.setting)
+            summary = summary_of(phi[1], columns, self.setting)
+            attended = read_summary(phi[0], summary, self.setting)
+            keep_for_backward(self, features=phi, columns=columns, summary=summary)
             # Folded values are not weighted; the first token, which is never padding, has the share of all that count.
             share = column[:, :, :1] if self.setting.folded else 1.0
         kernel = attended[..., -1:]
         self.sow("intermediates", "mean_kernel", kernel)
         correlation = spent_correlation(self, "divisor", partial(declare_reciprocal, kernel.shape))
-        divisor = series_reciprocal(kernel, share, correlation)
-        return multiply(attended[..., :-1], widened(rounded(divisor, DIVISOR_BITS), value.shape[-1]))
+        divisor = rounded(series_reciprocal(kernel, share, correlation), DIVISOR_BITS)
+        out = multiply(attended[..., :-1], widened(divisor, value.shape[-1]))
+        keep_for_backward(self, divisor=divisor, out=out)
+        return out
 
     def _turns(self, both: Number) -> Number:
         """Angles of queries and keys [2, batch, heads, tokens, features], in turns."""
@@ -161,6 +186,52 @@ class FourierAttention(FeatureAttention):
         return _into_angles(kernel, frequencies), _into_angles(bias, frequencies), {}
 
     @classmethod
+    def pull_back(
+        cls, kept: Tree, cotangent: Number, tokens: Number, setting: Setting
+    ) -> tuple[Number, Number, Number]:
+        """The cotangents of the angles of queries and keys, and of values.
+
+        With a = phi(q) S, in columns [a, kernel], and out = a d for the divisor d = share / kernel:
+
+            da = g d,  dkernel = -(sum g out) d / share
+            dphi(q) = [da, dkernel] S^T,  dS = phi(q)^T [da, dkernel]
+            dphi(k) = [v, column] dS^T,  dv = phi(k) dS without its last column
+            dangle = cos dsin - sin dcos,  with 2 pi in `backward_kernel`
+
+        S is divided by the tokens and a by the frequencies, rounded up to powers of two (`mean_of`).
+        """
+        phi, columns, summary, divisor, out = (kept[k] for k in ("features", "columns", "summary", "divisor", "out"))
+        length, frequencies = phi.shape[-2], phi.shape[-1] // 2
+        product = partial(batched_product, opens_operands=setting.opens_operands)
+        transposed = partial(rearranged, transpose)
+
+        share = tokens * constant(1 / _surplus(length, frequencies), FACTOR_BITS, tokens)  # 1 / share
+        along = rounded((cotangent * out).sum(-1, keepdims=True), HEAD_COTANGENT_BITS)
+        scaled = rounded(divisor * share[:, None, None, None], HEAD_COTANGENT_BITS)
+        of_kernel = rounded(along * scaled, SUMMARY_BITS)
+        of_attended = rounded(cotangent * widened(divisor, cotangent.shape[-1]), SUMMARY_BITS)
+        g = rearranged(lambda a, b: jnp.concatenate([a, -b], -1), of_attended, of_kernel)
+
+        of_queries = mean_of(product(g, transposed(summary)), frequencies)
+        of_summary = rounded(mean_of(product(transposed(phi[0]), g), frequencies), SUMMARY_BITS)
+        of_keys = mean_of(product(rounded(columns, SUMMARY_BITS), transposed(of_summary)), length)
+        of_columns = mean_of(product(phi[1], of_summary), length)
+        return (
+            _of_angles(phi[0], of_queries),
+            _of_angles(phi[1], of_keys),
+            rounded(of_columns[..., :-1], ANGLE_COTANGENT_BITS),
+        )
+
+    @classmethod
+    def backward_kernel(cls, kernel: NumberT, config: TransformerConfig) -> NumberT:
+        """With the derivative of turns by the columns that give angles: 2 pi / ANGLE_SCALE."""
+        angles = 2 * config.heads * config.features
+        turns = kernel[..., :angles] * constant(2 * math.pi / ANGLE_SCALE, FACTOR_BITS, kernel)
+        if isinstance(kernel, Fixed):
+            turns = as_fixed(turns).to(kernel.bits)
+        return rearranged(lambda *parts: jnp.concatenate(parts, -1), turns, kernel[..., angles:])
+
+    @classmethod
     def tensors(cls, config: TransformerConfig) -> dict[str, tuple[int, ...]]:
         """The frequencies of every head."""
         return {"frequencies": (config.heads, config.head_dim, config.features)}
@@ -171,6 +242,13 @@ class FourierAttention(FeatureAttention):
         scale = np.repeat(INITIAL_LENGTH / np.sqrt(squares[:2]), config.head_dim, axis=-1)
         factors = np.concatenate([*scale, np.ones(config.width)]).astype(np.float32)
         return {name: np.asarray(array) * factors for name, array in dense.items()}
+
+
+def _of_angles(phi: Number, of_phi: Number) -> Number:
+    """The cotangent of angles by that of their cosines and sines, which stand side by side."""
+    frequencies = phi.shape[-1] // 2
+    cos, sin = phi[..., :frequencies], phi[..., frequencies:]
+    return rounded(cos * of_phi[..., frequencies:] - sin * of_phi[..., :frequencies], ANGLE_COTANGENT_BITS)
 
 
 def _into_angles(projection: Floats, frequencies: Floats) -> Floats:

@@ -220,10 +220,18 @@ def summarise(phi_query: NumberT, phi_key: NumberT, columns: NumberT, setting: S
         setting: where it runs.
     Returns: [batch, heads, tokens, columns]. Linear in the number of tokens.
     """
-    tokens, features = phi_key.shape[-2], phi_key.shape[-1] // 2
-    product = partial(batched_product, opens_operands=setting.opens_operands)
-    summary = rounded(mean_of(product(rearranged(transpose, phi_key), columns), tokens), SUMMARY_BITS)
-    return mean_of(product(phi_query, summary), features)
+    return read_summary(phi_query, summary_of(phi_key, columns, setting), setting)
+
+
+def summary_of(phi_key: NumberT, columns: NumberT, setting: Setting) -> NumberT:
+    """The sum over keys of phi(k)^T columns, divided by tokens [batch, heads, 2 * frequencies, columns]."""
+    product = batched_product(rearranged(transpose, phi_key), columns, opens_operands=setting.opens_operands)
+    return rounded(mean_of(product, phi_key.shape[-2]), SUMMARY_BITS)
+
+
+def read_summary(phi_query: NumberT, summary: NumberT, setting: Setting) -> NumberT:
+    """phi(q) times a summary, divided by frequencies."""
+    return mean_of(batched_product(phi_query, summary, opens_operands=setting.opens_operands), phi_query.shape[-1] // 2)
 
 
 def orthogonal_frequencies(head_dim: int, features: int, seed: tuple[int, ...]) -> Array:

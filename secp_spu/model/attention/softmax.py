@@ -12,13 +12,29 @@ from jax import Array
 
 from secp_spu.model.attention.attention import Attention, required
 from secp_spu.model.attention.causal_means import transpose
+from secp_spu.model.layers import keep_for_backward
+from secp_spu.model.precision import COTANGENT_BITS
+from secp_spu.model.setting import Setting
 from secp_spu.model.transformer_config import TransformerConfig
-from secp_spu.protocol import FRACTION_BITS, Number, batched_product, rearranged, rounded, to_fixed, to_float
+from secp_spu.protocol import (
+    FRACTION_BITS,
+    Number,
+    batched_product,
+    rearranged,
+    rounded,
+    to_fixed,
+    to_float,
+    widened,
+)
 from secp_spu.trees import Floats, Tree
 
 PADDING_SCORE = -300.0
 """Added to the scores of padded keys, so that exp is zero for scores up to 200 apart: SPU's exp of a negative number,
 the power (1 + x/256)**256 in fixed point, is zero from -14 to -500 and nonsense below."""
+
+
+SCORE_COTANGENT_BITS = 16
+"""Fraction bits of the cotangents of scores, whose products have 34 or less: one cheap truncation, or SPU's own."""
 
 
 class SoftmaxAttention(Attention):
@@ -29,6 +45,7 @@ class SoftmaxAttention(Attention):
 
     adapted: ClassVar[bool] = False
     has_gradients: ClassVar[bool] = True
+    has_backward: ClassVar[bool] = True
 
     @nn.compact
     def __call__(self, query: Number, key: Number, value: Number, weights: Number | None) -> Number:
@@ -42,11 +59,12 @@ class SoftmaxAttention(Attention):
         scale = 1.0 if self.setting.folded else 1 / math.sqrt(query.shape[-1])
         product = partial(batched_product, opens_operands=self.setting.opens_operands)
         # Keys and values have two bits fewer, so that the product takes one cheap truncation.
-        keys = rearranged(transpose, rounded(key, FRACTION_BITS - 2))
-        scores = to_float(product(rounded(query, FRACTION_BITS), keys)) * scale
+        query, key, value = (rounded(x, FRACTION_BITS - bits) for x, bits in ((query, 0), (key, 2), (value, 2)))
+        scores = to_float(product(query, rearranged(transpose, key))) * scale
         scores = scores + self._left_out(weights, scores.shape[-1]) * PADDING_SCORE
         probabilities = to_fixed(jax.nn.softmax(scores, axis=-1), value)
-        return rounded(product(probabilities, rounded(value, FRACTION_BITS - 2)), FRACTION_BITS)
+        keep_for_backward(self, query=query, key=key, value=value, probabilities=probabilities)
+        return rounded(product(probabilities, value), FRACTION_BITS)
 
     def _left_out(self, padding_mask: Number | None, tokens: int) -> Array:
         """1 for pairs that are to have no weight, of a shape that broadcasts to that of scores."""
@@ -62,6 +80,28 @@ class SoftmaxAttention(Attention):
         queries /= math.sqrt(config.head_dim)
         scale = np.concatenate([queries, keys, values]).astype(np.float32)
         return kernel * scale, bias * scale, {}
+
+    @classmethod
+    def pull_back(
+        cls, kept: Tree, cotangent: Number, tokens: Number, setting: Setting
+    ) -> tuple[Number, Number, Number]:
+        """The cotangents of queries, keys and values: products alone, no exponential again.
+
+        With out = P v and P = softmax(q k^T), queries being divided by sqrt(d) in the projections:
+
+            dv = P^T g,  dP = g v^T,  dS = P (dP - sum dP P)
+            dq = dS k,  dk = dS^T q
+        """
+        del tokens
+        query, key, value, shares = (kept[name] for name in ("query", "key", "value", "probabilities"))
+        product = partial(batched_product, opens_operands=setting.opens_operands)
+        transposed = partial(rearranged, transpose)
+        of_shares = rounded(product(cotangent, transposed(value)), COTANGENT_BITS)
+        mean = rounded((of_shares * shares).sum(-1, keepdims=True), COTANGENT_BITS)
+        of_scores = rounded(shares * (of_shares - widened(mean, shares.shape[-1])), SCORE_COTANGENT_BITS)
+        found = product(of_scores, key), product(transposed(of_scores), query), product(transposed(shares), cotangent)
+        of_query, of_key, of_value = (rounded(x, FRACTION_BITS) for x in found)
+        return of_query, of_key, of_value
 
     @classmethod
     def scores(cls, config: TransformerConfig, tokens: int) -> int:

@@ -1,0 +1,96 @@
+"""Runs a model's backward pass on a runtime: from the logits' cotangents, which a data owner shares, to the prompts'.
+
+The cotangent of x is the derivative of the data owner's loss by x. The loss stays at home, as in tuning with forward
+passes alone: its derivative by the logits comes in, scaled, and no derivative of a weight is ever formed.
+"""
+
+from __future__ import annotations
+
+from functools import cache, partial
+
+import flax.linen as nn
+import jax
+from jax import Array
+
+from secp_spu.inference.secure_model import Kept, SecureModel, keep_openings, logits_of, setting_of
+from secp_spu.model import Setting, TransformerConfig
+from secp_spu.model.backward import backward_params, lacks_backward, pull_back_layer
+from secp_spu.model.precision import COTANGENT_BITS, HEAD_COTANGENT_BITS, SUM_BITS
+from secp_spu.protocol import FRACTION_BITS, from_storage, rounded, to_fixed, to_storage
+from secp_spu.runtime.handles import Stored
+from secp_spu.trees import Tree
+
+
+class BackwardPass:
+    """The way back through a model that the compute parties have.
+
+    Its transposed kernels take the memory of the weights once more (SEMI2K, which keeps their openings).
+
+    Args:
+        model: with its labels embedded, if it is to compare with them.
+    Raises: ValueError for a model of which something has no backward pass, see `lacks_backward`; or whose layers are
+        streamed.
+    """
+
+    def __init__(self, model: SecureModel):
+        if missing := lacks_backward(model.config):
+            raise ValueError(f"{missing} has no backward pass")
+        self._model, setting = model, setting_of(model.runtime)
+        config, runtime = model.config, model.runtime
+        prepare = partial(backward_params, config, secure=setting.secure)
+        self._params = [runtime.run("transpose", prepare, params) for params in model.layer_params]
+        if model.keeps_openings:
+            runtime.pin([dense["kernel"] for params in self._params for dense in params.values() if "kernel" in dense])
+        layer = partial(_pull_back_layer, config, setting, model.keeps_openings)
+        # What the last layer gets has the fraction bits of the head's; others what the layer after gives.
+        self._last_layer, self._layer = partial(layer, COTANGENT_BITS), partial(layer, SUM_BITS)
+        self._of_prompts = cache(lambda texts, tokens: partial(_of_prompts, setting, texts, tokens))
+        self._head = partial(_pull_back_head, model.head_module, setting)
+
+    def prompts(self, kept: Kept, cotangents: Stored, prompt_tokens: int) -> Stored:
+        """The cotangents of each prompt, added up over its texts.
+
+        Args:
+            kept: by the forward pass; deleted.
+            cotangents: of the logits, times a scale of the data owner's [candidates * texts, labels].
+            prompt_tokens: of a prompt.
+        Returns: of what the first layer reads, times the scale, encoded with SUM_BITS fraction bits
+            [candidates, prompt_tokens, width].
+        """
+        model, run = self._model, self._model.runtime.run
+        found: Stored = run("head_back", self._head, model.head, kept.vector, kept.readout, cotangents, *model.labels)
+        model.runtime.free([kept.vector, kept.readout])
+        program = self._last_layer
+        for params, of_layer in zip(reversed(self._params), reversed(kept.layers), strict=True):
+            before, found = found, run("layer_back", program, params, of_layer, found)
+            model.runtime.free([before, of_layer])
+            program = self._layer
+            model.on_layer()
+        rows_of_prompts: Stored = run("prompts_back", self._of_prompts(kept.texts, prompt_tokens), found)
+        model.runtime.free(found)
+        return rows_of_prompts
+
+
+def _pull_back_layer(
+    config: TransformerConfig, setting: Setting, cached: bool, bits: int, params: Tree, kept: Tree, cotangent: Array
+) -> Array:
+    params = keep_openings(params) if cached else params
+    g = from_storage(cotangent, bits, secure=setting.secure)
+    return to_storage(pull_back_layer(config, setting, params, kept, g), SUM_BITS)
+
+
+def _pull_back_head(
+    module: nn.Module, setting: Setting, params: Tree, vector: Array, readout: Array, cotangents: Array, *labels: Array
+) -> Array:
+    """Of hidden states by that of the logits: by JAX through what follows the read-out, on SPU's own fixed point."""
+    weights = from_storage(readout, FRACTION_BITS, secure=setting.secure)
+    _, pull_back = jax.vjp(lambda read: logits_of(module, params, read, *labels), vector)
+    of_vector = rounded(to_fixed(pull_back(cotangents)[0], weights), HEAD_COTANGENT_BITS)
+    return to_storage(rounded(weights[..., None] * of_vector[:, None], COTANGENT_BITS), COTANGENT_BITS)
+
+
+def _of_prompts(setting: Setting, texts: int, prompt_tokens: int, cotangent: Array) -> Array:
+    """Rows of prompts, added up over the texts that stand behind each. Local."""
+    rows = cotangent[:, :prompt_tokens].reshape(-1, texts, prompt_tokens * cotangent.shape[-1])
+    total = from_storage(rows, SUM_BITS, secure=setting.secure).sum(1)
+    return to_storage(total, SUM_BITS).reshape(-1, prompt_tokens, cotangent.shape[-1])
