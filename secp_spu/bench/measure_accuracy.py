@@ -114,7 +114,7 @@ def _tune(config: Config, progress: Progress) -> Record:
         tuned = test_accuracy(session, "best")
         _, validation = session.runtime.disclose(session.data_owner.standing())
         costs = session.runtime.ledger.report() if session.runtime.secure else {}
-    evaluations = config.tuning.generations * config.tuning.population
+    evaluations = config.tuning.generations * config.tuning.candidates
     found = {"untuned": round(untuned, 4), "accuracy": round(tuned, 4), "validation_loss": round(validation, 5)}
     return {**found, "evaluations": evaluations, **costs}
 

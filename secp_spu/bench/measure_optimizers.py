@@ -55,7 +55,7 @@ class Comparison:
         if self.task == "tiny":
             settings.append("tuning.population=8")
         config = load_config(TASKS[self.task], settings)
-        population = config.tuning.population
+        population = config.tuning.candidates
         if self.evaluations < population:
             raise ConfigError(
                 f"--evaluations {self.evaluations}: a generation of {self.optimizer} on {self.task} has {population}: "
@@ -83,7 +83,7 @@ class Comparison:
             `test_accuracy` as pairs of evaluations and accuracy, from the untuned prompt on.
         """
         config = self.config()
-        population, generations = config.tuning.population, config.tuning.generations
+        population, generations = config.tuning.candidates, config.tuning.generations
         losses: list[float] = []
         validation: list[float] = []
         with tuning_session(config) as session:

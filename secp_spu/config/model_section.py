@@ -66,6 +66,13 @@ class ModelSection(Section):
         description="Whether another activation may be used than the checkpoint was adapted to. "
         "Otherwise another activation is refused.",
     )
+    reveal: Literal["logits", "gradients"] = Field(
+        default="logits",
+        description="What the model owner lets the data owner see of its texts' way through the model. "
+        "`logits`: the logits of the labels. `gradients`: also the derivative of the data owner's loss by the soft "
+        "prompt, tuning.prompt_tokens * width numbers a step, which depend on all weights of the layers. Gradient "
+        "optimizers need it. All parties must have the same, and none opens a gradient without it.",
+    )
     embedding: Literal["data_owner", "private"] = Field(
         default="data_owner",
         description="Who has the embedding tables. "

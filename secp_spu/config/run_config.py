@@ -67,6 +67,11 @@ class Config(Section):
             )
         if self.cluster:
             self._check_cluster(self.cluster)
+        if self.tuning.uses_gradients and self.model.reveal != "gradients":
+            raise ValueError(
+                f"model.reveal: is logits, but the optimizer {self.tuning.optimizer} wants gradients of the prompt: "
+                "set it to gradients if the data owner may see them, or take a gradient-free optimizer such as cma"
+            )
         if self.model.head == "label_words" and "{mask}" not in self.task.template:
             raise ValueError("task.template: has no {mask}, where the label-word head reads")
         return self
@@ -100,13 +105,15 @@ class Config(Section):
         return hashlib.sha256(json.dumps(self.deciding(), sort_keys=True).encode()).hexdigest()
 
     def deciding(self) -> JsonObject:
-        """All values that decide a run's course; `generations` may grow when a run is resumed.
+        """All values that decide a run's course; `generations` may grow when a run is resumed, but for a `schedule`.
 
         Where the parties are and how they link up does not decide it, nor do paths, but what they lead to: a run may go
         on elsewhere (`tuning.contents`).
         """
         content = self.model_dump(mode="json")
-        del content["tuning"]["generations"], content["cluster"]
+        if self.tuning.schedule == "constant":
+            del content["tuning"]["generations"]
+        del content["cluster"]
         del content["model"]["folder"], content["task"]["pool"], content["task"]["test"]
         content["task"]["labels"] = list(content["task"]["labels"].items())  # their order numbers the classes
         initial = content["tuning"]["initial_prompt"]

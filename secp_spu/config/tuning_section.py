@@ -14,13 +14,22 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 
 from secp_spu.config.section import OWN, Count, Section, locate
-from secp_spu.optimizers import OPTIMIZERS
+from secp_spu.optimizers import GRADIENT_OPTIMIZERS, OPTIMIZERS, Schedule
 
 if TYPE_CHECKING:
     OptimizerKind = str
 else:
-    OptimizerKind = Literal[tuple(OPTIMIZERS)]
-    """A name of `OPTIMIZERS`."""
+    OptimizerKind = Literal[(*OPTIMIZERS, *GRADIENT_OPTIMIZERS)]
+    """A name of `OPTIMIZERS` or `GRADIENT_OPTIMIZERS`."""
+
+SEARCH_KEYS = ("population", "sigma", "candidates_per_call")
+"""Keys that gradient-free optimizers alone have a use for."""
+
+PROJECTION_KEYS = ("intrinsic_dim", "alpha")
+"""Keys of p = A z + p0, which a gradient's steps on the prompt itself have no use for."""
+
+DESCENT_KEYS = ("rate", "schedule", "space")
+"""Keys that gradient optimizers alone have a use for."""
 
 
 class InitialPromptSection(Section):
@@ -61,17 +70,23 @@ def _or_random(schema: JsonSchemaValue) -> None:
 
 
 class TuningSection(Section):
-    """Tuning with forward passes only.
+    """How the prompt is tuned: with forward passes only, or with gradients.
 
-    The data owner's optimizer proposes points z of a low-dimensional space. Each point is a soft prompt p = A z + p0,
-    with a random matrix A that stays the same. The model is evaluated with the prompts under MPC, and the optimizer
-    learns from the losses.
+    A gradient-free optimizer of the data owner's proposes points z of a low-dimensional space. Each point is a soft
+    prompt p = A z + p0, with a random matrix A that stays the same. The model is evaluated with the prompts under MPC,
+    and the optimizer learns from the losses.
+
+    A gradient optimizer has one prompt, and a generation is one step. After a forward pass the data owner computes the
+    loss and its derivative by the logits at home, and a backward pass under MPC gives it the prompt's derivative. This
+    takes `model.reveal: gradients`.
     """
 
     optimizer: OptimizerKind = Field(
         default="cma",
         description="The optimizer that proposes prompts. "
-        + " ".join(f"`{name}`: {optimizer.about}." for name, optimizer in OPTIMIZERS.items()),
+        + " ".join(f"`{name}`: {optimizer.about}." for name, optimizer in OPTIMIZERS.items())
+        + " With gradients: "
+        + " ".join(f"`{name}`: {optimizer.about}." for name, optimizer in GRADIENT_OPTIMIZERS.items()),
     )
     prompt_tokens: Count = Field(description="Number of vectors in the soft prompt that stands before each text.")
     initial_prompt: Annotated[InitialPromptSection, OWN] = Field(
@@ -80,18 +95,49 @@ class TuningSection(Section):
         description="The prompt p0 from which tuning starts. `random`, or a section that names a text, a run or an "
         "adapter. It is the data owner's secret; other parties of a cluster need not know it.",
     )
-    intrinsic_dim: int = Field(
+    intrinsic_dim: int | None = Field(
+        default=None,
         ge=2,
         le=10_000,
-        description="The number of dimensions that the optimizer searches: the length of z in p = A z + p0.",
+        description="The number of dimensions that the optimizer searches: the length of z in p = A z + p0. "
+        "Required, but for gradient optimizers with `space: prompt`.",
     )
-    population: int = Field(
+    population: int | None = Field(
+        default=None,
         ge=4,
         le=10_000,
-        description="Number of prompts that the optimizer proposes in each generation. "
-        "Each of them is evaluated on all training texts.",
+        description="Number of prompts that a gradient-free optimizer proposes in each generation, which requires it. "
+        "Each of them is evaluated on all training texts. Gradient optimizers have one prompt.",
     )
-    generations: Count = Field(description="Number of generations. A finished run can be resumed with more of them.")
+    generations: Count = Field(
+        description="Number of generations, or of a gradient optimizer's steps. A finished run can be resumed with "
+        "more of them, unless `schedule` depends on their number.",
+    )
+    validate_every: Count = Field(
+        default=1,
+        description="Number of generations from one evaluation on the validation texts to the next. The last "
+        "generation always has one.",
+    )
+    patience: Count | None = Field(
+        default=None,
+        description="Number of evaluations on the validation texts in a row without a better loss, after which tuning "
+        "stops. By default it does not.",
+    )
+    rate: float | None = Field(
+        default=None,
+        gt=0,
+        le=1e6,
+        description="Learning rate of a gradient optimizer, for prompts in standard deviations of the word embeddings. "
+        "By default " + ", ".join(f"{o.usual_rate:g} for `{name}`" for name, o in GRADIENT_OPTIMIZERS.items()) + ".",
+    )
+    schedule: Schedule = Field(
+        default="constant",
+        description="How the learning rate goes from step to step. `constant`: not at all. `cosine`: down to zero.",
+    )
+    space: Literal["prompt", "intrinsic"] = Field(
+        default="prompt",
+        description="What a gradient optimizer moves. `prompt`: the prompt's vectors. `intrinsic`: z in p = A z + p0.",
+    )
     loss: Literal["cross_entropy", "hinge"] = Field(
         default="cross_entropy",
         description="The loss that the data owner computes from the logits of the labels. "
@@ -133,10 +179,41 @@ class TuningSection(Section):
         return {} if value == "random" else value
 
     @model_validator(mode="after")
+    def _check_keys(self) -> TuningSection:
+        if self.uses_gradients:
+            unused = SEARCH_KEYS + (PROJECTION_KEYS if self.space == "prompt" else ())
+            needed: tuple[str, ...] = ("intrinsic_dim",) if self.space == "intrinsic" else ()
+        else:
+            unused, needed = DESCENT_KEYS, ("population", "intrinsic_dim")
+        for key in unused:
+            if (value := getattr(self, key)) != type(self).model_fields[key].default:
+                raise ValueError(
+                    f"tuning.{key}: is {value}, for which the optimizer {self.optimizer} has no use: leave it out"
+                )
+        for key in needed:
+            if getattr(self, key) is None:
+                raise ValueError(f"tuning.{key}: is missing, but the optimizer {self.optimizer} needs it")
+        return self
+
+    @model_validator(mode="after")
     def _check_population(self) -> TuningSection:
-        least = OPTIMIZERS[self.optimizer].least_population
-        if self.population < least:
+        least = OPTIMIZERS[self.optimizer].least_population if not self.uses_gradients else 1
+        if self.candidates < least:
             raise ValueError(
                 f"tuning.population: is {self.population}, but the optimizer {self.optimizer} takes {least} or more"
             )
         return self
+
+    @property
+    def uses_gradients(self) -> bool:
+        """Whether the optimizer wants the prompt's gradient."""
+        return self.optimizer in GRADIENT_OPTIMIZERS
+
+    @property
+    def candidates(self) -> int:
+        """How many prompts a generation has."""
+        return self.population or 1
+
+    def is_validated(self, generation: int) -> bool:
+        """Whether a generation, counted from 1, is followed by an evaluation on the validation texts."""
+        return generation % self.validate_every == 0 or generation == self.generations

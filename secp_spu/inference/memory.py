@@ -30,6 +30,24 @@ BASE_BYTES = 2**24
 """Bytes that every pass takes, whatever the shapes."""
 
 
+STORED_BYTES = 16
+"""Bytes of an element of an array that a party keeps from program to program: two shares under ABY3."""
+
+
+def kept_bytes(config: TransformerConfig, tokens: int) -> int:
+    """Bytes that a forward pass keeps of a sequence for the backward pass, of all layers.
+
+    16 layers (tokens (2 width + intermediate) + what attention keeps): rows of two norms, the activation's inputs or
+    slopes, and see `Attention.kept_elements`.
+
+    Args:
+        config: of the transformer.
+        tokens: of prompt and text together.
+    """
+    elements = tokens * (2 * config.width + config.intermediate)
+    return STORED_BYTES * config.layers * (elements + attention_class(config).kept_elements(config, tokens))
+
+
 def pass_bytes(config: TransformerConfig, sequences: int, tokens: int) -> int:
     """Bytes that a pass takes of each compute party at its peak, besides the weights and inputs that the party keeps.
 
@@ -64,6 +82,14 @@ def sequence_bytes(config: TransformerConfig, tokens: int) -> int:
     return total
 
 
-def sequences_within(limit_bytes: int, config: TransformerConfig, tokens: int) -> int:
-    """How many sequences a pass may have to stay within a limit; one at least, which has to fit in any case."""
-    return max(1, (limit_bytes - pass_bytes(config, 0, tokens)) // sequence_bytes(config, tokens))
+def sequences_within(limit_bytes: int, config: TransformerConfig, tokens: int, *, keeping: bool = False) -> int:
+    """How many sequences a pass may have to stay within a limit; one at least, which has to fit in any case.
+
+    Args:
+        limit_bytes: of memory.
+        config: of the transformer.
+        tokens: of prompt and text together.
+        keeping: what a backward pass reads is kept of all layers.
+    """
+    of_sequence = sequence_bytes(config, tokens) + keeping * kept_bytes(config, tokens)
+    return max(1, (limit_bytes - pass_bytes(config, 0, tokens)) // of_sequence)

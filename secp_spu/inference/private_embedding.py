@@ -12,6 +12,7 @@ from jax import Array
 
 from secp_spu.inference.secure_model import setting_of
 from secp_spu.model import FOLDED, PLAIN, SUM_BITS, Norm, Setting, TransformerConfig, apply_module, hidden_bits
+from secp_spu.model.backward import pull_back_norm
 from secp_spu.protocol import FRACTION_BITS, Fixed, Number, from_storage, rounded, to_storage
 from secp_spu.runtime.base import Runtime
 from secp_spu.runtime.handles import Stored
@@ -101,6 +102,8 @@ class PrivateEmbedding:
         self._look_up = partial(look_up, setting=setting)
         self._embed = cache(lambda first_position: partial(_embed, config, setting, first_position))
         self._embed_prompts = partial(_embed_prompts, config, setting)
+        self._embed_prompts_keeping = partial(_embed_prompts_keeping, config, setting)
+        self._pull_back_prompts = partial(_pull_back_prompts, setting)
         rows = max(1, TABLE_ELEMENTS // config.width)
         self._words = [(part, share_words(part)) for part in parts(config.vocab_size, rows)]
 
@@ -141,6 +144,25 @@ class PrivateEmbedding:
         prompts: Stored = self._runtime.run("embed_prompts", self._embed_prompts, list(initial), shifts, self._rest)
         return prompts
 
+    def embed_prompts_keeping(self, initial: Sequence[Stored], shifts: Stored) -> tuple[Stored, Tree]:
+        """`embed_prompts`, and what `pull_back_prompts` reads; of an encoder."""
+        prompts, kept = self._runtime.run(
+            "embed_prompts_keeping", self._embed_prompts_keeping, list(initial), shifts, self._rest
+        )
+        return prompts, kept
+
+    def pull_back_prompts(self, kept: Tree, cotangent: Stored) -> Stored:
+        """The cotangent of shifts by that of the prompts that the first layer reads.
+
+        Args:
+            kept: by `embed_prompts_keeping`; deleted, as is the other argument.
+            cotangent: encoded with SUM_BITS fraction bits [candidates, prompt_tokens, width].
+        Returns: likewise.
+        """
+        found: Stored = self._runtime.run("prompts_to_shifts", self._pull_back_prompts, kept, cotangent, self._rest)
+        self._runtime.free([kept, cotangent])
+        return found
+
     def free_words(self) -> None:
         """Delete the word embeddings: nothing more is to be looked up."""
         self._runtime.free([table for _, table in self._words])
@@ -158,11 +180,32 @@ def _embed(
 def _embed_prompts(
     config: TransformerConfig, setting: Setting, initial: Sequence[Array], shifts: Array, rest: Tree
 ) -> Array:
-    deviation = from_storage(rest["deviation"], FRACTION_BITS, secure=setting.secure)
-    shifted = from_storage(shifts, SHIFT_BITS, secure=setting.secure) * deviation
+    return _for_layers(config, _placed_prompts(config, setting, initial, shifts, rest), None)
+
+
+def _embed_prompts_keeping(
+    config: TransformerConfig, setting: Setting, initial: Sequence[Array], shifts: Array, rest: Tree
+) -> tuple[Array, Tree]:
+    placed = rounded(_placed_prompts(config, setting, initial, shifts, rest), SUM_BITS)
+    found, collections = Norm(config.layer_norm_epsilon, FOLDED).apply({}, placed, mutable=["kept"])
+    return to_storage(found, hidden_bits(config)), collections["kept"]
+
+
+def _placed_prompts(
+    config: TransformerConfig, setting: Setting, initial: Sequence[Array], shifts: Array, rest: Tree
+) -> Number:
+    shifted = from_storage(shifts, SHIFT_BITS, secure=setting.secure) * _deviation(setting, rest)
     vectors = from_storage(jnp.concatenate(initial), SUM_BITS, secure=setting.secure)
-    placed = vectors + _places(config, setting, 0, shifts.shape[1], rest)
-    return _for_layers(config, shifted + placed, None)
+    return shifted + (vectors + _places(config, setting, 0, shifts.shape[1], rest))
+
+
+def _pull_back_prompts(setting: Setting, kept: Tree, cotangent: Array, rest: Tree) -> Array:
+    of_placed = pull_back_norm(kept, from_storage(cotangent, SUM_BITS, secure=setting.secure))
+    return to_storage(rounded(of_placed * _deviation(setting, rest), SUM_BITS), SUM_BITS)
+
+
+def _deviation(setting: Setting, rest: Tree) -> Number:
+    return from_storage(rest["deviation"], FRACTION_BITS, secure=setting.secure)
 
 
 def _places(config: TransformerConfig, setting: Setting, first_position: int, tokens: int, rest: Tree) -> Number:

@@ -1,12 +1,13 @@
-"""Gradient-free optimizers, a file for each; they know neither models nor MPC.
+"""Optimizers, which know neither models nor MPC: gradient-free ones, a file for each, and those of gradient.py.
 
-A new one is a file with a subclass of `Optimizer` and a line in `OPTIMIZERS`: configurations and benches take its name
-from there.
+A new gradient-free one is a file with a subclass of `Optimizer` and a line in `OPTIMIZERS`: configurations and benches
+take its name from there.
 """
 
 from secp_spu.optimizers.cma_es import CmaEs, SeparableCmaEs
 from secp_spu.optimizers.evolution import DifferentialEvolution, NaturalEvolution
 from secp_spu.optimizers.gauss_newton import GaussNewton
+from secp_spu.optimizers.gradient import Adam, Descent, GradientOptimizer, MomentumDescent, Schedule
 from secp_spu.optimizers.optimizer import Optimizer, Search, fingerprint
 from secp_spu.optimizers.random_search import RandomSearch
 from secp_spu.optimizers.spsa import Spsa
@@ -20,6 +21,18 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
     "random": RandomSearch,
     "gauss-newton": GaussNewton,
 }
-"""Optimizers by the names that configurations have for them."""
+"""Gradient-free optimizers by the names that configurations have for them."""
 
-__all__ = ["OPTIMIZERS", "Optimizer", "Search", "fingerprint"]
+GRADIENT_OPTIMIZERS: dict[str, type[GradientOptimizer]] = {"adam": Adam, "sgd": MomentumDescent}
+"""Likewise those that want the prompt's gradient."""
+
+__all__ = [
+    "GRADIENT_OPTIMIZERS",
+    "OPTIMIZERS",
+    "Descent",
+    "GradientOptimizer",
+    "Optimizer",
+    "Schedule",
+    "Search",
+    "fingerprint",
+]

@@ -44,10 +44,10 @@ def choose_batching(tuning: TuningSection, sizes: Mapping[Split, int], most: int
         sizes: texts of each split.
         most: sequences of one pass, at least one.
     """
-    candidates = min(tuning.candidates_per_call or max(1, most // sizes["training"]), tuning.population)
+    candidates = min(tuning.candidates_per_call or max(1, most // sizes["training"]), tuning.candidates)
     prompts: dict[Split, int] = {"training": candidates, "validation": FINALISTS, "test": 1}
     texts = {split: even(size, max(1, most // prompts[split])) for split, size in sizes.items()}
-    return Batching(even(tuning.population, candidates), texts)
+    return Batching(even(tuning.candidates, candidates), texts)
 
 
 def even(count: int, most: int) -> int:
@@ -60,12 +60,14 @@ def even(count: int, most: int) -> int:
     return math.ceil(count / math.ceil(count / most))
 
 
-def sequences_that_fit(runtime: Runtime, transformer: TransformerConfig, tokens: int) -> int:
+def sequences_that_fit(runtime: Runtime, transformer: TransformerConfig, tokens: int, *, keeping: bool = False) -> int:
     """How many sequences one pass may have at these parties; all of a cluster come to the same number.
 
     Args:
         runtime: that has the weights already.
         transformer: config of the transformer.
         tokens: of prompt and text together.
+        keeping: what a backward pass reads is kept of all layers.
     """
-    return sequences_within(int(MEMORY_SHARE * runtime.free_memory_bytes()), transformer, tokens)
+    limit = int(MEMORY_SHARE * runtime.free_memory_bytes())
+    return sequences_within(limit, transformer, tokens, keeping=keeping)

@@ -11,11 +11,20 @@ import numpy.typing as npt
 
 from secp_spu.config import Config, TaskSection, save_config
 from secp_spu.errors import ConfigError, RuntimeFailure
-from secp_spu.optimizers import OPTIMIZERS, Search, fingerprint
+from secp_spu.optimizers import (
+    GRADIENT_OPTIMIZERS,
+    OPTIMIZERS,
+    Descent,
+    GradientOptimizer,
+    Optimizer,
+    Search,
+    fingerprint,
+)
 from secp_spu.protocol import FRACTION_BITS
 from secp_spu.runtime.ledger import LedgerReport
 from secp_spu.trees import Floats, Ints
 from secp_spu.tuning.differences import CONFIG_NAME
+from secp_spu.tuning.gradient import SMALLEST_SCALE, cotangents, decoded, next_scale, packed, unpacked
 from secp_spu.tuning.initial_prompt import make_initial_prompt, prompt_generator
 from secp_spu.tuning.inputs import InputOwner, PromptSet, Split
 from secp_spu.tuning.logits import accuracy, losses, plausible
@@ -75,15 +84,24 @@ class DataOwner(InputOwner):
         tuning, rng = config.tuning, prompt_generator(self._record.seed)
         self._initial = make_initial_prompt(config, self._transformer, self._tokenizer, rng=rng)
         self._refuse_another_initial_prompt()
-        self._space = PromptSpace.random(
-            self._initial, tuning.intrinsic_dim, rng=rng, alpha=tuning.alpha, sigma=tuning.sigma
-        )
-        labels = self._texts["training"].labels
-        search = Search(tuning.intrinsic_dim, tuning.population, tuning.sigma, [self._record.seed, 2], labels)
-        self._optimizer = OPTIMIZERS[tuning.optimizer](search)
+        self._space = PromptSpace(None, self._initial)
+        if tuning.intrinsic_dim is not None:
+            self._space = PromptSpace.random(
+                self._initial, tuning.intrinsic_dim, rng=rng, alpha=tuning.alpha, sigma=tuning.sigma
+            )
+        self._optimizer = self._make_optimizer()
         self._replay()
-        self._candidates: npt.NDArray[np.float64] = np.zeros((0, tuning.intrinsic_dim))
+        self._candidates: npt.NDArray[np.float64] = np.zeros((0, self._space.length))
         self._finalists = self._candidates
+
+    def _make_optimizer(self) -> Optimizer | GradientOptimizer:
+        tuning, length = self._config.tuning, self._space.length
+        if tuning.uses_gradients:
+            descent = Descent(length, tuning.rate, tuning.schedule, tuning.generations)
+            return GRADIENT_OPTIMIZERS[tuning.optimizer](descent)
+        labels = self._texts["training"].labels
+        search = Search(length, tuning.candidates, tuning.sigma, [self._record.seed, 2], labels)
+        return OPTIMIZERS[tuning.optimizer](search)
 
     def _replay(self) -> None:
         """Bring a fresh optimizer to where the recorded run stopped."""
@@ -93,7 +111,10 @@ class DataOwner(InputOwner):
                     f"{self._folder}: the candidates of generation {number} come out different on this machine: "
                     "resume where the run was started"
                 )
-            self._optimizer.tell(np.array(done.losses), np.array(done.logits))
+            if isinstance(self._optimizer, Optimizer):
+                self._optimizer.tell(np.array(done.losses), np.array(done.logits))
+            elif done.gradient:
+                self._optimizer.tell(unpacked(done.gradient))
 
     def _refuse_another_initial_prompt(self) -> None:
         """A run that goes on from another p0 would hold losses and a best z of the one before."""
@@ -131,13 +152,18 @@ class DataOwner(InputOwner):
         Without embedding tables what is to be added to p0's words, in standard deviations of the word embeddings.
         """
         points: dict[PromptSet, Callable[[], Floats]] = {
-            "untuned": lambda: np.zeros((1, self._config.tuning.intrinsic_dim)),
+            "untuned": lambda: self._origin,
             "candidates": lambda: self._candidates,
             "finalists": lambda: self._finalists,
             "leaders": lambda: self._selection.leaders,
             "best": lambda: np.array([self._record.selected[0]]),
         }
         return self._for_sharing(self._space.shifts(points[which]()[first:last]))
+
+    @property
+    def _origin(self) -> npt.NDArray[np.float64]:
+        """p0 as a point [1, length]."""
+        return np.zeros((1, self._space.length))
 
     def ask(self) -> None:
         """Propose the next generation's candidates."""
@@ -150,15 +176,64 @@ class DataOwner(InputOwner):
             logits: for each part of the candidates those of each batch of texts.
         Raises: RuntimeFailure if no candidate's logits are plausible.
         """
+        if not isinstance(self._optimizer, Optimizer):
+            raise RuntimeFailure(f"the optimizer {self._config.tuning.optimizer} steps along gradients: call `descend`")
         answers, told, refused = self._trusted(np.concatenate([self._answers("training", part) for part in logits]))
         self._optimizer.tell(told, answers)
         # Only Gauss-Newton's course depends on more than the losses, so only its record has to keep more.
         kept = answers.tolist() if self._config.tuning.optimizer == "gauss-newton" else []
-        record, print_ = self._record, fingerprint(self._candidates)
-        record.accuracy_after, record.pending_again = None, None  # what they were after fewer generations
-        record.generations.append(Generation(print_, told.tolist(), float("inf"), kept, refused))
-        record.stopped = self._reason_to_stop(told)
+        self._note(Generation(fingerprint(self._candidates), told.tolist(), float("inf"), kept, refused))
+        self._record.stopped = self._reason_to_stop(self._optimizer, told)
         self._finalists = self._selection.finalists(self._candidates[told.argmin()], self._optimizer.mean)
+
+    def _note(self, made: Generation) -> None:
+        """Add a generation to the record; what was found after fewer of them holds no more."""
+        self._record.accuracy_after, self._record.pending_again = None, None
+        self._record.generations.append(made)
+
+    def cotangents(self, first: int, last: int, logits: Floats) -> Floats:
+        """The loss's derivative by the logits of training texts first..last - 1, scaled, for sharing.
+
+        Args:
+            first, last: which texts.
+            logits: of the prompt that was asked for last [texts, labels]; where they are implausible it is zero.
+        Returns: float32 [texts, labels].
+        """
+        trusted = plausible(logits, self._logit_limit)[:, None]
+        labels = self._texts["training"].labels[first:last]
+        slopes = cotangents(self._config.tuning.loss, np.where(trusted, logits, 0), labels)
+        return np.where(trusted, slopes * self._record.scale, 0).astype(np.float32)
+
+    def descend(self, logits: list[Floats], opened: Floats) -> None:
+        """Take a step: of the logits on the training texts, batch by batch, and the gradient that came of them.
+
+        A gradient that is implausible is not taken: the next step is from the same point, with a smaller scale.
+
+        Raises: RuntimeFailure if no text's logits are plausible, or no gradient at any scale.
+        """
+        if isinstance(self._optimizer, Optimizer):
+            raise RuntimeFailure(f"the optimizer {self._config.tuning.optimizer} wants no gradient: call `tell`")
+        answers = self._answers("training", logits)[0]
+        trusted, labels = plausible(answers, self._logit_limit), self._texts["training"].labels
+        if not trusted.any():
+            raise self._implausible("the logits of all texts")
+        record = self._record
+        loss = losses(self._config.tuning.loss, answers[None, trusted], labels[trusted])
+        made = Generation(fingerprint(self._candidates), loss.tolist(), float("inf"))
+        if left_out := int((~trusted).sum()):
+            made.notes.append(f"the logits of {left_out} texts were implausible, and left out")
+        gradient = decoded(opened, record.scale, int(trusted.sum()))
+        record.scale = next_scale(record.scale, gradient)
+        if gradient is None:
+            if record.scale < SMALLEST_SCALE:
+                raise self._implausible("the gradient, at any scale,")
+            made.notes.append(f"the gradient was implausible, and is taken again at the scale {record.scale:g}")
+        else:
+            of_shift = self._of_shifts(self._space.shifts(self._candidates), gradient)
+            made.gradient = packed(self._space.of_point(of_shift))
+            self._optimizer.tell(unpacked(made.gradient))
+        self._note(made)
+        self._finalists = self._selection.finalists(self._optimizer.mean, self._optimizer.mean)
 
     def _trusted(self, answers: Floats) -> tuple[Floats, Floats, list[int]]:
         """Logits of candidates and their losses, with stand-ins for implausible ones; and the numbers of these.
@@ -167,24 +242,28 @@ class DataOwner(InputOwner):
         """
         trusted = plausible(answers, self._logit_limit).all(-1)
         if not trusted.any():
-            raise RuntimeFailure(
-                f"the logits of all candidates of generation {len(self._record.generations) + 1} are implausible (not "
-                f"within +-{self._logit_limit:g}): go on with `resume`, which evaluates the generation again; if that "
-                "does not help, take a smaller tuning.alpha, or look for overflow in the model"
-            )
+            raise self._implausible("the logits of all candidates")
         answers = np.where(trusted[:, None, None], answers, answers[trusted].mean(0))
         told = self._losses("training", answers)
         told[~trusted] = told[trusted].max()
         return answers, told, np.flatnonzero(~trusted).tolist()
 
-    def _reason_to_stop(self, told: Floats) -> str:
+    def _implausible(self, what: str) -> RuntimeFailure:
+        key = "rate" if self._config.tuning.uses_gradients else "alpha"
+        return RuntimeFailure(
+            f"{what} of generation {len(self._record.generations) + 1} are implausible (logits are within "
+            f"+-{self._logit_limit:g}): go on with `resume`, which evaluates the generation again; if that does not "
+            f"help, take a smaller tuning.{key}, or look for overflow in the model"
+        )
+
+    def _reason_to_stop(self, optimizer: Optimizer, told: Floats) -> str:
         """Why further generations would find nothing; empty where they may."""
         alpha = self._config.tuning.alpha
         if self._alike(self.prompts("candidates", 0, len(told))):
             found = "all candidates' prompts are alike to the secure arithmetic"
         elif np.ptp(told) <= FLAT:
             found = f"all candidates' losses are alike, to {FLAT:g}"
-        elif names := self._optimizer.stopped_by:
+        elif names := optimizer.stopped_by:
             found = f"CMA-ES has converged ({', '.join(names)})"
         else:
             return ""
@@ -201,6 +280,12 @@ class DataOwner(InputOwner):
     def select(self, logits: list[Floats]) -> None:
         """Take the finalists' logits on the validation texts, batch by batch."""
         self._selection.take(self._finalists, self._validation_losses(logits))
+        record, patience = self._record, self._config.tuning.patience
+        if patience is not None and record.waited >= patience and not record.stopped:
+            record.stopped = (
+                f"stopped after generation {len(record.generations)}: {record.waited} evaluations on the validation "
+                "texts in a row have found nothing better, which is tuning.patience"
+            )
 
     def confirm(self, logits: list[Floats]) -> None:
         """Take the leaders' logits on the validation texts, batch by batch, at the end of the run."""
@@ -242,9 +327,13 @@ class DataOwner(InputOwner):
             "ledger": usage.ledger,
         }
 
-    def take_untuned(self, logits: list[Floats]) -> str:
-        """Take the untuned prompt's logits on the test texts, part by part; returns a line for the data owner."""
-        found = self._record.accuracy_before = self.test_accuracy(logits)
+    def take_untuned(self, validation: list[Floats], test: list[Floats]) -> str:
+        """Take the untuned prompt's logits on two sets of texts, part by part; returns a line for the data owner.
+
+        It is the first of which the best is selected.
+        """
+        self._selection.take_first(self._origin[0], float(self._validation_losses(validation)[0]))
+        found = self._record.accuracy_before = self.test_accuracy(test)
         return f"untuned prompt: accuracy {found:.3f} on {len(self._texts['test'].labels)} unseen texts"
 
     def save(self, usage: Usage) -> str | None:

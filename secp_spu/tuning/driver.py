@@ -56,10 +56,22 @@ class Session:
         self.clock.forward_calls += last - first
         return opened
 
+    def logits_and_gradient(self) -> tuple[list[Owned], Owned]:
+        """Of the prompt that was asked for last, on the training texts: logits, and the gradient of their loss.
+
+        Raises: LimitReached at all parties, likewise.
+        """
+        texts = self.sizes["training"]
+        self.allowance.take(Amounts(evaluations=1, texts=texts))
+        self.clock.forward_calls += 1
+        some = parts(texts, self.batching.texts["training"])
+        batches = zip(some, self.batches["training"], strict=True)
+        return self.shared.gradient([(part, batch) for part, batch in batches], self.data_owner)
+
     @property
     def chunks(self) -> list[range]:
         """The population in parts that go through the model together."""
-        return list(parts(self.config.tuning.population, self.batching.candidates))
+        return list(parts(self.config.tuning.candidates, self.batching.candidates))
 
     def show(self, line: Owned) -> None:
         """Show a line that only the data owner may read, where it is; there may be none."""
@@ -95,7 +107,9 @@ def set_up(
     if before["ledger"]:
         runtime.ledger.restore(before["ledger"])
     clock = Clock(runtime, before["seconds"], before["forward_calls"])
-    shared = share_model(runtime, config, (data_owner, model_owner), progress, more_steps=len(sizes))
+    owners = data_owner, model_owner
+    gradients = config.tuning.uses_gradients
+    shared = share_model(runtime, config, owners, progress, more_steps=len(sizes), gradients=gradients)
     batching = choose_batching(config.tuning, sizes, shared.most)
     batches = {}
     with runtime.ledger.phase("setup"):
@@ -115,18 +129,17 @@ def _rest_of_run(config: Config, state: RunState, sizes: dict[Split, int]) -> Am
     made, wanted = state["generations"], config.tuning.generations
     if type(made) is not int or not 0 <= made <= wanted:
         raise RuntimeFailure(f"the data owner has made {made!r} of {wanted} generations: see its own output")
-    rest, tests, population = wanted - made, 1 if state["tested"] else 2, config.tuning.population
-    validation = FINALISTS * sizes["validation"]
-    # The leaders are evaluated once more at the end.
-    return Amounts(
-        generations=rest,
-        evaluations=rest * (population + FINALISTS) + FINALISTS + tests,
-        texts=rest * (population * sizes["training"] + validation) + validation + tests * sizes["test"],
-    )
+    tuning, is_new = config.tuning, not state["tested"]
+    candidates = (wanted - made) * tuning.candidates
+    # The leaders are evaluated once more at the end; of a new run p0 at first, on validation and test texts.
+    finalists = FINALISTS * (1 + sum(map(tuning.is_validated, range(made + 1, wanted + 1)))) + is_new
+    tests = 1 + is_new
+    texts = candidates * sizes["training"] + finalists * sizes["validation"] + tests * sizes["test"]
+    return Amounts(generations=wanted - made, evaluations=candidates + finalists + tests, texts=texts)
 
 
 def tune(session: Session) -> None:
-    """Run forward-only tuning to its end, from where the data owner's record is.
+    """Tune to the end, from where the data owner's record is.
 
     Source: forward-only tuning, arXiv 2506.15307, section 3.
     """
@@ -134,33 +147,54 @@ def tune(session: Session) -> None:
     layers = session.shared.model.layers
     state: RunState = session.runtime.disclose(owner.public_state())
     if not state["tested"]:
-        progress.stage("untuned prompt", layers * len(session.batches["test"]))
-        session.show(owner.take_untuned(session.logits("untuned", 0, 1, "test")))
+        progress.stage("untuned prompt", layers * (len(session.batches["validation"]) + len(session.batches["test"])))
+        try_untuned(session)
         session.show(owner.save(session.clock.read()))
-    batches, candidates = session.batches, session.batching.candidates
-    passes = len(session.chunks) * len(batches["training"]) + len(batches["validation"])
     for number in range(state["generations"], config.tuning.generations):
         if session.runtime.disclose(owner.has_ended()):
             break
-        label = f"generation {number + 1} of {config.tuning.generations}, {candidates} candidates a pass"
-        progress.stage(label, layers * passes)
-        run_generation(session)
+        is_validated = config.tuning.is_validated(number + 1)
+        progress.stage(_label(session, number + 1), layers * _passes(session, is_validated=is_validated))
+        run_generation(session, is_validated=is_validated)
         session.show(owner.save(session.clock.read()))
     session.show(owner.why_stopped())
-    progress.stage("tuned prompt", layers * (len(batches["validation"]) + len(batches["test"])))
+    progress.stage("tuned prompt", layers * (len(session.batches["validation"]) + len(session.batches["test"])))
     confirm_best(session)
     after = session.logits("best", 0, 1, "test")
     usage = session.clock.read()
     session.runtime.disclose(owner.finish(after, usage, session.runtime.ledger.report(), asdict(session.batching)))
 
 
-def run_generation(session: Session) -> None:
-    """Evaluate the next candidates on the training texts, and the finalists on the validation texts."""
+def _label(session: Session, number: int) -> str:
+    tuning = session.config.tuning
+    what = "a step" if tuning.uses_gradients else f"{session.batching.candidates} candidates a pass"
+    return f"generation {number} of {tuning.generations}, {what}"
+
+
+def _passes(session: Session, *, is_validated: bool) -> int:
+    """Passes of a generation, forward and backward."""
+    training, validation = len(session.batches["training"]), len(session.batches["validation"])
+    directions = 2 if session.config.tuning.uses_gradients else 1
+    return directions * len(session.chunks) * training + is_validated * validation
+
+
+def try_untuned(session: Session) -> None:
+    """Evaluate the untuned prompt, on the validation and the test texts."""
+    validation = session.logits("untuned", 0, 1, "validation")
+    session.show(session.data_owner.take_untuned(validation, session.logits("untuned", 0, 1, "test")))
+
+
+def run_generation(session: Session, *, is_validated: bool = True) -> None:
+    """Evaluate the next candidates on the training texts, or step along a gradient; then the finalists."""
     owner = session.data_owner
     session.allowance.take(Amounts(generations=1))
     owner.ask()
-    owner.tell([session.logits("candidates", part.start, part.stop, "training") for part in session.chunks])
-    owner.select(session.logits("finalists", 0, FINALISTS, "validation"))
+    if session.config.tuning.uses_gradients:
+        owner.descend(*session.logits_and_gradient())
+    else:
+        owner.tell([session.logits("candidates", part.start, part.stop, "training") for part in session.chunks])
+    if is_validated:
+        owner.select(session.logits("finalists", 0, FINALISTS, "validation"))
 
 
 def confirm_best(session: Session) -> None:

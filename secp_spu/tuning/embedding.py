@@ -9,6 +9,7 @@ from typing_extensions import override
 from secp_spu.inference import Batch, PrivateEmbedding
 from secp_spu.model import TransformerConfig
 from secp_spu.runtime import Actor, Owned, Runtime, Stored
+from secp_spu.trees import Tree
 from secp_spu.tuning.inputs import PromptSet, Split, TokenSet
 
 
@@ -25,6 +26,17 @@ class Embedding(Protocol):
 
     def prompts(self, which: PromptSet, first: int, last: int) -> Stored:
         """Prompts first..last - 1 of a set [prompts, prompt_tokens, width]."""
+        ...
+
+    def prompts_keeping(self, which: PromptSet, first: int, last: int) -> tuple[Stored, Tree]:
+        """`prompts`, and what `pull_back` reads."""
+        ...
+
+    def pull_back(self, kept: Tree, cotangent: Stored) -> Stored:
+        """The cotangent of what the data owner shares of prompts, by that of `prompts`; both arguments are deleted.
+
+        Both encoded with SUM_BITS fraction bits [prompts, prompt_tokens, width].
+        """
         ...
 
     def end_set_up(self) -> None:
@@ -54,6 +66,14 @@ class EmbeddingAtHome(Embedding):
     def prompts(self, which: PromptSet, first: int, last: int) -> Stored:
         prompts: Stored = self._runtime.share(self._data_owner.prompts(which, first, last))
         return prompts
+
+    @override
+    def prompts_keeping(self, which: PromptSet, first: int, last: int) -> tuple[Stored, Tree]:
+        return self.prompts(which, first, last), ()
+
+    @override
+    def pull_back(self, kept: Tree, cotangent: Stored) -> Stored:
+        return cotangent
 
     @override
     def end_set_up(self) -> None:
@@ -104,6 +124,17 @@ class EmbeddingUnderMpc(Embedding):
         prompts = self._tables.embed_prompts(self._initial, shifts)
         self._runtime.free(shifts)
         return prompts
+
+    @override
+    def prompts_keeping(self, which: PromptSet, first: int, last: int) -> tuple[Stored, Tree]:
+        shifts = self._runtime.share(self._data_owner.prompts(which, first, last))
+        found = self._tables.embed_prompts_keeping(self._initial, shifts)
+        self._runtime.free(shifts)
+        return found
+
+    @override
+    def pull_back(self, kept: Tree, cotangent: Stored) -> Stored:
+        return self._tables.pull_back_prompts(kept, cotangent)
 
     @override
     def end_set_up(self) -> None:

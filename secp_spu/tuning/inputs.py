@@ -50,6 +50,11 @@ class Tables:
         """
         return np.asarray(self._embed(vectors, first_position=first_position))
 
+    def pull_back(self, vectors: Floats, cotangent: Floats) -> npt.NDArray[np.float32]:
+        """The cotangent of soft prompts by that of what `embed` makes of them, both [batch, tokens, width]."""
+        _, pull_back = jax.vjp(self._embed, np.asarray(vectors, np.float32))
+        return np.asarray(pull_back(np.asarray(cotangent, np.float32))[0])
+
 
 class InputOwner:
     """What a data owner shares, for tuning and for predicting alike; methods are called by name by the driver.
@@ -159,6 +164,17 @@ class InputOwner:
         if self._tables is None:
             return to_storage(shifts.astype(np.float32), SHIFT_BITS)
         return self._for_layers(self._tables.embed(self._initial.moved(shifts, self._tables.words)))
+
+    def _of_shifts(self, shifts: Floats, of_shared: Floats) -> Floats:
+        """The derivative by shifts of `_initial`, by that of what `_for_sharing` makes of them, both likewise.
+
+        Without embedding tables the compute parties have pulled it back already.
+        """
+        if self._tables is None:
+            return of_shared
+        vectors = self._initial.moved(shifts, self._tables.words)
+        found: Floats = self._tables.pull_back(vectors, of_shared) * float(self._tables.words.std())
+        return found
 
     def _for_layers(self, embedded: Floats) -> Floats:
         """Embeddings, encoded as the layers take hidden states."""

@@ -69,16 +69,21 @@ class SoftPrompt:
 
 @dataclass(frozen=True)
 class PromptSpace:
-    """The soft prompts that z reaches, in terms of word embeddings that the data owner need not have.
+    """The soft prompts that points z reach, in terms of word embeddings that the data owner need not have.
 
     Attributes:
         projection: A in standard deviations of the word embeddings, fixed and random
-            [prompt_tokens * width, intrinsic_dim].
+            [prompt_tokens * width, intrinsic_dim]; None where z is the shift itself.
         initial: p0.
     """
 
-    projection: Floats
+    projection: Floats | None
     initial: SoftPrompt
+
+    @property
+    def length(self) -> int:
+        """Of a point."""
+        return self.initial.shift.size if self.projection is None else self.projection.shape[1]
 
     @classmethod
     def random(
@@ -107,10 +112,15 @@ class PromptSpace:
         """What is added to `initial.start`, A z and all, in standard deviations of the word embeddings.
 
         Args:
-            points: z [candidates, intrinsic_dim].
+            points: z [candidates, length].
         Returns: [candidates, prompt_tokens, width].
         """
-        return self.initial.shift + (points @ self.projection.T).reshape(len(points), *self.initial.shift.shape)
+        moves = points if self.projection is None else points @ self.projection.T
+        return self.initial.shift + moves.reshape(len(points), *self.initial.shift.shape)
+
+    def of_point(self, of_shift: Floats) -> Floats:
+        """The derivative by a point [length], by that of its shift [prompt_tokens, width]."""
+        return of_shift.ravel() if self.projection is None else of_shift.ravel() @ self.projection
 
     def prompts(self, points: Floats, words: Floats) -> npt.NDArray[np.float32]:
         """Soft prompts [candidates, prompt_tokens, width], float32, of points z [candidates, intrinsic_dim]."""

@@ -21,6 +21,7 @@ from secp_spu.runtime import Ledger
 from secp_spu.runtime.ledger import LedgerState
 from secp_spu.tuning.contents import contents_of, place_of
 from secp_spu.tuning.differences import config_of_run, difference_of_course
+from secp_spu.tuning.gradient import FIRST_SCALE, unpacked
 from secp_spu.tuning.logits import AGREEMENT
 
 FILE_NAME = "checkpoint.json"
@@ -63,6 +64,7 @@ class Generation:
         logits: of the candidates on the training texts [population, texts, labels], where the optimizer is told them.
         implausible: numbers of the candidates whose logits were not taken; the largest other loss stands for theirs.
         notes: what else was not taken, a sentence each.
+        gradient: that the optimizer was told, see `gradient.packed`; empty if there was none, or it was implausible.
     """
 
     candidates: str
@@ -71,6 +73,7 @@ class Generation:
     logits: list[list[list[float]]] = field(default_factory=list)
     implausible: list[int] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    gradient: str = ""
 
 
 @dataclass
@@ -85,9 +88,12 @@ class RunRecord:
         generations: those finished.
         best: the best point z that two evaluations agree on; empty before the first.
         best_validation_loss: the larger one of its two losses on the validation examples.
-        pending: a point of the last generation that is better, to be evaluated once more; empty if there is none.
+        pending: a point that is better, of the last evaluation on the validation examples, to be evaluated once more;
+            empty if there is none. At first it is p0.
         pending_loss: its loss on the validation examples.
         pending_again: the same of its second evaluation at the end of the run.
+        waited: evaluations on the validation examples without a better loss, in a row.
+        scale: of the next step's cotangents.
         stopped: why the run ended before its last generation; empty if it did not.
         accuracy_before: of the untuned prompt on the test examples.
         accuracy_after: of the selected prompt, once the run has finished.
@@ -104,6 +110,8 @@ class RunRecord:
     pending: list[float] = field(default_factory=list)
     pending_loss: float = float("inf")
     pending_again: float | None = None
+    waited: int = 0
+    scale: float = FIRST_SCALE
     stopped: str = ""
     accuracy_before: float | None = None
     accuracy_after: float | None = None
@@ -160,19 +168,22 @@ class RunRecord:
             self.seed,
             self.best_validation_loss,
             self.pending_loss,
+            self.scale,
+            self.waited,
             self.usage.seconds,
             self.usage.forward_calls,
         ]
         numbers += [*self.best, *self.pending]
         for generation in self.generations:
             numbers += [*generation.losses, generation.validation_loss]
+            unpacked(generation.gradient)
         if not all(isinstance(text, str) for text in (self.digest, *self.contents.keys(), *self.contents.values())):
             raise ValueError("a fingerprint is missing")
         if any(not isinstance(number, int | float) or math.isnan(number) for number in numbers):
             raise ValueError("a number is missing")
         points = [point for point in (self.best, self.pending) if point]
         found = (self.best, self.best_validation_loss), (self.pending, self.pending_loss)
-        if any(bool(point) != math.isfinite(loss) for point, loss in found) or (points and not self.generations):
+        if any(bool(point) != math.isfinite(loss) for point, loss in found) or (self.best and not self.generations):
             raise ValueError("points and their losses do not fit")
         if max(len({len(g.losses) for g in self.generations}), len({len(point) for point in points})) > 1:
             raise ValueError("generations and their results do not fit")

@@ -1,8 +1,9 @@
 """Selects the tuned prompt: the point with the smallest validation loss that two evaluations agree on.
 
-A finalist that is better than the best is pending first. The next generation evaluates the pending point again, in
-place of the optimizer's mean: every generation has as many evaluations, and nobody sees whether there was a new best.
-At the end of the run the last pending point is evaluated again; without one the best is.
+A finalist that is better than the best is pending first, and before the first generation p0 is. The next generation
+evaluates the pending point again, in place of the optimizer's mean: every generation has as many evaluations, and
+nobody sees whether there was a new best. At the end of the run the last pending point is evaluated again; without one
+the best is.
 """
 
 from __future__ import annotations
@@ -44,6 +45,11 @@ class Selection:
             raise RuntimeFailure(f"no prompt was found: the logits of all finalists were implausible; {WHAT_TO_DO}")
         return np.array([best or pending, pending or best])
 
+    def take_first(self, point: npt.NDArray[np.float64], loss: float) -> None:
+        """Take p0's validation loss, infinite where its logits were implausible."""
+        if math.isfinite(loss):
+            self._record.pending, self._record.pending_loss = point.tolist(), loss
+
     def take(self, finalists: npt.NDArray[np.float64], found: Floats) -> None:
         """Take a generation's validation losses.
 
@@ -58,8 +64,9 @@ class Selection:
         last, least = record.generations[-1], float(fresh.min())
         last.validation_loss = least
         last.notes += ["a finalist's logits were implausible"] * int(np.isinf(fresh).sum())
+        record.waited += 1
         if least < min(record.best_validation_loss, record.pending_loss):
-            record.pending, record.pending_loss = finalists[fresh.argmin()].tolist(), least
+            record.pending, record.pending_loss, record.waited = finalists[fresh.argmin()].tolist(), least, 0
 
     def _take_second_evaluation(self, again: float) -> None:
         """The larger of the pending point's losses counts; if the two differ, a third evaluation is to confirm it."""

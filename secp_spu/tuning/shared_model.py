@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from jax import Array
+
 from secp_spu.config import Config
-from secp_spu.errors import RuntimeFailure
-from secp_spu.inference import Batch, SecureModel
+from secp_spu.errors import ConfigError, RuntimeFailure
+from secp_spu.inference import BackwardPass, Batch, SecureModel
+from secp_spu.model import TransformerConfig
+from secp_spu.model.backward import lacks_backward
 from secp_spu.progress import Progress
 from secp_spu.runtime import Actor, Owned, Runtime, Stored
 from secp_spu.tuning.batching import sequences_that_fit
@@ -23,13 +29,15 @@ class SharedModel:
         runtime: that has it.
         model: its layers and head.
         embedding: of texts and prompts.
-        most: sequences that one pass may have.
+        most: sequences that one pass may have, with what it keeps for the way back.
+        way_back: for gradients, if the run's optimizer wants them and this party's configuration allows them.
     """
 
     runtime: Runtime
     model: SecureModel
     embedding: Embedding
     most: int
+    way_back: BackwardPass | None = None
 
     def prompts(self, which: PromptSet, first: int, last: int) -> Stored:
         """Prompts first..last - 1 of a set [prompts, prompt_tokens, width].
@@ -52,10 +60,46 @@ class SharedModel:
 
     def answer(self, prompts: Stored, batch: Batch) -> Owned:
         """Logits of every prompt before every text, opened to the data owner alone [prompts * texts, labels]."""
-        logits = self.model.logits(prompts, batch)
-        opened = self.runtime.open_to(DATA_OWNER, logits)
-        self.runtime.free(logits)
+        return self._opened(self.model.logits(prompts, batch))
+
+    def gradient(self, batches: Sequence[tuple[range, Batch]], data_owner: Actor) -> tuple[list[Owned], Owned]:
+        """Logits of the prompt that was asked for last, and the derivative of its summed loss.
+
+        Args:
+            batches: of the training texts, with their numbers.
+            data_owner: actor of a DataOwner, which gives the derivative by the logits.
+        Returns: logits by batch; and the derivative by what the data owner shares of a prompt, summed over all texts
+            before it is opened to the data owner alone, encoded with SUM_BITS [1, prompt_tokens, width].
+        Raises: ConfigError where this party's configuration allows no gradients; RuntimeFailure if the data owner has
+            shared something else than was announced.
+        """
+        if self.way_back is None:
+            raise ConfigError("model.reveal: is logits, so no gradient is opened: set it to gradients at all parties")
+        prompts, kept_prompts = self.embedding.prompts_keeping("candidates", 0, 1)
+        require_announced(prompts.spec.shape[0], 1, "prompts")
+        answers, parts = [], []
+        for part, batch in batches:
+            logits, kept = self.model.logits_and_kept(prompts, batch)
+            shape = logits.spec.shape
+            answers.append(self._opened(logits))
+            slopes: Stored = self.runtime.share(data_owner.cotangents(part.start, part.stop, answers[-1]))
+            require_announced(math.prod(slopes.spec.shape), math.prod(shape), "derivatives by logits")
+            parts.append(self.way_back.prompts(kept, slopes, prompts.spec.shape[1]))
+            self.runtime.free(slopes)
+        total: Stored = self.runtime.run("sum_of_gradients", _sum, parts)
+        self.runtime.free([prompts, parts])
+        return answers, self._opened(self.embedding.pull_back(kept_prompts, total))
+
+    def _opened(self, values: Stored) -> Owned:
+        """To the data owner alone."""
+        opened = self.runtime.open_to(DATA_OWNER, values)
+        self.runtime.free(values)
         return opened
+
+
+def _sum(parts: Sequence[Array]) -> Array:
+    """Local."""
+    return sum(parts[1:], start=parts[0])
 
 
 def require_announced(shared: int, announced: int, what: str) -> None:
@@ -82,7 +126,13 @@ def sizes_of(runtime: Runtime, data_owner: Actor) -> dict[Split, int]:
 
 
 def share_model(
-    runtime: Runtime, config: Config, owners: tuple[Actor, Actor], progress: Progress, *, more_steps: int = 0
+    runtime: Runtime,
+    config: Config,
+    owners: tuple[Actor, Actor],
+    progress: Progress,
+    *,
+    more_steps: int = 0,
+    gradients: bool = False,
 ) -> SharedModel:
     """Share the model's weights and, for the label-embedding head, compute the labels' embeddings. Once, as set-up.
 
@@ -92,12 +142,16 @@ def share_model(
         owners: actors of an InputOwner and a ModelOwner.
         progress: told of every step.
         more_steps: of the same stage that the caller will make.
+        gradients: the caller will ask for `gradient`.
+    Raises: ConfigError for a model without a backward pass, if gradients are wanted.
     """
     data_owner, model_owner = owners
     by_words = config.model.head == "label_words"
     word_ids = runtime.disclose(data_owner.label_word_ids())
     require_announced(len(word_ids), len(config.task.labels) if by_words else 0, "label words")
     transformer = runtime.disclose(model_owner.transformer_config())
+    if gradients:
+        _require_backward(config, transformer)
     progress.stage("set-up", transformer.layers * (1 if by_words else 2) + more_steps)
     with runtime.ledger.phase("setup"):
         layers = []
@@ -111,10 +165,22 @@ def share_model(
         prompt_tokens = config.tuning.prompt_tokens
         embedding = make_embedding(runtime, config.model.embedding, transformer, owners, prompt_tokens=prompt_tokens)
         # After the tables, which may be the largest of all weights and stay as long as texts are looked up.
-        most = sequences_that_fit(runtime, transformer, prompt_tokens + config.task.max_tokens)
+        allowed = gradients and config.model.reveal == "gradients"
+        way_back = BackwardPass(model) if allowed else None
+        tokens = prompt_tokens + config.task.max_tokens
+        most = sequences_that_fit(runtime, transformer, tokens, keeping=allowed)
         if not by_words:
             descriptions = embedding.labels()
             require_announced(descriptions.hidden.spec.shape[0], len(config.task.labels), "descriptions of labels")
             model.embed_labels(descriptions)
             runtime.free(descriptions.handles)
-    return SharedModel(runtime, model, embedding, most)
+    return SharedModel(runtime, model, embedding, most, way_back)
+
+
+def _require_backward(config: Config, transformer: TransformerConfig) -> None:
+    if missing := lacks_backward(transformer):
+        raise ConfigError(
+            f"tuning.optimizer: {config.tuning.optimizer} takes a backward pass, and {missing} has none: adapt the "
+            "model (secp-spu adapt), set model.activation: gelu_tanh if it is gelu that has none, or take a "
+            "gradient-free optimizer such as cma"
+        )

@@ -232,6 +232,12 @@ class FourierAttention(FeatureAttention):
         return rearranged(lambda *parts: jnp.concatenate(parts, -1), turns, kernel[..., angles:])
 
     @classmethod
+    def kept_elements(cls, config: TransformerConfig, tokens: int) -> int:
+        """Features of queries and keys, values and results with a column a head, divisors, and the summary."""
+        features = 2 * config.heads * config.features
+        return tokens * (2 * features + 2 * (config.width + config.heads)) + features * (config.head_dim + 1)
+
+    @classmethod
     def tensors(cls, config: TransformerConfig) -> dict[str, tuple[int, ...]]:
         """The frequencies of every head."""
         return {"frequencies": (config.heads, config.head_dim, config.features)}

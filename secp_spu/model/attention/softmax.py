@@ -104,6 +104,11 @@ class SoftmaxAttention(Attention):
         return of_query, of_key, of_value
 
     @classmethod
+    def kept_elements(cls, config: TransformerConfig, tokens: int) -> int:
+        """Queries, keys, values and weights."""
+        return tokens * (3 * config.width + config.heads * tokens)
+
+    @classmethod
     def scores(cls, config: TransformerConfig, tokens: int) -> int:
         """One for every key and head."""
         return config.heads * tokens

@@ -1,0 +1,98 @@
+"""What a data owner makes of a gradient, in plaintext: cotangents of its loss, and the derivative by its point.
+
+The cotangents that it shares are scaled by a power of two, its own secret, so that those of the layers use the fraction
+bits that they have under MPC. What comes back is of the summed losses of all texts.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+
+import numpy as np
+
+from secp_spu.model.precision import SUM_BITS
+from secp_spu.protocol import FRACTION_BITS
+from secp_spu.trees import Floats, Ints
+from secp_spu.tuning.logits import HINGE_MARGIN
+
+FIRST_SCALE = 2.0**10
+"""Of a run's first step. Cotangents of MiniLM's layers are then 10 on average and 200 at most."""
+
+SMALLEST_SCALE, LARGEST_SCALE = 2.0**-4, 2.0**20
+"""A gradient that is implausible even at the smallest is no matter of its scale."""
+
+WANTED = 1.0, 128.0
+"""Between which the largest number of a gradient is to be, for one text and scaled."""
+
+IMPLAUSIBLE = 2.0**20
+"""A scaled gradient for one text that is longer has wrapped around the ring, or met a truncation gone wrong: both leave
+numbers of the ring's own size, which are 2**40 and more."""
+
+SMALLER = 2.0**-4
+"""What the scale is multiplied by after an implausible gradient."""
+
+
+def cotangents(kind: str, logits: Floats, labels: Ints) -> Floats:
+    """The derivative of each text's loss by its logits.
+
+    Args:
+        kind: "cross_entropy" or "hinge", see `losses`.
+        logits: [texts, labels].
+        labels: numbers [texts].
+    Returns: [texts, labels].
+    """
+    slope: Floats
+    of_label = np.eye(logits.shape[-1])[labels]
+    if kind == "hinge":
+        others = np.where(of_label > 0, -np.inf, logits)
+        largest = np.eye(logits.shape[-1])[others.argmax(-1)]
+        violated = HINGE_MARGIN - (logits * of_label).sum(-1) + others.max(-1) > 0
+        slope = violated[:, None] * (largest - of_label)
+        return slope
+    powers = np.exp(logits - logits.max(-1, keepdims=True))
+    slope = powers / powers.sum(-1, keepdims=True) - of_label
+    return slope
+
+
+def decoded(opened: Floats, scale: float, texts: int) -> Floats | None:
+    """The mean loss's derivative by what the first layer reads, of what was opened; None if it is implausible.
+
+    Args:
+        opened: scaled, summed over texts, encoded with SUM_BITS fraction bits.
+        scale: of the cotangents.
+        texts: how many there were.
+    """
+    of_text = np.asarray(opened, np.float64) * 2.0 ** (FRACTION_BITS - SUM_BITS) / texts
+    if not np.abs(of_text).max() < IMPLAUSIBLE:  # NaN is not less
+        return None
+    found: Floats = of_text / scale
+    return found
+
+
+def next_scale(scale: float, gradient: Floats | None) -> float:
+    """The scale of the next step: such that the largest number of a gradient like this one is as WANTED says.
+
+    Args:
+        scale: of the last step.
+        gradient: which it gave, without the scale; None if it was implausible.
+    """
+    if gradient is None:
+        return scale * SMALLER
+    least, most = WANTED
+    largest = max(float(np.abs(gradient).max()), least / LARGEST_SCALE)
+    steps = min(0, math.floor(math.log2(most / (largest * scale)))) or max(
+        0, math.ceil(math.log2(least / (largest * scale)))
+    )
+    return float(np.clip(scale * 2.0**steps, SMALLEST_SCALE, LARGEST_SCALE))
+
+
+def packed(gradient: Floats) -> str:
+    """A gradient as a record keeps it: float32, in base 64."""
+    return base64.b64encode(np.ascontiguousarray(gradient, np.float32).tobytes()).decode()
+
+
+def unpacked(text: str) -> Floats:
+    """The reverse; ValueError for what is none."""
+    found: Floats = np.frombuffer(base64.b64decode(text, validate=True), np.float32)
+    return found
