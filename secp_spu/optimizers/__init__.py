@@ -1,4 +1,4 @@
-"""Optimizers, which know neither models nor MPC: gradient-free ones, a file for each, and those of gradient.py.
+"""Optimizers, which know neither models nor MPC: gradient-free ones, a file for each, and those of descent.py.
 
 A new gradient-free one is a file with a subclass of `Optimizer` and a line in `OPTIMIZERS`: configurations and benches
 take its name from there.
@@ -7,7 +7,7 @@ take its name from there.
 from secp_spu.optimizers.cma_es import CmaEs, SeparableCmaEs
 from secp_spu.optimizers.evolution import DifferentialEvolution, NaturalEvolution
 from secp_spu.optimizers.gauss_newton import GaussNewton
-from secp_spu.optimizers.gradient import Adam, Descent, GradientOptimizer, MomentumDescent, Schedule
+from secp_spu.optimizers.descent import Adam, Descent, GradientOptimizer, MomentumDescent, Schedule
 from secp_spu.optimizers.optimizer import Optimizer, Search, fingerprint
 from secp_spu.optimizers.random_search import RandomSearch
 from secp_spu.optimizers.spsa import Spsa

@@ -22,9 +22,17 @@ SEMI2K = ["protocol=semi2k", "parties=2", "trusted_first_party=true", "cluster.c
 
 
 PRIVATE = ["model.embedding=private"]
+ADAM = [
+    "tuning.optimizer=adam",
+    "model.reveal=gradients",
+    *(f"tuning.{key}=null" for key in ("population", "intrinsic_dim")),
+    "tuning.alpha=1",
+]
 
 
-@pytest.mark.parametrize("settings", [PRIVATE, [*SEMI2K, *DEALT]], ids=["aby3-joint-private", "semi2k-dealt"])
+@pytest.mark.parametrize(
+    "settings", [[*PRIVATE, *ADAM], [*SEMI2K, *DEALT]], ids=["aby3-joint-private-adam", "semi2k-dealt"]
+)
 def test_simulation_is_the_run_in_one_process(tmp_path, settings):
     here, there = tmp_path / "one_process", tmp_path / "simulation"
     config = load_config(Path("configs/simulation.yaml"), [*SETTINGS, *settings])
@@ -41,7 +49,9 @@ def test_simulation_is_the_run_in_one_process(tmp_path, settings):
     assert (done.returncode, done.stderr) == (0, "")
     assert "outputs in" in done.stdout
     one, other = RunRecord.load(here), RunRecord.load(there)
-    assert [g.candidates for g in one.generations] == [g.candidates for g in other.generations]
+    assert one.generations[0].candidates == other.generations[0].candidates
+    if not config.tuning.uses_gradients:  # the next steps have the arithmetic's noise
+        assert [g.candidates for g in one.generations] == [g.candidates for g in other.generations]
     for ours, theirs in zip(one.generations, other.generations, strict=True):
         assert theirs.losses == pytest.approx(ours.losses, abs=2 * MPC_ERROR)
     assert one.accuracy_after == other.accuracy_after

@@ -127,10 +127,10 @@ def test_what_a_setting_got_wrong_is_not_said_of_the_file(write):
     path = write(tuning__population=4)
     with pytest.raises(ConfigError, match="^`settings` tuning.population=eight: tuning.population is 'eight': "):
         load_config(path, ["tuning.seed=1", "tuning.population=eight"])
-    with pytest.raises(ConfigError, match="^`settings` tuning.population=: tuning.population is empty: "):
-        load_config(path, ["tuning.population="])
-    with pytest.raises(ConfigError, match="^`settings` tuning.population=: tuning.population is empty: "):
-        load_config(path, ["tuning.population=8", "tuning.population="])
+    with pytest.raises(ConfigError, match="^`settings` tuning.generations=: tuning.generations is empty: "):
+        load_config(path, ["tuning.generations="])
+    with pytest.raises(ConfigError, match="^`settings` tuning.generations=: tuning.generations is empty: "):
+        load_config(path, ["tuning.generations=8", "tuning.generations="])
     with pytest.raises(ConfigError, match="^`settings` task.pool=absent: task.pool: .*absent does not exist"):
         load_config(path, ["task.pool=absent"])
     with pytest.raises(ConfigError, match="^`settings` parties=2: parties: is 2, but aby3 runs among 3"):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from secp_spu.optimizers import OPTIMIZERS, Search, fingerprint
+from secp_spu.optimizers import GRADIENT_OPTIMIZERS, OPTIMIZERS, Descent, Search, fingerprint
 from secp_spu.tuning import losses
 
 DIM, POPULATION = 7, 8
@@ -122,3 +122,51 @@ def test_gauss_newton_takes_logits_of_any_precision_for_the_same():
             optimizer.tell(rng.random(len(logits)), logits.astype(precision))
     for of_32, of_64 in zip(asked[:3], asked[3:], strict=True):
         np.testing.assert_array_equal(of_32, of_64)
+
+
+# Along gradients
+
+
+def _slope(point):
+    """The loss's derivative, of the softmax regression."""
+    logits = _logits(point[None])[0]
+    powers = np.exp(logits - logits.max(-1, keepdims=True))
+    return np.einsum("tl,tld->d", powers / powers.sum(-1, keepdims=True) - np.eye(LABELS)[TRUTH], SLOPES) / TEXTS
+
+
+def _descent(kind, steps, **changes):
+    descent = Descent(**{"length": DIM, "rate": 0.5, "schedule": "constant", "steps": steps, **changes})
+    optimizer, course = GRADIENT_OPTIMIZERS[kind](descent), []
+    for _ in range(steps):
+        (point,) = optimizer.ask()
+        course.append(point)
+        optimizer.tell(_slope(point))
+    return np.array([*course, optimizer.mean])
+
+
+@pytest.mark.parametrize("kind", GRADIENT_OPTIMIZERS)
+def test_gradients_lead_from_zero_to_a_small_loss(kind):
+    course = _descent(kind, 30)
+    assert not course[0].any()
+    assert _task(course[-1:])[0] < _task(course[:1])[0] / 10
+
+
+def test_adams_first_step_is_the_rate_long_in_every_direction():
+    for rate in (0.5, 0.1):
+        np.testing.assert_allclose(np.abs(_descent("adam", 1, rate=rate)[1]), rate, rtol=1e-4)
+
+
+def test_momentum_adds_the_step_before():
+    first, second = _descent("sgd", 2, rate=0.1)[1:]
+    np.testing.assert_allclose(second - first, 0.9 * first - 0.1 * _slope(first), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", GRADIENT_OPTIMIZERS)
+def test_a_rate_that_is_not_given_is_the_optimizers_own(kind):
+    usual = GRADIENT_OPTIMIZERS[kind].usual_rate
+    np.testing.assert_array_equal(_descent(kind, 2, rate=None), _descent(kind, 2, rate=usual))
+
+
+def test_a_cosine_schedule_ends_with_short_steps():
+    steps = np.linalg.norm(np.diff(_descent("adam", 10, schedule="cosine"), axis=0), axis=1)
+    assert steps[-1] < steps[0] / 10

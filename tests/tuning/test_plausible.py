@@ -16,7 +16,7 @@ from secp_spu.tuning.driver import confirm_best, run_generation
 from secp_spu.tuning.logits import AGREEMENT, LARGEST_LIMIT, check_limit, plausible
 
 GENERATIONS = 6
-UNTUNED = 1  # openings before the first generation; then training and validation logits of each
+UNTUNED = 2  # openings before the first generation: validation and test; then training and validation of each
 LIMIT = 32.0  # of the demo's model
 
 
@@ -172,13 +172,15 @@ def test_no_candidate_with_plausible_logits_is_a_failure_that_says_what_to_do(tm
 
 
 def test_no_confirmed_point_is_a_failure_that_says_what_to_do(labels, tmp_path):
-    changes = {_validation(1): perfect(labels["validation"], 16.0, 0)}
+    """Of p0 neither, which the first generation evaluates again."""
+    best, start = perfect(labels["validation"], 16.0, 0), perfect(1 - labels["validation"], 16.0, 1)
+    changes = {_validation(1): lambda logits: start(best(logits))}
     with pytest.raises(RuntimeFailure, match="no two evaluations of one agree; go on with `resume`"):
         _run(tmp_path / "run", "tuning.generations=1", changes=changes)
 
 
 def test_implausible_logits_of_test_texts_count_as_wrong(tmp_path):
-    record, _ = _run(tmp_path / "run", "tuning.generations=1", changes={0: lambda logits: 1e6 * logits})
+    record, _ = _run(tmp_path / "run", "tuning.generations=1", changes={1: lambda logits: 1e6 * logits})
     assert record.accuracy_before == 0
 
 
@@ -223,7 +225,7 @@ def test_a_search_without_a_slope_ends_after_a_generation(tmp_path, alpha, found
     assert f"raise tuning.alpha, which is {float(alpha):g}" in lines[-1]
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert report["stopped"] == lines[-1]
-    assert report["forward_calls"] == 1 + (4 + 2) + 2 + 1
+    assert report["forward_calls"] == 2 + (4 + 2) + 2 + 1
     assert (tmp_path / "run" / "prompt.safetensors").exists()
     owner = DataOwner(_config(*settings), tmp_path / "run", resume=True)
     assert owner.is_finished()

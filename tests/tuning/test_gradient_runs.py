@@ -1,0 +1,261 @@
+"""Tuning by gradients: the derivative is the loss's own, a run can be resumed, and faults are said or left out."""
+
+import json
+
+import numpy as np
+import pytest
+from corrupting import Corrupting, perfect
+from small_runs import LABELS, PRIVATE, SMALL
+
+from secp_spu.cli.app import DEMO_CONFIG
+from secp_spu.config import load_config
+from secp_spu.errors import ConfigError, RuntimeFailure
+from secp_spu.progress import Progress
+from secp_spu.runtime import LocalRuntime, PlaintextRuntime
+from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, RunRecord, losses, set_up, tune
+from secp_spu.tuning.driver import run_generation
+from secp_spu.tuning.gradient import (
+    FIRST_SCALE,
+    IMPLAUSIBLE,
+    LARGEST_SCALE,
+    SMALLEST_SCALE,
+    WANTED,
+    cotangents,
+    decoded,
+    next_scale,
+    packed,
+    unpacked,
+)
+
+ADAM = (
+    *(setting for setting in SMALL if "population" not in setting),
+    "tuning.optimizer=adam",
+    "tuning.population=null",
+    "tuning.intrinsic_dim=null",
+    "tuning.alpha=1",
+    "model.reveal=gradients",
+    "protocol=plaintext",
+)
+INTRINSIC = ("tuning.space=intrinsic", "tuning.intrinsic_dim=7")
+
+
+def config_of(*settings):
+    return load_config(DEMO_CONFIG, [*ADAM, *settings])
+
+
+def session_of(runtime, config, folder, *, resume=False):
+    owner = runtime.actor(DATA_OWNER, DataOwner, config, folder, resume=resume)
+    return set_up(runtime, config, owner, runtime.actor("model_owner", ModelOwner, config), Progress())
+
+
+def run(folder, *settings, changes=None, resume=False):
+    """Tune with corrupted openings; returns the record."""
+    with Corrupting(changes or {}) as runtime:
+        tune(session_of(runtime, config_of(*settings), folder, resume=resume))
+    return RunRecord.load(folder)
+
+
+# The derivative
+
+
+@pytest.mark.parametrize("kind", ["cross_entropy", "hinge"])
+def test_cotangents_are_the_derivative_of_the_loss(kind):
+    logits = np.random.default_rng(0).normal(size=(5, 3), scale=3)
+    labels = np.array([0, 1, 2, 0, 1])
+    step, found = 1e-6, np.zeros_like(logits)
+    for index in np.ndindex(logits.shape):
+        change = np.zeros_like(logits)
+        change[index] = step
+        above, below = (losses(kind, moved[None], labels)[0] for moved in (logits + change, logits - change))
+        found[index] = len(labels) * (above - below) / (2 * step)
+    np.testing.assert_allclose(cotangents(kind, logits, labels), found, atol=1e-6)
+    assert np.abs(found).max() > 0.1
+
+
+@pytest.mark.parametrize("settings", [(), (PRIVATE,), INTRINSIC, LABELS, ("tuning.loss=hinge",)], ids=str)
+def test_a_step_is_told_the_derivative_of_the_loss_by_its_point(settings, tmp_path):
+    """By difference quotients of whole evaluations, along the gradient and along other directions."""
+    config = config_of(*settings)
+    with PlaintextRuntime() as runtime:
+        session = session_of(runtime, config, tmp_path / "run")
+        owner = session.data_owner._instance
+        run_generation(session, is_validated=False)
+        gradient = unpacked(owner._record.generations[0].gradient).astype(np.float64)
+        length = np.linalg.norm(gradient)
+        noise = np.random.default_rng(0).normal(size=gradient.size) * length / np.sqrt(gradient.size)
+        for direction in (gradient, gradient + noise):
+            unit, step, found = direction / np.linalg.norm(direction), 0.05 / np.sqrt(max(1, length)), []
+            for sign in (1, -1):
+                owner._candidates = sign * step * unit[None]
+                (opened,) = session.logits("candidates", 0, 1, "training")
+                found.append(losses(config.tuning.loss, opened.value[None], owner._texts["training"].labels)[0])
+            assert (found[0] - found[1]) / (2 * step) == pytest.approx(gradient @ unit, rel=0.03)
+
+
+@pytest.mark.slow("steps under MPC are those of plaintext; two runs each")
+@pytest.mark.parametrize("settings", [(), (PRIVATE,)], ids=str)
+def test_a_secure_step_is_that_of_plaintext(settings, tmp_path):
+    found = []
+    for number, runtime in enumerate((PlaintextRuntime(), LocalRuntime("aby3"))):
+        with runtime:
+            session = session_of(runtime, config_of(*settings), tmp_path / str(number))
+            run_generation(session, is_validated=False)
+            found.append(unpacked(session.data_owner._instance._record.generations[0].gradient))
+    assert np.linalg.norm(found[1] - found[0]) < 0.02 * np.linalg.norm(found[0])
+
+
+# Runs
+
+
+def perfect_start(folder):
+    """Changes that make p0 right for all validation texts, before the first step and when it is evaluated again."""
+    labels = DataOwner(config_of(), folder / "labels", resume=False)._texts["validation"].labels
+    return {0: perfect(labels, 16.0, 0), 4: perfect(labels, 16.0, 1)}
+
+
+def test_the_loss_falls_and_the_best_prompt_is_selected(tmp_path):
+    record = run(tmp_path / "run", "tuning.generations=6", "task.shots=8", "task.validation_shots=8")
+    told = [generation.losses[0] for generation in record.generations]
+    assert told[-1] < told[0] / 2
+    assert record.selected[1] <= min(g.validation_loss for g in record.generations) + 1e-6
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["forward_calls"] == 2 + 6 * (1 + 2) + 2 + 1
+
+
+@pytest.mark.parametrize("settings", [(), INTRINSIC, ("tuning.optimizer=sgd",)], ids=str)
+def test_a_resumed_run_is_the_one_that_was_not_stopped(settings, tmp_path):
+    whole = run(tmp_path / "whole", "tuning.generations=4", *settings)
+    run(tmp_path / "parts", "tuning.generations=2", *settings)
+    parts = run(tmp_path / "parts", "tuning.generations=4", *settings, resume=True)
+    assert parts.generations == whole.generations
+    assert (parts.best, parts.selected, parts.scale) == (whole.best, whole.selected, whole.scale)
+
+
+def test_a_rate_that_falls_depends_on_the_number_of_steps(tmp_path):
+    run(tmp_path / "run", "tuning.schedule=cosine", "tuning.generations=2")
+    with pytest.raises(ConfigError, match="another configuration"):
+        run(tmp_path / "run", "tuning.schedule=cosine", "tuning.generations=3", resume=True)
+
+
+def test_an_initial_prompt_that_is_best_is_selected(tmp_path):
+    record = run(tmp_path / "run", "tuning.generations=3", changes=perfect_start(tmp_path))
+    assert not np.any(record.selected[0])
+    assert record.generations[-1].losses[0] < record.generations[0].losses[0]
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["accuracy_after"] == report["accuracy_before"]
+
+
+def test_validation_is_as_often_as_it_is_asked_for(tmp_path):
+    record = run(tmp_path / "run", "tuning.generations=5", "tuning.validate_every=3")
+    assert [np.isfinite(g.validation_loss) for g in record.generations] == [False, False, True, False, True]
+
+
+def test_tuning_stops_when_nothing_better_is_found(tmp_path):
+    settings = "tuning.generations=9", "tuning.patience=2"
+    record = run(tmp_path / "run", *settings, changes=perfect_start(tmp_path))
+    assert record.stopped.startswith("stopped after generation 2: 2 evaluations on the validation texts in a row")
+    assert len(record.generations) == 2
+
+
+def test_patience_is_kept_by_gradient_free_optimizers_too(tmp_path):
+    settings = [*SMALL, "protocol=plaintext", "tuning.generations=9", "tuning.patience=1", "tuning.alpha=1000"]
+    config = load_config(DEMO_CONFIG, settings)
+    with PlaintextRuntime() as runtime:
+        tune(session_of(runtime, config, tmp_path / "run"))
+    assert "which is tuning.patience" in RunRecord.load(tmp_path / "run").stopped
+
+
+# What is wrong
+
+
+def test_a_text_with_implausible_logits_is_left_out(tmp_path):
+    def spoil(logits):
+        logits[1] = 1e6
+        return logits
+
+    record = run(tmp_path / "run", "tuning.generations=2", changes={2: spoil})
+    first, second = record.generations
+    assert first.notes[0] == "the logits of 1 texts were implausible, and left out"
+    assert first.gradient
+    assert not second.notes
+
+
+def test_an_implausible_gradient_is_taken_again_with_a_smaller_scale(tmp_path):
+    record = run(tmp_path / "run", "tuning.generations=2", changes={3: lambda g: g + 2.0**40})
+    first, second = record.generations
+    assert first.notes[0] == f"the gradient was implausible, and is taken again at the scale {FIRST_SCALE / 16:g}"
+    assert (first.gradient, first.candidates) == ("", second.candidates)
+    assert second.gradient
+
+
+def test_gradients_that_are_never_plausible_end_the_run(tmp_path):
+    changes = dict.fromkeys(range(2, 100), lambda g: np.full_like(g, np.nan) if g.ndim == 3 else g)
+    with pytest.raises(RuntimeFailure, match="the gradient, at any scale, of generation 4 are implausible"):
+        run(tmp_path / "run", "tuning.generations=9", changes=changes)
+
+
+def test_a_party_that_has_not_agreed_opens_no_gradient(tmp_path):
+    """The program is not run either: the party that drives it has no way back."""
+    config = config_of()
+    model = config.model.model_copy(update={"reveal": "logits"})
+    with Corrupting({}) as runtime:
+        session = session_of(runtime, config.model_copy(update={"model": model}), tmp_path / "run")
+        before = runtime.opened
+        with pytest.raises(ConfigError, match="model.reveal: is logits, so no gradient is opened"):
+            run_generation(session)
+        assert runtime.opened == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["model.reveal=logits"], "model.reveal: is logits, but the optimizer adam wants gradients"),
+        (["tuning.population=4"], "tuning.population: is 4, for which the optimizer adam has no use: leave it out"),
+        (["tuning.intrinsic_dim=9"], "tuning.intrinsic_dim: is 9, for which the optimizer adam has no use"),
+        (["tuning.space=intrinsic"], "tuning.intrinsic_dim: is missing, but the optimizer adam needs it"),
+        (["tuning.optimizer=cma", "tuning.rate=1"], "tuning.rate: is 1.0, for which the optimizer cma has no use"),
+        (["tuning.optimizer=cma"], "tuning.population: is missing, but the optimizer cma needs it"),
+        (["tuning.validate_every=0"], "tuning.validate_every is 0"),
+        (["tuning.patience=0"], "tuning.patience is 0"),
+        (["tuning.rate=0"], "tuning.rate is 0"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        config_of(*settings)
+
+
+def test_a_model_without_a_backward_pass_is_refused_before_anything_is_shared(tmp_path):
+    config = config_of("model.activation=gelu", "model.force_activation=true")
+    message = r"activation gelu has none: adapt the model .* model.activation: gelu_tanh"
+    with PlaintextRuntime() as runtime, pytest.raises(ConfigError, match=message):
+        session_of(runtime, config, tmp_path / "run")
+
+
+# Numbers that are opened
+
+
+def test_what_is_opened_is_decoded_for_one_text():
+    opened = np.full((1, 2, 3), 3.0)
+    np.testing.assert_allclose(decoded(opened, 4.0, 5), 3.0 * 2 / 5 / 4)
+    for wrong in (np.nan, np.inf, 5 * IMPLAUSIBLE):
+        assert decoded(np.full((1, 2, 3), wrong), 4.0, 5) is None
+
+
+@pytest.mark.parametrize("size", [1e-9, 1e-3, 0.1, 1.0, 1e3])
+def test_the_scale_follows_the_gradients_size(size):
+    scale = next_scale(FIRST_SCALE, np.full((1, 2), size))
+    assert np.log2(scale) == round(np.log2(scale))
+    assert WANTED[0] <= size * scale <= WANTED[1] or scale in (SMALLEST_SCALE, LARGEST_SCALE)
+    assert next_scale(scale, np.full((1, 2), size)) == scale
+
+
+def test_a_gradient_of_zero_has_a_scale():
+    assert next_scale(FIRST_SCALE, np.zeros((1, 2))) == LARGEST_SCALE
+
+
+def test_a_packed_gradient_is_the_same():
+    gradient = np.random.default_rng(0).normal(size=50).astype(np.float32)
+    np.testing.assert_array_equal(unpacked(packed(gradient)), gradient)
+    with pytest.raises(ValueError, match=r"."):
+        unpacked("no base 64 !")
