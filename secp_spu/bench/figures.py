@@ -25,6 +25,7 @@ METHOD_NAMES = {
     "fot": "FoT, softmax",
     "fot-rfa": "FoT, RFA",
     "fot-fourier": "FoT, Fourier (ours)",
+    "gradient": "gradient at home (ours)",
 }
 FEATURE_NAMES = {"rfa": "random features", "fourier": "learned features"}
 

@@ -23,10 +23,11 @@ from secp_spu.bench.scaling import extrapolate, stages
 from secp_spu.bench.schema import Method
 from secp_spu.bench.shapes import LABELS, SHAPES, RandomModel, RandomTexts
 from secp_spu.errors import ConfigError
-from secp_spu.inference import Batch, SecureModel, StreamedLayers, pass_bytes
+from secp_spu.inference import BackwardPass, Batch, SecureModel, StreamedLayers, pass_bytes
 from secp_spu.model import (
     ACTIVATIONS,
     HIDDEN_BITS,
+    SUM_BITS,
     ActivationKind,
     AttentionKind,
     EncoderLayer,
@@ -35,9 +36,10 @@ from secp_spu.model import (
     is_function,
 )
 from secp_spu.progress import Progress
-from secp_spu.protocol import Scheme, to_storage
+from secp_spu.protocol import Scheme, from_storage, to_storage
 from secp_spu.runtime import Owned, PlaintextRuntime, Runtime, Stored
 from secp_spu.trees import Floats, Tree
+from secp_spu.tuning.gradient import FIRST_SCALE, cotangents
 
 ATTENTION: dict[Method, AttentionKind] = {
     "sft": "softmax",
@@ -45,8 +47,10 @@ ATTENTION: dict[Method, AttentionKind] = {
     "fot": "softmax",
     "fot-rfa": "rfa",
     "fot-fourier": "fourier",
+    "gradient": "fourier",
 }
-"""The methods: full fine-tuning, gradient prompt tuning, forward-only tuning, that with random or learned features."""
+"""The methods: full fine-tuning and gradient prompt tuning wholly under MPC; forward-only tuning, that with random or
+learned features; a gradient's step with learned features, the loss and the optimizer being at home."""
 
 GRADIENTS: dict[Method, Gradients] = {
     "sft": "weights",
@@ -54,8 +58,9 @@ GRADIENTS: dict[Method, Gradients] = {
     "fot": None,
     "fot-rfa": None,
     "fot-fourier": None,
+    "gradient": None,
 }
-"""Where they differentiate."""
+"""Where JAX differentiates."""
 
 LEARNING_RATE = 1e-3
 SHORTEST = 8
@@ -78,7 +83,7 @@ class Iteration:
         layers: how many of the shape's are run.
         extrapolate: scale the layers that were run, and one part of the word embeddings, to the whole shape.
         activation: of the feed-forward layers, and of the head where it may be: else that has "gelu_tanh".
-        features: frequencies a head of "fot-rfa" and "fot-fourier".
+        features: frequencies a head, of the methods that have some.
     """
 
     setting: MpcSetting
@@ -158,15 +163,37 @@ class Iteration:
 
     def _run(self, runtime: Runtime, on_layer: Callable[[], None]) -> tuple[Record, Floats]:
         with runtime:
-            run = {"sft": self._fine_tune, "prompt": self._tune_by_gradient}.get(self.method, self._forward)
-            result = run(runtime, on_layer)
-            value = runtime.open_to(OWNER, result).value
-            return runtime.ledger.report(), np.asarray(value)
+            runs = {"sft": self._fine_tune, "prompt": self._tune_by_gradient, "gradient": self._step}
+            result = runs.get(self.method, self._forward)(runtime, on_layer)
+            value = np.asarray(runtime.open_to(OWNER, result).value)
+            if self.method == "gradient":
+                value = np.asarray(from_storage(jnp.asarray(value), SUM_BITS, secure=False)) / FIRST_SCALE
+            return runtime.ledger.report(), value
 
     def _forward(self, runtime: Runtime, on_layer: Callable[[], None]) -> Stored:
         """One prompt's evaluation by forward-only tuning."""
         model, prompts, batch = self.shared(runtime, on_layer)
         return model.logits(prompts, batch)
+
+    def _step(self, runtime: Runtime, on_layer: Callable[[], None]) -> Stored:
+        """One prompt's gradient, of the loss that the data owner computes."""
+        model, prompts, batch = self.shared(runtime, on_layer)
+        with runtime.ledger.phase("setup"):
+            way_back = BackwardPass(model)
+            if model.keeps_openings:  # of the transposed weights too
+                runtime.free(self._pull_back(runtime, model, way_back, prompts, batch))
+        return self._pull_back(runtime, model, way_back, prompts, batch)
+
+    def _pull_back(
+        self, runtime: Runtime, model: SecureModel, way_back: BackwardPass, prompts: Stored, batch: Batch
+    ) -> Stored:
+        logits, kept = model.logits_and_kept(prompts, batch)
+        opened = np.asarray(runtime.open_to(OWNER, logits).value)
+        slopes = cotangents("cross_entropy", opened, self._texts.labels().argmax(-1)) * FIRST_SCALE
+        shared = runtime.share(Owned(OWNER, slopes.astype(np.float32)))
+        gradient = way_back.prompts(kept, shared, prompts.spec.shape[1])
+        runtime.free([logits, shared])
+        return gradient
 
     def shared(
         self, runtime: Runtime, on_layer: Callable[[], None], candidates: int = 1
@@ -291,7 +318,8 @@ def iteration_cases(iterations: Sequence[Iteration], progress: Progress, *, oper
             "measured_layers": one.layers,
             "extrapolated": one.extrapolate,
         }
-        passes = 2 if GRADIENTS[one.method] or one.setting.protocol == "semi2k" else 1
+        differentiates = GRADIENTS[one.method] or one.method == "gradient"
+        passes = 2 if differentiates or one.setting.protocol == "semi2k" else 1
         key = {"bench": "iteration", **one.key, **sizes}
         yield Case(key, partial(one.measure, progress), passes * one.layers, one.memory_bytes())
     for one in iterations if operations else ():

@@ -10,7 +10,7 @@ from pydantic_core import ErrorDetails
 
 from secp_spu.config import OptimizerKind
 
-Method = Literal["sft", "prompt", "fot", "fot-rfa", "fot-fourier"]
+Method = Literal["sft", "prompt", "fot", "fot-rfa", "fot-fourier", "gradient"]
 AccuracyMethod = Literal["probe", "fine-tuning", "gradient-prompt", "fot", "fot-transfer", "fot-adapted", "fot-secure"]
 FewShotTask = Literal["sst2", "agnews", "kitchen_reviews", "rte"]
 

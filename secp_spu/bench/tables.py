@@ -254,7 +254,7 @@ def one_a_method(records: Sequence[Record], method: str = "variant") -> list[Rec
     return [found[key] for key in sorted(found)]
 
 
-METHODS = ("sft", "prompt", "fot", "fot-rfa", "fot-fourier")
+METHODS = ("sft", "prompt", "fot", "fot-rfa", "fot-fourier", "gradient")
 """In the order of tables."""
 
 OURS = ("fot-rfa", "fot-fourier")

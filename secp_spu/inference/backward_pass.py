@@ -58,15 +58,17 @@ class BackwardPass:
             [candidates, prompt_tokens, width].
         """
         model, run = self._model, self._model.runtime.run
-        found: Stored = run("head_back", self._head, model.head, kept.vector, kept.readout, cotangents, *model.labels)
+        found: Stored = run(
+            "head.backward", self._head, model.head, kept.vector, kept.readout, cotangents, *model.labels
+        )
         model.runtime.free([kept.vector, kept.readout])
         program = self._last_layer
         for params, of_layer in zip(reversed(self._params), reversed(kept.layers), strict=True):
-            before, found = found, run("layer_back", program, params, of_layer, found)
+            before, found = found, run("layer.backward", program, params, of_layer, found)
             model.runtime.free([before, of_layer])
             program = self._layer
             model.on_layer()
-        rows_of_prompts: Stored = run("prompts_back", self._of_prompts(kept.texts, prompt_tokens), found)
+        rows_of_prompts: Stored = run("prompts.backward", self._of_prompts(kept.texts, prompt_tokens), found)
         model.runtime.free(found)
         return rows_of_prompts
 

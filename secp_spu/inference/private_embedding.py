@@ -147,7 +147,7 @@ class PrivateEmbedding:
     def embed_prompts_keeping(self, initial: Sequence[Stored], shifts: Stored) -> tuple[Stored, Tree]:
         """`embed_prompts`, and what `pull_back_prompts` reads; of an encoder."""
         prompts, kept = self._runtime.run(
-            "embed_prompts_keeping", self._embed_prompts_keeping, list(initial), shifts, self._rest
+            "embed_prompts.forward", self._embed_prompts_keeping, list(initial), shifts, self._rest
         )
         return prompts, kept
 
@@ -159,7 +159,9 @@ class PrivateEmbedding:
             cotangent: encoded with SUM_BITS fraction bits [candidates, prompt_tokens, width].
         Returns: likewise.
         """
-        found: Stored = self._runtime.run("prompts_to_shifts", self._pull_back_prompts, kept, cotangent, self._rest)
+        found: Stored = self._runtime.run(
+            "embed_prompts.backward", self._pull_back_prompts, kept, cotangent, self._rest
+        )
         self._runtime.free([kept, cotangent])
         return found
 

@@ -195,7 +195,7 @@ class SecureModel:
         kept: list[Tree] = []
         hidden, readout = self._read(prompts, batch, offline, kept)
         inputs = self.head, hidden, readout, *self.labels
-        logits, vector = self.runtime.run("head_keeping", self._run_head_keeping, *inputs)
+        logits, vector = self.runtime.run("head.forward", self._run_head_keeping, *inputs)
         self.runtime.free(hidden)
         return logits, Kept(kept, vector, readout, batch.hidden.spec.shape[0])
 
@@ -226,7 +226,7 @@ class SecureModel:
                 result = self.runtime.run("layer", self._run_layer, variables, correlations, hidden, *masks)
             else:
                 keeping = self._run_layer_keeping
-                result, of_layer = self.runtime.run("layer_keeping", keeping, variables, correlations, hidden, *masks)
+                result, of_layer = self.runtime.run("layer.forward", keeping, variables, correlations, hidden, *masks)
                 kept.append(of_layer)
             if hidden is not first:
                 self.runtime.free(hidden)

@@ -48,12 +48,13 @@ from secp_spu.protocol import (
 from secp_spu.protocol.fixed import DROP_BITS
 from secp_spu.trees import Tree
 
-ALONG_BITS = 9
-"""Fraction bits of mean(g n): its product with rows of HIDDEN_BITS has 20, and with s SPU's own truncation leaves
-COTANGENT_BITS."""
+MEAN_BITS, ALONG_BITS, DEVIATION_BITS = 21, 10, 9
+"""Fraction bits of mean g, of mean(g n), whose product with rows of HIDDEN_BITS has 21 too, and of s: of the product
+with it SPU's own truncation leaves COTANGENT_BITS. An error of mean(g n) weighs most of all, for it is a row's as a
+whole, and much alike before all texts."""
 
-LEAST_INPUT_BITS = 19
-"""Fraction bits that the cotangent of an activation's input has at least."""
+MOST_INPUT_BITS = 36
+"""Fraction bits that the cotangent of an activation's input may have: with more it is truncated before the product."""
 
 KERNEL_BITS = {
     "query_key_value": WEIGHT_BITS,
@@ -113,7 +114,8 @@ def pull_back_layer(config: TransformerConfig, setting: Setting, params: Tree, k
     g = pull_back_norm(kept["output_norm"], cotangent)
     inner = rounded(_pull_back_dense(params, "output", g), INNER_COTANGENT_BITS)
     inner = activation_class(config).pull_back(kept["activation"], inner)
-    inner = _truncated_once(inner, LEAST_INPUT_BITS)
+    if isinstance(inner, Fixed) and inner.bits > MOST_INPUT_BITS:
+        inner = inner.to(inner.bits - DROP_BITS)
     g = rounded(_pull_back_dense(params, "intermediate", inner) + _residual(params, "output", g), SUM_BITS)
 
     g = pull_back_norm(kept["attention_norm"], g)
@@ -133,10 +135,10 @@ def pull_back_norm(kept: Tree, cotangent: Number) -> Number:
         cotangent: g [..., width].
     """
     rows: Number = kept["rows"]
-    scale: Number = kept["scale"]
+    scale: Number = rounded(kept["scale"], DEVIATION_BITS)
     width = rows.shape[-1]
     share = constant(1 / width, SHARE_BITS, rows)
-    mean = rounded(cotangent.sum(-1, keepdims=True) * share, SHARE_BITS)
+    mean = rounded(cotangent.sum(-1, keepdims=True) * share, MEAN_BITS)
     along = rounded((cotangent * rows).sum(-1, keepdims=True) * share, ALONG_BITS)
     across = cotangent - widened(mean, width) - rows * widened(along, width)
     return rounded(multiply(across, widened(scale, width)), COTANGENT_BITS)
@@ -150,8 +152,3 @@ def _pull_back_dense(params: Tree, name: str, cotangent: Number) -> Number:
 def _residual(params: Tree, of: str, cotangent: Number) -> Number:
     """g times the gain of the norm that stands before the sublayer."""
     return cotangent * from_storage_like(params[f"{of}_residual"]["gain"], WEIGHT_BITS, cotangent)
-
-
-def _truncated_once(x: Number, least: int) -> Number:
-    """After one cheap truncation, which leaves so many fraction bits at least."""
-    return rounded(x, max(least, x.bits - DROP_BITS) if isinstance(x, Fixed) else least)

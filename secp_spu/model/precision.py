@@ -42,6 +42,10 @@ A scale for a deviation of ten has a relative error of 6e-4, as large as that of
 VALUE_BITS = 18
 """Fraction bits of values before the sum over all tokens."""
 
+MEAN_VALUE_BITS = 12
+"""The same in an encoder's attention by learned features, whose means become HIDDEN_BITS: with so few the backward pass
+multiplies them as they are."""
+
 FACTOR_BITS = 16
 """Fraction bits of the correlations' factors in attention by features; public factors have 8, so features have 24."""
 
@@ -57,11 +61,12 @@ ATTENDED_BITS = 36
 """Fraction bits of causal means over keys. Before the truncation means have 45 and the logarithm of the tokens. Up to
 128 tokens, of values up to 256, take one cheap truncation, and more take two; values of up to 32 fit for 1,024."""
 
-COTANGENT_BITS = 14
-"""Fraction bits of the cotangents of a layer's rows. The data owner scales them, so that the largest elements are from
-10 to 200; on MiniLM adapted they are at most 25 times the root mean square, in every layer."""
+COTANGENT_BITS = 12
+"""Fraction bits of the cotangents of a layer's rows, which the data owner scales. Products of dense layers then have 49
+at most, which leaves room for cotangents of 2,048. For few-shot tasks on MiniLM the largest are 7 to 17 times the
+prompt's, and some 25 times the root mean square, in every layer."""
 
-HEAD_COTANGENT_BITS = 12
+HEAD_COTANGENT_BITS = 10
 """Fraction bits of the cotangents of what attention gives."""
 
 INNER_COTANGENT_BITS = 11

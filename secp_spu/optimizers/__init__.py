@@ -5,9 +5,9 @@ take its name from there.
 """
 
 from secp_spu.optimizers.cma_es import CmaEs, SeparableCmaEs
+from secp_spu.optimizers.descent import Adam, Descent, GradientOptimizer, MomentumDescent, Schedule
 from secp_spu.optimizers.evolution import DifferentialEvolution, NaturalEvolution
 from secp_spu.optimizers.gauss_newton import GaussNewton
-from secp_spu.optimizers.descent import Adam, Descent, GradientOptimizer, MomentumDescent, Schedule
 from secp_spu.optimizers.optimizer import Optimizer, Search, fingerprint
 from secp_spu.optimizers.random_search import RandomSearch
 from secp_spu.optimizers.spsa import Spsa

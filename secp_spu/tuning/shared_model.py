@@ -86,7 +86,7 @@ class SharedModel:
             require_announced(math.prod(slopes.spec.shape), math.prod(shape), "derivatives by logits")
             parts.append(self.way_back.prompts(kept, slopes, prompts.spec.shape[1]))
             self.runtime.free(slopes)
-        total: Stored = self.runtime.run("sum_of_gradients", _sum, parts)
+        total: Stored = self.runtime.run("sum.backward", _sum, parts)
         self.runtime.free([prompts, parts])
         return answers, self._opened(self.embedding.pull_back(kept_prompts, total))
 

@@ -46,7 +46,7 @@ from secp_spu.protocol import Scheme, cos_error_bound, joint_error_bound
 from secp_spu.protocol.reciprocal import FLOOR
 
 ABY3, SEMI2K, DEALT = MpcSetting("aby3", 3), MpcSetting("semi2k", 2), MpcSetting("semi2k", 2, "dealt")
-METHODS = ("sft", "prompt", "fot", "fot-rfa", "fot-fourier")
+METHODS = ("sft", "prompt", "fot", "fot-rfa", "fot-fourier", "gradient")
 ELEMENTS = 101
 
 

@@ -28,9 +28,9 @@ from secp_spu.model.precision import (
     DIVISOR_BITS,
     FACTOR_BITS,
     HEAD_COTANGENT_BITS,
+    MEAN_VALUE_BITS,
     SUMMARY_BITS,
     TOKEN_SHARE_BITS,
-    VALUE_BITS,
 )
 from secp_spu.model.setting import Setting
 from secp_spu.model.transformer_config import TransformerConfig
@@ -64,8 +64,12 @@ TURN_BITS = PROJECTION_BITS + EXTRA_BITS
 """Fraction bits of the angles."""
 
 ANGLE_COTANGENT_BITS = 34
-"""Fraction bits of the cotangents of angles and values. Products of features with 64 frequencies have 50: one cheap
+"""Fraction bits of the cotangents of angles and values. Queries', with 64 frequencies, have 50 before: one cheap
 truncation."""
+
+SUMMARY_COTANGENT_BITS = 10
+"""Fraction bits of the cotangents of the sums over keys, with the logarithm of the tokens: with features of 24 bits
+those of values then have ANGLE_COTANGENT_BITS."""
 
 
 def token_shares(padding_mask: Array, features: int) -> Array:
@@ -139,8 +143,8 @@ class FourierAttention(FeatureAttention):
             share: Number | float = constant(1.0, 0, attended)
         else:
             column = required(weights)[:, None, :, None]
-            value = rounded(value if self.setting.folded else value * column, VALUE_BITS)
-            columns = rearranged(append_column, value, rounded(column, VALUE_BITS))
+            value = rounded(value if self.setting.folded else value * column, MEAN_VALUE_BITS)
+            columns = rearranged(append_column, value, rounded(column, MEAN_VALUE_BITS))
             summary = summary_of(phi[1], columns, self.setting)
             attended = read_summary(phi[0], summary, self.setting)
             keep_for_backward(self, features=phi, columns=columns, summary=summary)
@@ -213,8 +217,9 @@ class FourierAttention(FeatureAttention):
         g = rearranged(lambda a, b: jnp.concatenate([a, -b], -1), of_attended, of_kernel)
 
         of_queries = mean_of(product(g, transposed(summary)), frequencies)
-        of_summary = rounded(mean_of(product(transposed(phi[0]), g), frequencies), SUMMARY_BITS)
-        of_keys = mean_of(product(rounded(columns, SUMMARY_BITS), transposed(of_summary)), length)
+        of_summary = mean_of(product(transposed(phi[0]), g), frequencies)
+        of_summary = rounded(of_summary, max(0, SUMMARY_COTANGENT_BITS - math.ceil(math.log2(length))))
+        of_keys = mean_of(product(columns, transposed(of_summary)), length)
         of_columns = mean_of(product(phi[1], of_summary), length)
         return (
             _of_angles(phi[0], of_queries),
