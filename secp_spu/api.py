@@ -252,7 +252,7 @@ def audit(config: Config | Path | str, *, settings: Sequence[str] = ()) -> list[
     Returns: the programs, each with its text `code` and its proof `audit`.
     Raises: AuditError naming each opening that is not proven; ConfigError.
     """
-    return audit_config(_config(config, settings))
+    return audit_config(_config(config, settings)).programs
 
 
 def export(run: TunedRun | Path | str, out: Path | str) -> Path:

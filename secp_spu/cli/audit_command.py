@@ -40,17 +40,29 @@ def audit(
         if reason := unwritable(json_file.absolute().parent):
             raise ConfigError(f"--json: {reason}")
     loaded = load_config(config, settings)
-    programs = audit_config(loaded)
+    audited = audit_config(loaded)
+    programs = audited.programs
     console = Console()
     if show is not None:
         _show(programs, show)
     else:
         _summarise(console, [program.audit for program in programs])
+        console.print(_told(loaded, audited.opened), soft_wrap=True)
     if json_file is not None:
-        reports = audit_json([program.audit for program in programs], _facts(loaded))
+        facts = _facts(loaded) | {"opened_to_the_data_owner": dict(audited.opened)}
+        reports = audit_json([program.audit for program in programs], facts)
         write_whole(json_file, (json.dumps(reports, indent=2) + "\n").encode())
         if show is None:
             console.print(f"proofs in {json_file}", soft_wrap=True)
+
+
+def _told(config: Config, opened: dict[str, int]) -> str:
+    """What the programs' results tell, which is no matter of masks."""
+    gradients = f"{opened['gradients']:,} numbers of gradients" if opened["gradients"] else "no gradient"
+    return (
+        f"a run of {config.tuning.generations} generations opens to the data owner alone: {opened['logits']:,} logits "
+        f"and {gradients}"
+    )
 
 
 def _facts(config: Config) -> JsonObject:

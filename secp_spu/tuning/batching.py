@@ -14,7 +14,7 @@ from secp_spu.tuning.inputs import Split
 
 FINALISTS = 2
 """Prompts that each generation sends to the validation texts: its best candidate and the optimizer's mean, or instead
-of the mean a point of the generation before that was better than all, evaluated once more."""
+of the mean a point of the generation before that was better than all, evaluated once more, or p0."""
 
 MEMORY_SHARE = 0.5
 """Share of a compute party's free memory that one pass may take; other processes want some too."""

@@ -152,18 +152,13 @@ class DataOwner(InputOwner):
         Without embedding tables what is to be added to p0's words, in standard deviations of the word embeddings.
         """
         points: dict[PromptSet, Callable[[], Floats]] = {
-            "untuned": lambda: self._origin,
+            "untuned": lambda: np.zeros((1, self._space.length)),
             "candidates": lambda: self._candidates,
             "finalists": lambda: self._finalists,
             "leaders": lambda: self._selection.leaders,
             "best": lambda: np.array([self._record.selected[0]]),
         }
         return self._for_sharing(self._space.shifts(points[which]()[first:last]))
-
-    @property
-    def _origin(self) -> npt.NDArray[np.float64]:
-        """p0 as a point [1, length]."""
-        return np.zeros((1, self._space.length))
 
     def ask(self) -> None:
         """Propose the next generation's candidates."""
@@ -327,13 +322,9 @@ class DataOwner(InputOwner):
             "ledger": usage.ledger,
         }
 
-    def take_untuned(self, validation: list[Floats], test: list[Floats]) -> str:
-        """Take the untuned prompt's logits on two sets of texts, part by part; returns a line for the data owner.
-
-        It is the first of which the best is selected.
-        """
-        self._selection.take_first(self._origin[0], float(self._validation_losses(validation)[0]))
-        found = self._record.accuracy_before = self.test_accuracy(test)
+    def take_untuned(self, logits: list[Floats]) -> str:
+        """Take the untuned prompt's logits on the test texts, part by part; returns a line for the data owner."""
+        found = self._record.accuracy_before = self.test_accuracy(logits)
         return f"untuned prompt: accuracy {found:.3f} on {len(self._texts['test'].labels)} unseen texts"
 
     def save(self, usage: Usage) -> str | None:

@@ -129,13 +129,22 @@ def _rest_of_run(config: Config, state: RunState, sizes: dict[Split, int]) -> Am
     made, wanted = state["generations"], config.tuning.generations
     if type(made) is not int or not 0 <= made <= wanted:
         raise RuntimeFailure(f"the data owner has made {made!r} of {wanted} generations: see its own output")
-    tuning, is_new = config.tuning, not state["tested"]
+    tuning = config.tuning
     candidates = (wanted - made) * tuning.candidates
-    # The leaders are evaluated once more at the end; of a new run p0 at first, on validation and test texts.
-    finalists = FINALISTS * (1 + sum(map(tuning.is_validated, range(made + 1, wanted + 1)))) + is_new
-    tests = 1 + is_new
+    # The leaders are evaluated once more at the end.
+    finalists = FINALISTS * (1 + sum(map(tuning.is_validated, range(made + 1, wanted + 1))))
+    tests = 1 if state["tested"] else 2
     texts = candidates * sizes["training"] + finalists * sizes["validation"] + tests * sizes["test"]
     return Amounts(generations=wanted - made, evaluations=candidates + finalists + tests, texts=texts)
+
+
+def opened_numbers(session: Session) -> dict[str, int]:
+    """How many numbers a whole run opens to the data owner, by what they are."""
+    config, new = session.config, RunState(generations=0, tested=False, seconds=0, forward_calls=0, ledger={})
+    steps = config.tuning.generations if config.tuning.uses_gradients else 0
+    texts = _rest_of_run(config, new, session.sizes).texts
+    of_prompt = config.tuning.prompt_tokens * session.shared.model.config.width
+    return {"logits": texts * len(config.task.labels), "gradients": steps * of_prompt}
 
 
 def tune(session: Session) -> None:
@@ -147,8 +156,8 @@ def tune(session: Session) -> None:
     layers = session.shared.model.layers
     state: RunState = session.runtime.disclose(owner.public_state())
     if not state["tested"]:
-        progress.stage("untuned prompt", layers * (len(session.batches["validation"]) + len(session.batches["test"])))
-        try_untuned(session)
+        progress.stage("untuned prompt", layers * len(session.batches["test"]))
+        session.show(owner.take_untuned(session.logits("untuned", 0, 1, "test")))
         session.show(owner.save(session.clock.read()))
     for number in range(state["generations"], config.tuning.generations):
         if session.runtime.disclose(owner.has_ended()):
@@ -176,12 +185,6 @@ def _passes(session: Session, *, is_validated: bool) -> int:
     training, validation = len(session.batches["training"]), len(session.batches["validation"])
     directions = 2 if session.config.tuning.uses_gradients else 1
     return directions * len(session.chunks) * training + is_validated * validation
-
-
-def try_untuned(session: Session) -> None:
-    """Evaluate the untuned prompt, on the validation and the test texts."""
-    validation = session.logits("untuned", 0, 1, "validation")
-    session.show(session.data_owner.take_untuned(validation, session.logits("untuned", 0, 1, "test")))
 
 
 def run_generation(session: Session, *, is_validated: bool = True) -> None:

@@ -88,8 +88,8 @@ class RunRecord:
         generations: those finished.
         best: the best point z that two evaluations agree on; empty before the first.
         best_validation_loss: the larger one of its two losses on the validation examples.
-        pending: a point that is better, of the last evaluation on the validation examples, to be evaluated once more;
-            empty if there is none. At first it is p0.
+        pending: a point of the last evaluation on the validation examples that is better, to be evaluated once more;
+            empty if there is none.
         pending_loss: its loss on the validation examples.
         pending_again: the same of its second evaluation at the end of the run.
         waited: evaluations on the validation examples without a better loss, in a row.
@@ -183,7 +183,7 @@ class RunRecord:
             raise ValueError("a number is missing")
         points = [point for point in (self.best, self.pending) if point]
         found = (self.best, self.best_validation_loss), (self.pending, self.pending_loss)
-        if any(bool(point) != math.isfinite(loss) for point, loss in found) or (self.best and not self.generations):
+        if any(bool(point) != math.isfinite(loss) for point, loss in found) or (points and not self.generations):
             raise ValueError("points and their losses do not fit")
         if max(len({len(g.losses) for g in self.generations}), len({len(point) for point in points})) > 1:
             raise ValueError("generations and their results do not fit")

@@ -1,9 +1,9 @@
 """Selects the tuned prompt: the point with the smallest validation loss that two evaluations agree on.
 
-A finalist that is better than the best is pending first, and before the first generation p0 is. The next generation
-evaluates the pending point again, in place of the optimizer's mean: every generation has as many evaluations, and
-nobody sees whether there was a new best. At the end of the run the last pending point is evaluated again; without one
-the best is.
+A finalist that is better than the best is pending first. The next generation evaluates the pending point again, in
+place of the optimizer's mean: every generation has as many evaluations, and nobody sees whether there was a new best.
+At the end of the run the last pending point is evaluated again; without one the best is. As long as nothing was found,
+p0 stands in place of the optimizer's mean, so that a good initial prompt is never left for a worse one.
 """
 
 from __future__ import annotations
@@ -31,12 +31,13 @@ class Selection:
         self._record = record
 
     def finalists(self, candidate: npt.NDArray[np.float64], mean: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """The generation's best candidate, and the pending point or the optimizer's mean [2, intrinsic_dim]."""
-        return np.stack([candidate, np.array(self._record.pending) if self._record.pending else mean])
+        """The generation's best candidate, and the pending point, the optimizer's mean or p0 [2, length]."""
+        other = mean if self._record.best else np.zeros_like(mean)
+        return np.stack([candidate, np.array(self._record.pending) if self._record.pending else other])
 
     @property
     def leaders(self) -> npt.NDArray[np.float64]:
-        """The best and the pending point [2, intrinsic_dim]; where there is but one, it stands twice.
+        """The best and the pending point [2, length]; where there is but one, it stands twice.
 
         Raises: RuntimeFailure if there is none.
         """
@@ -44,11 +45,6 @@ class Selection:
         if not best and not pending:
             raise RuntimeFailure(f"no prompt was found: the logits of all finalists were implausible; {WHAT_TO_DO}")
         return np.array([best or pending, pending or best])
-
-    def take_first(self, point: npt.NDArray[np.float64], loss: float) -> None:
-        """Take p0's validation loss, infinite where its logits were implausible."""
-        if math.isfinite(loss):
-            self._record.pending, self._record.pending_loss = point.tolist(), loss
 
     def take(self, finalists: npt.NDArray[np.float64], found: Floats) -> None:
         """Take a generation's validation losses.

@@ -309,12 +309,12 @@ def test_audit_lists_and_writes_the_proofs_with_digests_of_what_is_executed(tmp_
     monkeypatch.delenv("SECP_SPU_TEST_PROGRAMS")  # so that it compiles for itself, and does not read what is shared
     done = _call("audit", "--config", DEMO_CONFIG, *SMALL, "--json", tmp_path / "proofs.json")
     assert done.returncode == 0, done.stderr
-    for word in ("assemble", "layer", "head", "mask"):
+    for word in ("assemble", "layer", "head", "mask", "opens to the data owner alone: ", "logits and no gradient"):
         assert word in done.stdout
     assert "combine" not in done.stdout, "ABY3's parties make correlations without a program"
     assert f"proofs in {tmp_path}/proofs.json" in done.stdout.replace("\n", " ")
     written = json.loads((tmp_path / "proofs.json").read_text())
-    programs = audit_config(load_config(DEMO_CONFIG, [s.removeprefix("--set=") for s in SMALL]))
+    programs = audit_config(load_config(DEMO_CONFIG, [s.removeprefix("--set=") for s in SMALL])).programs
     assert [p["sha256"] for p in written["programs"]] == [hashlib.sha256(p.code).hexdigest() for p in programs]
     assert written["openings"] == sum(len(p["openings"]) for p in written["programs"]) == 6
     assert {o["mask"] for p in written["programs"] for o in p["openings"]} == {
@@ -324,6 +324,7 @@ def test_audit_lists_and_writes_the_proofs_with_digests_of_what_is_executed(tmp_
     assert "v - t" in written["covers"]
     assert "do not follow the protocol" in written["does_not_cover"]
     assert written["versions"]["spu"] == version("spu")
+    assert written["opened_to_the_data_owner"]["gradients"] == 0 < written["opened_to_the_data_owner"]["logits"]
 
 
 @pytest.mark.slow("--show marks real compiled code; compiles it in processes")

@@ -128,7 +128,11 @@ def one_layer(runtime, kind):
     prepare = partial(backward_params, parts.config, secure=True)
     params = runtime.run("transpose", prepare, model.layer_params[0])
     mask = np.tile(parts.padding_mask, (CANDIDATES, 1))[..., None]
-    g = np.random.default_rng(5).normal(size=(*mask.shape[:2], CONFIG.width)).astype(np.float32) * mask * ROOT_MEAN_SQUARE
+    g = (
+        np.random.default_rng(5).normal(size=(*mask.shape[:2], CONFIG.width)).astype(np.float32)
+        * mask
+        * ROOT_MEAN_SQUARE
+    )
     handle = shared(runtime, to_storage(g, COTANGENT_BITS))
 
     def program(params, kept, g):

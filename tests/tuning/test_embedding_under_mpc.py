@@ -94,7 +94,7 @@ def test_no_word_embedding_is_left_after_set_up(tmp_path):
 @pytest.mark.slow("look-ups open nothing; compiles all programs twice")
 @pytest.mark.parametrize("head", [(), LABELS], ids=["label-words", "label-embeddings"])
 def test_every_program_is_audited_and_the_new_ones_open_nothing(head):
-    programs = audit_config(load_config(DEMO_CONFIG, [*SMALL, PRIVATE, *head]))
+    programs = audit_config(load_config(DEMO_CONFIG, [*SMALL, PRIVATE, *head])).programs
     by_program = {program.name: program.audit.openings for program in programs}
     assert {"look_up", "embed", "embed_prompts", "layer"} <= by_program.keys()
     assert not any(by_program[name] for name in ("look_up", "embed", "embed_prompts"))

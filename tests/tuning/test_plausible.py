@@ -16,7 +16,7 @@ from secp_spu.tuning.driver import confirm_best, run_generation
 from secp_spu.tuning.logits import AGREEMENT, LARGEST_LIMIT, check_limit, plausible
 
 GENERATIONS = 6
-UNTUNED = 2  # openings before the first generation: validation and test; then training and validation of each
+UNTUNED = 1  # openings before the first generation; then training and validation logits of each
 LIMIT = 32.0  # of the demo's model
 
 
@@ -134,6 +134,14 @@ def test_an_implausible_second_evaluation_is_made_again(honest, tmp_path):
     assert record.best_validation_loss == pytest.approx(honest.generations[0].validation_loss, abs=1e-6)
 
 
+def test_an_initial_prompt_that_is_best_is_selected(labels, tmp_path):
+    """The first generation evaluates it in place of the optimizer's mean."""
+    change = perfect(labels["validation"], LIMIT / 2, 1)
+    record, _ = _run(tmp_path / "run", changes={_validation(1): change, _validation(2): change})
+    assert not np.any(record.selected[0])
+    assert record.accuracy_after == record.accuracy_before
+
+
 def test_every_generation_has_as_many_evaluations_whether_there_was_a_new_best_or_not(labels, tmp_path):
     counts = []
     for name, changes in (("honest", {}), ("wrong", {_validation(1): perfect(labels["validation"], 16.0, 0)})):
@@ -172,15 +180,13 @@ def test_no_candidate_with_plausible_logits_is_a_failure_that_says_what_to_do(tm
 
 
 def test_no_confirmed_point_is_a_failure_that_says_what_to_do(labels, tmp_path):
-    """Of p0 neither, which the first generation evaluates again."""
-    best, start = perfect(labels["validation"], 16.0, 0), perfect(1 - labels["validation"], 16.0, 1)
-    changes = {_validation(1): lambda logits: start(best(logits))}
+    changes = {_validation(1): perfect(labels["validation"], 16.0, 0)}
     with pytest.raises(RuntimeFailure, match="no two evaluations of one agree; go on with `resume`"):
         _run(tmp_path / "run", "tuning.generations=1", changes=changes)
 
 
 def test_implausible_logits_of_test_texts_count_as_wrong(tmp_path):
-    record, _ = _run(tmp_path / "run", "tuning.generations=1", changes={1: lambda logits: 1e6 * logits})
+    record, _ = _run(tmp_path / "run", "tuning.generations=1", changes={0: lambda logits: 1e6 * logits})
     assert record.accuracy_before == 0
 
 
@@ -225,7 +231,7 @@ def test_a_search_without_a_slope_ends_after_a_generation(tmp_path, alpha, found
     assert f"raise tuning.alpha, which is {float(alpha):g}" in lines[-1]
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert report["stopped"] == lines[-1]
-    assert report["forward_calls"] == 2 + (4 + 2) + 2 + 1
+    assert report["forward_calls"] == 1 + (4 + 2) + 2 + 1
     assert (tmp_path / "run" / "prompt.safetensors").exists()
     owner = DataOwner(_config(*settings), tmp_path / "run", resume=True)
     assert owner.is_finished()
