@@ -1,7 +1,7 @@
 """What private tuning costs, and what the alternatives would: measurements, records, tables and figures."""
 
 from secp_spu.bench.accuracy_tables import accuracy_tables
-from secp_spu.bench.measure_accuracy import ADAPTED, FEW_SHOT, SOURCE, FewShotRun, accuracy_cases
+from secp_spu.bench.measure_accuracy import ADAPTED, BY_GRADIENT, FEW_SHOT, SOURCE, FewShotRun, accuracy_cases
 from secp_spu.bench.measure_activation import activation_cases
 from secp_spu.bench.measure_attention import attention_cases
 from secp_spu.bench.measure_batching import batching_cases, batching_tables
@@ -30,6 +30,7 @@ from secp_spu.bench.tables import (
 __all__ = [
     "ADAPTED",
     "ATTENTION",
+    "BY_GRADIENT",
     "DATA_SETTING",
     "FEW_SHOT",
     "SHAPES",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from secp_spu.bench.measure_accuracy import FEW_SHOT, SOURCE
+from secp_spu.bench.measure_accuracy import ADAPTED, BY_GRADIENT, FEW_SHOT, PLAINTEXT_OF, SOURCE
 from secp_spu.bench.records import Record
 from secp_spu.bench.tables import Table, groups, mean_and_deviation, of_bench
 from secp_spu.drawing import new_figure
@@ -27,6 +27,8 @@ NAMES: dict[str, str] = {
     "fot-transfer": f"FoT, softmax, from a prompt for {SOURCE}",
     "fot-adapted": "FoT, adapted",
     "fot-secure": "FoT, adapted, under ABY3",
+    "adam-adapted": "gradients at home, adapted",
+    "adam-secure": "gradients at home, adapted, under ABY3",
 }
 """Names of the rows, in their order."""
 
@@ -50,10 +52,9 @@ class Row:
     found: dict[str, dict[int, float]]
 
     def describe(self) -> str:
-        """Its name, generations and test texts."""
-        generations = (
-            [f"{self.generations} generation{'s' if self.generations > 1 else ''}"] if self.generations else []
-        )
+        """Its name, generations or steps, and test texts."""
+        unit = "step" if self.name in BY_GRADIENT else "generation"
+        generations = [f"{self.generations} {unit}{'s' if self.generations > 1 else ''}"] if self.generations else []
         texts = [f"{self.test_texts} texts"] if self.test_texts else []
         return ", ".join([NAMES[self.name], *generations, *texts])
 
@@ -113,18 +114,20 @@ def _secure_table(records: Sequence[Record]) -> list[Table]:
     """Every run under MPC beside the same run in plaintext."""
     rows = []
     for secure in records:
-        if secure["variant"] != "fot-secure":
+        if secure["variant"] not in PLAINTEXT_OF:
             continue
-        plain = next((r for r in records if r["variant"] == "fot-adapted" and _run(r) == _run(secure)), None)
+        twin = PLAINTEXT_OF[secure["variant"]]
+        plain = next((r for r in records if r["variant"] == twin and _run(r) == _run(secure)), None)
         if plain is not None:
             cost = sum(secure[phase]["bytes_total"] for phase in ("offline", "online")) / 1e9
             seconds = sum(secure[phase]["seconds"] for phase in ("offline", "online"))
             texts = str(secure.get("test_texts", "all"))
-            names = [secure["task"], str(secure["seed"]), str(secure["generations"]), texts]
+            optimizer = "adam" if secure["variant"] in BY_GRADIENT else "cma"
+            names = [secure["task"], optimizer, str(secure["seed"]), str(secure["generations"]), texts]
             losses = [f"{run['validation_loss']:.4f}" for run in (plain, secure)]
             accuracies = [f"{100 * run['accuracy']:.1f}" for run in (plain, secure)]
             rows.append([*names, *losses, *accuracies, f"{cost:,.0f}", f"{seconds:,.0f}"])
-    columns = ["task", "seed", "generations", "test texts", "validation loss, plaintext", "ABY3"]
+    columns = ["task", "optimizer", "seed", "generations", "test texts", "validation loss, plaintext", "ABY3"]
     columns += ["accuracy, plaintext", "ABY3", "GB", "seconds"]
     note = (
         "The same seeds, hence the same texts, first candidates and initial prompt. Bytes of all parties, those of the "
@@ -151,7 +154,7 @@ def draw_accuracy(records: Iterable[Record]) -> dict[str, Figure]:
     for axes, task in zip(panels, tasks, strict=True):
         for place, row in enumerate(rows):
             values = list(row.found.get(task, {}).values())
-            colour = "#3d6fb4" if row.name in ("untuned-adapted", "fot-adapted", "fot-secure") else "#9aa5b1"
+            colour = "#3d6fb4" if row.name in ADAPTED | {"untuned-adapted"} else "#9aa5b1"
             axes.scatter(values, np.full(len(values), place), s=9, color=colour, alpha=0.5, linewidths=0)
             if values:
                 axes.scatter([fmean(values)], [place], s=42, marker="|", color=colour, linewidths=2)

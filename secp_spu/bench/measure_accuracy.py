@@ -30,8 +30,14 @@ FEW_SHOT: dict[str, Path] = {
 SOURCE = "kitchen_reviews"
 """The task that "fot-transfer" takes its initial prompt from."""
 
-ADAPTED: tuple[AccuracyMethod, ...] = ("fot-adapted", "fot-secure")
+PLAINTEXT_OF: dict[AccuracyMethod, AccuracyMethod] = {"fot-secure": "fot-adapted", "adam-secure": "adam-adapted"}
+"""Methods under ABY3, and the same in plaintext."""
+
+ADAPTED = frozenset(PLAINTEXT_OF) | frozenset(PLAINTEXT_OF.values())
 """Methods that take an adapted model; all others the one it was adapted from."""
+
+BY_GRADIENT: tuple[AccuracyMethod, ...] = ("adam-adapted", "adam-secure")
+"""Methods whose generations are steps along gradients."""
 
 WITHOUT_GENERATIONS: tuple[AccuracyMethod, ...] = ("probe", "fine-tuning", "gradient-prompt")
 
@@ -44,9 +50,10 @@ class FewShotRun:
         task: a name in FEW_SHOT.
         method: "probe", "fine-tuning", "gradient-prompt" (see rivals.py); "fot": forward-only tuning with softmax
             attention in plaintext; "fot-transfer": the same from the gradient prompt of SOURCE, as if its texts were
-            the model owner's; "fot-adapted": with the adapted model, in plaintext; "fot-secure": the same under ABY3.
+            the model owner's; "fot-adapted": with the adapted model, in plaintext; "fot-secure": the same under ABY3;
+            "adam-adapted", "adam-secure": likewise, by gradients whose loss is at the data owner.
         seed: of the few-shot draw, the prompt space and the optimizer.
-        generations: of tuning.
+        generations: of tuning, or steps.
         adapted: folder of the adapted model, for the methods that take one.
         test_texts: how many of the task's test texts, from the first; all by default, which takes long under MPC.
     """
@@ -65,8 +72,11 @@ class FewShotRun:
             settings.append(f"task.test_examples={self.test_texts}")
         if self.adapted is not None:
             settings.append(f"model.folder={json.dumps(str(self.adapted.absolute()))}")
-        if self.method == "fot-secure":
+        if self.method in PLAINTEXT_OF:
             settings.append("protocol=aby3")
+        if self.method in BY_GRADIENT:
+            settings += ["tuning.optimizer=adam", "model.reveal=gradients", "tuning.alpha=1"]
+            settings += ["tuning.population=null", "tuning.intrinsic_dim=null"]
         return load_config(FEW_SHOT[self.task], settings)
 
     @property
@@ -88,7 +98,7 @@ class FewShotRun:
         """Accuracy on the test texts, which nothing is chosen by, and the validation loss of what was selected.
 
         Returns: of tuning also `untuned`, the accuracy of the initial prompt, and `evaluations` of a prompt on the
-            training texts; of "fot-secure" the costs by phase.
+            training texts; of methods under ABY3 the costs by phase.
         """
         if self.method in WITHOUT_GENERATIONS:
             few_shot = FewShot(self.config())
@@ -104,7 +114,7 @@ class FewShotRun:
 
 
 def _tune(config: Config, progress: Progress) -> Record:
-    """Forward-only tuning from its initial prompt to its end."""
+    """Tuning from its initial prompt to its end."""
     with tuning_session(config) as session:
         untuned = test_accuracy(session, "untuned")
         for _ in range(config.tuning.generations):

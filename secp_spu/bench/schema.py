@@ -11,7 +11,17 @@ from pydantic_core import ErrorDetails
 from secp_spu.config import OptimizerKind
 
 Method = Literal["sft", "prompt", "fot", "fot-rfa", "fot-fourier", "gradient"]
-AccuracyMethod = Literal["probe", "fine-tuning", "gradient-prompt", "fot", "fot-transfer", "fot-adapted", "fot-secure"]
+AccuracyMethod = Literal[
+    "probe",
+    "fine-tuning",
+    "gradient-prompt",
+    "fot",
+    "fot-transfer",
+    "fot-adapted",
+    "fot-secure",
+    "adam-adapted",
+    "adam-secure",
+]
 FewShotTask = Literal["sst2", "agnews", "kitchen_reviews", "rte"]
 
 LARGEST = 2**60
@@ -268,9 +278,9 @@ def _keys_of(record: Mapping[str, object]) -> type[_Keys]:
     match record["bench"], record.get("variant"), record.get("source_bench"):
         case "network", _, "iteration":
             return _NetworkOfIteration
-        case "accuracy", "fot-secure", _:
+        case "accuracy", "fot-secure" | "adam-secure", _:
             return _TunedUnderMpc
-        case "accuracy", "fot" | "fot-adapted", _:
+        case "accuracy", "fot" | "fot-adapted" | "adam-adapted", _:
             return _Tuned
     return KEYS[str(record["bench"])]
 

@@ -16,6 +16,7 @@ from rich.text import Text
 from secp_spu.bench import (
     ADAPTED,
     ATTENTION,
+    BY_GRADIENT,
     DATA_SETTING,
     FEW_SHOT,
     SHAPES,
@@ -297,6 +298,9 @@ def accuracy(
     generations: Annotated[
         int, typer.Option(min=1, max=50_000, help="Number of generations, of 20 evaluations each.")
     ] = 10,
+    steps: Annotated[
+        int, typer.Option(min=1, max=50_000, help="Number of steps of the methods that tune by gradients.")
+    ] = 10,
     test_texts: Annotated[
         int | None, typer.Option(min=1, help="Number of test texts of each task. By default all.")
     ] = None,
@@ -310,7 +314,12 @@ def accuracy(
     if adapted is None and (needing := [name for name in wanted if name in ADAPTED]):
         raise ConfigError(f"--adapted is missing: {needing[0]} takes a folder that `secp-spu adapt` wrote")
     runs = [
-        FewShotRun(task, method, seed, generations, adapted if method in ADAPTED else None, test_texts)
+        FewShotRun(
+            *(task, method, seed),
+            steps if method in BY_GRADIENT else generations,
+            adapted if method in ADAPTED else None,
+            test_texts,
+        )
         for method in wanted
         for task in _known(tasks, FEW_SHOT, "--tasks")
         for seed in range(seeds)

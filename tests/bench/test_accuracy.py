@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from secp_spu.bench import FewShotRun, RecordFile, accuracy_cases, accuracy_tabl
 from secp_spu.bench import measure_accuracy as accuracy_module
 from secp_spu.bench.measure_accuracy import FEW_SHOT
 from secp_spu.bench.plaintext_training import RATES, STEPS, FewShot, probe, train
+from secp_spu.bench.schema import AccuracyMethod
 from secp_spu.cli.app import DEMO_CONFIG, app
 from secp_spu.config import load_config
 from secp_spu.progress import Progress
@@ -57,7 +59,7 @@ def records(folder):
     """Every method, seed 0; those that take an adapted model with the demo's."""
     runs = [
         FewShotRun("sst2", method, 0, GENERATIONS, folder / "adapted" if method in accuracy_module.ADAPTED else None)
-        for method in ("probe", "fine-tuning", "gradient-prompt", "fot", "fot-transfer", "fot-adapted", "fot-secure")
+        for method in get_args(AccuracyMethod)
     ]
     found = measure_all(accuracy_cases(runs, Progress()), RecordFile(), Progress())
     return {record["variant"]: record for record in found}
@@ -68,7 +70,7 @@ def test_every_method_is_measured(records):
     for method, record in records.items():
         assert 0 <= record["accuracy"] <= 1
         assert record["validation_loss"] < 10
-        of_tuning = method.startswith("fot")
+        of_tuning = method.startswith(("fot", "adam"))
         assert record["generations"] == (GENERATIONS if of_tuning else 0)
         assert ("untuned" in record) == of_tuning
         assert record["model"] == (
@@ -77,12 +79,14 @@ def test_every_method_is_measured(records):
             else "softmax"
         )
     assert records["fot"]["evaluations"] == GENERATIONS * 4
+    assert records["adam-adapted"]["evaluations"] == GENERATIONS
 
 
 @pytest.mark.slow("the bench's secure run has plaintext's loss; a run under MPC")
-def test_tuning_under_mpc_is_tuning_in_plaintext(records):
-    """The same texts, prompts and candidates: only fixed point is between them."""
-    plain, secure = records["fot-adapted"], records["fot-secure"]
+@pytest.mark.parametrize("kind", ["fot", "adam"])
+def test_tuning_under_mpc_is_tuning_in_plaintext(records, kind):
+    """The same texts, prompts and candidates or steps: only fixed point is between them."""
+    plain, secure = records[f"{kind}-adapted"], records[f"{kind}-secure"]
     assert secure["validation_loss"] == pytest.approx(plain["validation_loss"], abs=MPC_ERROR)
     assert secure["online"]["bytes_total"] > 1e6
     assert "online" not in plain
@@ -109,10 +113,11 @@ def test_the_table_has_a_row_a_method_and_secure_runs_beside_plaintext(records, 
         ),
         *("FoT, softmax, 2 generations", "FoT, softmax, from a prompt for kitchen_reviews, 2 generations"),
         *("FoT, adapted, 2 generations", "FoT, adapted, under ABY3, 2 generations"),
+        *("gradients at home, adapted, 2 steps", "gradients at home, adapted, under ABY3, 2 steps"),
     ]
     assert first.columns == ["method", "sst2", "mean"]
     assert first.rows[2][1] == f"{100 * records['probe']['accuracy']:.1f} (1)"
-    assert [row[:4] for row in second.rows] == [["sst2", "0", "2", "all"]]
+    assert [row[:5] for row in second.rows] == [["sst2", kind, "0", "2", "all"] for kind in ("cma", "adam")]
     written = write_report(list(records.values()), tmp_path)
     assert {path.name for path in written} == {"report.md", "accuracy.png"}
 
