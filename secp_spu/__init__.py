@@ -1,4 +1,4 @@
-"""Private soft-prompt tuning of transformers on SecretFlow SPU, with forward passes only."""
+"""Private soft-prompt tuning of transformers on SecretFlow SPU."""
 
 from secp_spu._threads import keep_threads_apart
 

@@ -72,12 +72,15 @@ class TunedRun:
 
     @property
     def history(self) -> list[float]:
-        """The lowest loss of each generation's candidates on the training texts."""
+        """The lowest loss of each generation's candidates on the training texts; of a step that before it."""
         return list(self.report["loss"])
 
     @property
     def validation_history(self) -> list[float | None]:
-        """The loss of each generation's finalist on the validation texts; None where no logits were plausible."""
+        """The loss of each generation's finalist on the validation texts.
+
+        None where there was no finalist (`tuning.validate_every`), or no logits were plausible.
+        """
         return list(self.report["validation_loss"])
 
     @property

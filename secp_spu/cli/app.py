@@ -46,7 +46,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    help="Tune a soft prompt on private texts for a private model, under MPC, with forward passes only.",
+    help="Tune a soft prompt on private texts for a private model, under MPC.",
 )
 
 

@@ -59,10 +59,9 @@ def audit(
 def _told(config: Config, opened: dict[str, int]) -> str:
     """What the programs' results tell, which is no matter of masks."""
     gradients = f"{opened['gradients']:,} numbers of gradients" if opened["gradients"] else "no gradient"
-    return (
-        f"a run of {config.tuning.generations} generations opens to the data owner alone: {opened['logits']:,} logits "
-        f"and {gradients}"
-    )
+    count = config.tuning.generations
+    run = f"a run of {count} generation{'s' if count > 1 else ''}"
+    return f"{run} opens to the data owner alone: {opened['logits']:,} logits and {gradients}"
 
 
 def _facts(config: Config) -> JsonObject:

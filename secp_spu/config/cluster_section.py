@@ -151,7 +151,9 @@ class LimitsSection(Section):
         default=None,
         ge=0,
         description="Number of evaluations in a day: a prompt of tuning on a set of texts is one evaluation. "
-        "A generation evaluates every candidate on the training texts and two finalists on the validation texts. "
+        "A generation evaluates every candidate on the training texts and, as `tuning.validate_every` says, two "
+        "finalists on the validation texts. A gradient optimizer has one candidate, and its backward pass is not "
+        "counted: limit its steps by `generations_a_day`. "
         "At the end two prompts are evaluated on the validation texts. Before and after tuning one prompt is evaluated "
         "on the test texts. By default there is no limit.",
     )

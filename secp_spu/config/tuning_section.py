@@ -116,18 +116,20 @@ class TuningSection(Section):
     validate_every: Count = Field(
         default=1,
         description="Number of generations from one evaluation on the validation texts to the next. The last "
-        "generation always has one.",
+        "generation always has one. It stays the same for a run.",
     )
     patience: Count | None = Field(
         default=None,
-        description="Number of evaluations on the validation texts in a row without a better loss, after which tuning "
-        "stops. By default it does not.",
+        description="Number of evaluations on the validation texts without a better loss after which tuning stops. "
+        "A loss is better if it is smaller by more than 0.001. All parties learn that tuning stopped. By default it "
+        "does not. The number stays the same for a run.",
     )
     rate: float | None = Field(
         default=None,
         gt=0,
         le=1e6,
-        description="Learning rate of a gradient optimizer, for prompts in standard deviations of the word embeddings. "
+        description="Learning rate of a gradient optimizer. It is for prompts in standard deviations of the word "
+        "embeddings, or with `space: intrinsic` for z. "
         "By default " + ", ".join(f"{o.usual_rate:g} for `{name}`" for name, o in GRADIENT_OPTIMIZERS.items()) + ".",
     )
     schedule: Schedule = Field(
@@ -155,7 +157,8 @@ class TuningSection(Section):
         gt=0,
         le=1e6,
         description="How widely the first generation searches around p0. The entries of A have the standard deviation "
-        "alpha * sd(word embeddings) / (sqrt(intrinsic_dim) * sigma). Raise alpha if all losses are alike.",
+        "alpha * sd(word embeddings) / (sqrt(intrinsic_dim) * sigma). Raise alpha if all losses are alike. With "
+        "gradients and `space: intrinsic` it is a factor of every step.",
     )
     candidates_per_call: Count | None = Field(
         default=None,
@@ -185,11 +188,15 @@ class TuningSection(Section):
             needed: tuple[str, ...] = ("intrinsic_dim",) if self.space == "intrinsic" else ()
         else:
             unused, needed = DESCENT_KEYS, ("population", "intrinsic_dim")
-        for key in unused:
-            if (value := getattr(self, key)) != type(self).model_fields[key].default:
-                raise ValueError(
-                    f"tuning.{key}: is {value}, for which the optimizer {self.optimizer} has no use: leave it out"
-                )
+        defaults = {key: type(self).model_fields[key].default for key in unused}
+        if given := {key: value for key, value in defaults.items() if getattr(self, key) != value}:
+            first, *more = (f"tuning.{key}" for key in given)
+            also = f" (and so are {', '.join(more)})" if more else ""
+            usual = ", ".join(f"{key}={'null' if value is None else value}" for key, value in given.items())
+            raise ValueError(
+                f"{first}: is given{also}, but the optimizer {self.optimizer} has no use for it: leave it out, which "
+                f"means {usual}"
+            )
         for key in needed:
             if getattr(self, key) is None:
                 raise ValueError(f"tuning.{key}: is missing, but the optimizer {self.optimizer} needs it")

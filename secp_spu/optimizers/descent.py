@@ -77,7 +77,7 @@ class Adam(GradientOptimizer):
     """Source: Kingma and Ba 2015, arXiv 1412.6980."""
 
     about = "gradient descent by Adam"
-    usual_rate = 0.4
+    usual_rate = 0.1
 
     @staticmethod
     @override
@@ -89,7 +89,7 @@ class MomentumDescent(GradientOptimizer):
     """Source: Polyak 1964; momentum 0.9."""
 
     about = "gradient descent with momentum"
-    usual_rate = 40.0
+    usual_rate = 80.0
 
     @staticmethod
     @override

@@ -1,4 +1,4 @@
-"""Forward-only tuning: the data owner's side in plaintext, and the driver between it and a runtime."""
+"""Tuning, forward-only or by gradients: the data owner's side in plaintext, and the driver between it and a runtime."""
 
 from secp_spu.progress import Progress
 from secp_spu.tuning.data_owner import DataOwner

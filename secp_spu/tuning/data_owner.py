@@ -27,16 +27,12 @@ from secp_spu.tuning.differences import CONFIG_NAME
 from secp_spu.tuning.gradient import SMALLEST_SCALE, cotangents, decoded, next_scale, packed, unpacked
 from secp_spu.tuning.initial_prompt import make_initial_prompt, prompt_generator
 from secp_spu.tuning.inputs import InputOwner, PromptSet, Split
-from secp_spu.tuning.logits import accuracy, losses, plausible
+from secp_spu.tuning.logits import FLAT, accuracy, losses, plausible
 from secp_spu.tuning.prompt import FILE_NAME, PromptSpace, SoftPrompt, save_prompt
 from secp_spu.tuning.record import Generation, RunState, Usage, open_run
 from secp_spu.tuning.run_report import REPORT, BatchingReport, describe_generation, write_report
 from secp_spu.tuning.selection import Selection
 from secp_spu.tuning.task import Example, TaskTokenizer, TokenBatch, draw_few_shot, read_examples
-
-FLAT = 1e-3
-"""Difference of losses up to which candidates are alike. Losses of equal prompts differed by 2.5e-4 in a generation of
-the demo under ABY3. Losses of the demo's candidates differ by 0.6 at first, and by 1.6e-3 in generation 40."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +110,10 @@ class DataOwner(InputOwner):
             if isinstance(self._optimizer, Optimizer):
                 self._optimizer.tell(np.array(done.losses), np.array(done.logits))
             elif done.gradient:
-                self._optimizer.tell(unpacked(done.gradient))
+                gradient = unpacked(done.gradient)
+                if gradient.shape != (self._space.length,):
+                    raise ConfigError(f"{self._folder}: the gradient of generation {number} is damaged: start anew")
+                self._optimizer.tell(gradient)
 
     def _refuse_another_initial_prompt(self) -> None:
         """A run that goes on from another p0 would hold losses and a best z of the one before."""
@@ -177,7 +176,7 @@ class DataOwner(InputOwner):
         self._optimizer.tell(told, answers)
         # Only Gauss-Newton's course depends on more than the losses, so only its record has to keep more.
         kept = answers.tolist() if self._config.tuning.optimizer == "gauss-newton" else []
-        self._note(Generation(fingerprint(self._candidates), told.tolist(), float("inf"), kept, refused))
+        self._note(Generation(fingerprint(self._candidates), told.tolist(), logits=kept, implausible=refused))
         self._record.stopped = self._reason_to_stop(self._optimizer, told)
         self._finalists = self._selection.finalists(self._candidates[told.argmin()], self._optimizer.mean)
 
@@ -214,11 +213,12 @@ class DataOwner(InputOwner):
             raise self._implausible("the logits of all texts")
         record = self._record
         loss = losses(self._config.tuning.loss, answers[None, trusted], labels[trusted])
-        made = Generation(fingerprint(self._candidates), loss.tolist(), float("inf"))
+        made = Generation(fingerprint(self._candidates), loss.tolist())
         if left_out := int((~trusted).sum()):
             made.notes.append(f"the logits of {left_out} texts were implausible, and left out")
         gradient = decoded(opened, record.scale, int(trusted.sum()))
-        record.scale = next_scale(record.scale, gradient)
+        slopes = cotangents(self._config.tuning.loss, answers[trusted], labels[trusted])
+        record.scale = next_scale(record.scale, gradient, slopes)
         if gradient is None:
             if record.scale < SMALLEST_SCALE:
                 raise self._implausible("the gradient, at any scale,")
@@ -244,7 +244,7 @@ class DataOwner(InputOwner):
         return answers, told, np.flatnonzero(~trusted).tolist()
 
     def _implausible(self, what: str) -> RuntimeFailure:
-        key = "rate" if self._config.tuning.uses_gradients else "alpha"
+        key = "rate" if isinstance(self._optimizer, GradientOptimizer) else "alpha"
         return RuntimeFailure(
             f"{what} of generation {len(self._record.generations) + 1} are implausible (logits are within "
             f"+-{self._logit_limit:g}): go on with `resume`, which evaluates the generation again; if that does not "
@@ -278,8 +278,9 @@ class DataOwner(InputOwner):
         record, patience = self._record, self._config.tuning.patience
         if patience is not None and record.waited >= patience and not record.stopped:
             record.stopped = (
-                f"stopped after generation {len(record.generations)}: {record.waited} evaluations on the validation "
-                "texts in a row have found nothing better, which is tuning.patience"
+                f"stopped after generation {len(record.generations)}: nothing better was found in {record.waited} "
+                f"evaluation{'s' if patience > 1 else ''} on the validation texts, which is tuning.patience; to go on, "
+                "raise it, and start in another folder from this run's prompt (tuning.initial_prompt)"
             )
 
     def confirm(self, logits: list[Floats]) -> None:

@@ -19,19 +19,25 @@ from secp_spu.tuning.logits import HINGE_MARGIN
 FIRST_SCALE = 2.0**10
 """Of a run's first step; later ones follow the gradient."""
 
-SMALLEST_SCALE, LARGEST_SCALE = 2.0**-4, 2.0**20
+SMALLEST_SCALE, LARGEST_SCALE = 2.0**-4, 2.0**18
 """A gradient that is implausible even at the smallest is no matter of its scale."""
 
 WANTED = 16.0, 64.0
-"""Between which the largest number of a gradient is to be, for one text and scaled. Of the layers' cotangents the
-largest are 7 to 17 times that for MiniLM, and 2,048 have room (COTANGENT_BITS)."""
+"""Between which the largest number of a gradient is to be, scaled, for one text whose loss has the largest slope there
+is, 1. Of the layers' cotangents the largest are 7 to 17 times that for MiniLM, and 2,048 have room (COTANGENT_BITS)."""
 
-IMPLAUSIBLE = 2.0**20
-"""A scaled gradient for one text that is longer has wrapped around the ring, or met a truncation gone wrong: both leave
-numbers of the ring's own size, which are 2**40 and more."""
+IMPLAUSIBLE = 128.0
+"""A gradient that is longer, scaled and for one text, has met cotangents that left the ring, or a truncation gone
+wrong. Overflow within the layers of the demo was seen to leave 200 to 850, and at the end of them it leaves 2**40."""
+
+GROWTH = 4.0
+"""What the scale is multiplied by at most from step to step."""
 
 SMALLER = 2.0**-4
 """What the scale is multiplied by after an implausible gradient."""
+
+LEAST_SLOPE = 1e-3
+"""Of the texts' losses on average: with less, a gradient is little but the arithmetic's noise, and the scale stays."""
 
 
 def cotangents(kind: str, logits: Floats, labels: Ints) -> Floats:
@@ -71,21 +77,25 @@ def decoded(opened: Floats, scale: float, texts: int) -> Floats | None:
     return found
 
 
-def next_scale(scale: float, gradient: Floats | None) -> float:
-    """The scale of the next step: such that the largest number of a gradient like this one is as WANTED says.
+def next_scale(scale: float, gradient: Floats | None, slopes: Floats) -> float:
+    """The scale of the next step, a power of two: as WANTED says, if the model is as steep there as at this gradient.
+
+    It does not depend on how steep the losses are, which may be flat at this step and not at the next.
 
     Args:
         scale: of the last step.
         gradient: which it gave, without the scale; None if it was implausible.
+        slopes: the losses' derivatives by logits [texts, labels], without the scale.
     """
     if gradient is None:
         return scale * SMALLER
-    least, most = WANTED
-    largest = max(float(np.abs(gradient).max()), least / LARGEST_SCALE)
-    steps = min(0, math.floor(math.log2(most / (largest * scale)))) or max(
-        0, math.ceil(math.log2(least / (largest * scale)))
-    )
-    return float(np.clip(scale * 2.0**steps, SMALLEST_SCALE, LARGEST_SCALE))
+    slope = float(np.abs(slopes).max(-1).mean())
+    steepness = float(np.abs(gradient).max()) / max(slope, LEAST_SLOPE)
+    if slope < LEAST_SLOPE or steepness == 0:
+        return scale
+    least, most = (wanted / steepness for wanted in WANTED)
+    wanted = min(max(scale, 2.0 ** math.ceil(math.log2(least))), 2.0 ** math.floor(math.log2(most)))
+    return float(np.clip(min(wanted, scale * GROWTH), SMALLEST_SCALE, LARGEST_SCALE))
 
 
 def packed(gradient: Floats) -> str:

@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TypedDict
 
+import numpy as np
+
 from secp_spu.config import Config
 from secp_spu.errors import ConfigError
 from secp_spu.files import write_whole
@@ -21,7 +23,7 @@ from secp_spu.runtime import Ledger
 from secp_spu.runtime.ledger import LedgerState
 from secp_spu.tuning.contents import contents_of, place_of
 from secp_spu.tuning.differences import config_of_run, difference_of_course
-from secp_spu.tuning.gradient import FIRST_SCALE, unpacked
+from secp_spu.tuning.gradient import FIRST_SCALE, LARGEST_SCALE, SMALLEST_SCALE, unpacked
 from secp_spu.tuning.logits import AGREEMENT
 
 FILE_NAME = "checkpoint.json"
@@ -59,8 +61,8 @@ class Generation:
     Attributes:
         candidates: fingerprint.
         losses: of the candidates, in order.
-        validation_loss: the smaller one of its finalists', which are its best candidate and the optimizer's mean, or in
-            a generation that evaluates the pending point again the candidate alone; infinite if none was plausible.
+        validation_loss: the smaller one of its finalists' (`Selection.finalists`), or in a generation that evaluates
+            the pending point again the other's; infinite if none was plausible, None if none was evaluated.
         logits: of the candidates on the training texts [population, texts, labels], where the optimizer is told them.
         implausible: numbers of the candidates whose logits were not taken; the largest other loss stands for theirs.
         notes: what else was not taken, a sentence each.
@@ -69,7 +71,7 @@ class Generation:
 
     candidates: str
     losses: list[float]
-    validation_loss: float
+    validation_loss: float | None = None
     logits: list[list[list[float]]] = field(default_factory=list)
     implausible: list[int] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -175,8 +177,12 @@ class RunRecord:
         ]
         numbers += [*self.best, *self.pending]
         for generation in self.generations:
-            numbers += [*generation.losses, generation.validation_loss]
-            unpacked(generation.gradient)
+            numbers += generation.losses
+            numbers += [] if generation.validation_loss is None else [generation.validation_loss]
+            if not generation.losses or not np.isfinite(unpacked(generation.gradient)).all():
+                raise ValueError("a generation's losses are missing, or its gradient is not finite")
+        if not SMALLEST_SCALE <= self.scale <= LARGEST_SCALE or self.waited < 0:
+            raise ValueError("the scale of gradients or the count of waiting is out of range")
         if not all(isinstance(text, str) for text in (self.digest, *self.contents.keys(), *self.contents.values())):
             raise ValueError("a fingerprint is missing")
         if any(not isinstance(number, int | float) or math.isnan(number) for number in numbers):

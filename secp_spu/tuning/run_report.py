@@ -49,6 +49,7 @@ class RunReport(DriverReport):
     implausible_candidates: int
     notes: list[str]
     stopped: str
+    optimizer: str
     forward_calls: int
     seconds: float
     protocol: str
@@ -80,6 +81,7 @@ def build_report(config: Config, record: RunRecord, run: DriverReport) -> RunRep
         "implausible_candidates": sum(len(generation.implausible) for generation in record.generations),
         "notes": [note for generation in record.generations for note in generation.notes],
         "stopped": record.stopped,
+        "optimizer": config.tuning.optimizer,
         "forward_calls": record.usage.forward_calls,
         "seconds": round(record.usage.seconds, 3),
         "protocol": config.protocol,
@@ -90,9 +92,9 @@ def build_report(config: Config, record: RunRecord, run: DriverReport) -> RunRep
     }
 
 
-def _finite(loss: float) -> float | None:
+def _finite(loss: float | None) -> float | None:
     """JSON has no infinity."""
-    return loss if math.isfinite(loss) else None
+    return loss if loss is not None and math.isfinite(loss) else None
 
 
 def describe_generation(record: RunRecord, before: Usage) -> str:
@@ -101,11 +103,25 @@ def describe_generation(record: RunRecord, before: Usage) -> str:
     sent_bytes = _total(record.usage, "bytes_total") - _total(before, "bytes_total")
     sends = _total(record.usage, "sends_total") - _total(before, "sends_total")
     return (
-        f"generation {len(record.generations):3d}: loss {min(last.losses):.3f}, validation {last.validation_loss:.3f} "
-        f"({_best(record)}), {record.usage.forward_calls} evaluations, "
+        f"generation {len(record.generations):3d}: {_losses(record)}, {record.usage.forward_calls} evaluations, "
         f"{_sent(sent_bytes, sends)}"
         f"{record.usage.seconds - before.seconds:.1f} s{_what_was_not_taken(last)}"
     )
+
+
+def _losses(record: RunRecord) -> str:
+    """Of the last generation; a gradient's step is between its two losses."""
+    last = record.generations[-1]
+    before, after = (" before the step", " after it") if _is_step(last) else ("", "")
+    loss = f"loss {min(last.losses):.3f}{before}"
+    if last.validation_loss is None:
+        return loss
+    return f"{loss}, validation {last.validation_loss:.3f}{after} ({_best(record)})"
+
+
+def _is_step(generation: Generation) -> bool:
+    """Whether it has one prompt, which a gradient moves."""
+    return len(generation.losses) == 1
 
 
 def _sent(sent_bytes: int, sends: int) -> str:
@@ -135,9 +151,14 @@ def _draw_loss(record: RunRecord) -> Figure:
     axes = figure.add_subplot()
     steps = range(1, len(record.generations) + 1)
     losses = [generation.losses for generation in record.generations]
-    axes.fill_between(steps, [min(x) for x in losses], [max(x) for x in losses], alpha=0.2, label="all candidates")
-    axes.plot(steps, [min(x) for x in losses], marker="o", markersize=3, label="best candidate")
-    axes.plot(steps, [g.validation_loss for g in record.generations], linestyle="--", label="validation")
+    are_steps = all(map(_is_step, record.generations))
+    if not are_steps:
+        axes.fill_between(steps, [min(x) for x in losses], [max(x) for x in losses], alpha=0.2, label="all candidates")
+    names = ("training, before the step", "validation, after it") if are_steps else ("best candidate", "validation")
+    axes.plot(steps, [min(x) for x in losses], marker="o", markersize=3, label=names[0])
+    found = [(step, _finite(g.validation_loss)) for step, g in zip(steps, record.generations, strict=True)]
+    validated = [(step, loss) for step, loss in found if loss is not None]
+    axes.plot(*zip(*validated, strict=True), linestyle="--", marker="s", markersize=3, label=names[1])
     axes.set(xlabel="generation", ylabel="loss", title=f"Accuracy {_accuracies(record)} on unseen texts")
     axes.locator_params(axis="x", integer=True)
     axes.legend(frameon=False)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from secp_spu.errors import RuntimeFailure
 from secp_spu.trees import Floats
+from secp_spu.tuning.logits import FLAT
 from secp_spu.tuning.record import RunRecord, confirms
 
 WHAT_TO_DO = "go on with `resume` and more tuning.generations, or look for overflow in the model"
@@ -60,9 +61,10 @@ class Selection:
         last, least = record.generations[-1], float(fresh.min())
         last.validation_loss = least
         last.notes += ["a finalist's logits were implausible"] * int(np.isinf(fresh).sum())
-        record.waited += 1
-        if least < min(record.best_validation_loss, record.pending_loss):
-            record.pending, record.pending_loss, record.waited = finalists[fresh.argmin()].tolist(), least, 0
+        before = min(record.best_validation_loss, record.pending_loss)
+        record.waited = 0 if least < before - FLAT else record.waited + 1
+        if least < before:
+            record.pending, record.pending_loss = finalists[fresh.argmin()].tolist(), least
 
     def _take_second_evaluation(self, again: float) -> None:
         """The larger of the pending point's losses counts; if the two differ, a third evaluation is to confirm it."""

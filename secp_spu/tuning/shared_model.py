@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -30,6 +29,7 @@ class SharedModel:
         model: its layers and head.
         embedding: of texts and prompts.
         most: sequences that one pass may have, with what it keeps for the way back.
+        prompt_tokens: of every prompt.
         way_back: for gradients, if the run's optimizer wants them and this party's configuration allows them.
     """
 
@@ -37,6 +37,7 @@ class SharedModel:
     model: SecureModel
     embedding: Embedding
     most: int
+    prompt_tokens: int
     way_back: BackwardPass | None = None
 
     def prompts(self, which: PromptSet, first: int, last: int) -> Stored:
@@ -45,7 +46,7 @@ class SharedModel:
         Raises: RuntimeFailure if the data owner has shared another number of them.
         """
         stored = self.embedding.prompts(which, first, last)
-        require_announced(stored.spec.shape[0], last - first, "prompts")
+        self._require_shape(stored, (last - first, self.prompt_tokens, self.model.config.width), "prompts")
         return stored
 
     def texts(self, split: Split, first: int, last: int) -> Batch:
@@ -70,25 +71,33 @@ class SharedModel:
             data_owner: actor of a DataOwner, which gives the derivative by the logits.
         Returns: logits by batch; and the derivative by what the data owner shares of a prompt, summed over all texts
             before it is opened to the data owner alone, encoded with SUM_BITS [1, prompt_tokens, width].
-        Raises: ConfigError where this party's configuration allows no gradients; RuntimeFailure if the data owner has
-            shared something else than was announced.
+        Raises: ConfigError where no gradients were asked for when the model was shared; RuntimeFailure if the data
+            owner has shared something else than was announced.
         """
         if self.way_back is None:
-            raise ConfigError("model.reveal: is logits, so no gradient is opened: set it to gradients at all parties")
+            raise ConfigError("this model was shared without a way back: no gradient is opened")
         prompts, kept_prompts = self.embedding.prompts_keeping("candidates", 0, 1)
-        require_announced(prompts.spec.shape[0], 1, "prompts")
+        self._require_shape(prompts, (1, self.prompt_tokens, self.model.config.width), "a prompt")
         answers, parts = [], []
         for part, batch in batches:
             logits, kept = self.model.logits_and_kept(prompts, batch)
             shape = logits.spec.shape
             answers.append(self._opened(logits))
             slopes: Stored = self.runtime.share(data_owner.cotangents(part.start, part.stop, answers[-1]))
-            require_announced(math.prod(slopes.spec.shape), math.prod(shape), "derivatives by logits")
-            parts.append(self.way_back.prompts(kept, slopes, prompts.spec.shape[1]))
+            self._require_shape(slopes, shape, "derivatives by logits")
+            parts.append(self.way_back.prompts(kept, slopes, self.prompt_tokens))
             self.runtime.free(slopes)
         total: Stored = self.runtime.run("sum.backward", _sum, parts)
         self.runtime.free([prompts, parts])
         return answers, self._opened(self.embedding.pull_back(kept_prompts, total))
+
+    def _require_shape(self, stored: Stored, wanted: tuple[int, ...], what: str) -> None:
+        """As `require_announced`: of what is opened there is never more than what all parties agreed on."""
+        if stored.spec.shape != wanted:
+            raise RuntimeFailure(
+                f"the data owner has shared {what} of shape {stored.spec.shape} where {wanted} was announced: install "
+                "the same secp-spu, unchanged, at all parties"
+            )
 
     def _opened(self, values: Stored) -> Owned:
         """To the data owner alone."""
@@ -143,7 +152,7 @@ def share_model(
         progress: told of every step.
         more_steps: of the same stage that the caller will make.
         gradients: the caller will ask for `gradient`.
-    Raises: ConfigError for a model without a backward pass, if gradients are wanted.
+    Raises: ConfigError if gradients are wanted and not allowed, or the model has no backward pass.
     """
     data_owner, model_owner = owners
     by_words = config.model.head == "label_words"
@@ -165,22 +174,29 @@ def share_model(
         prompt_tokens = config.tuning.prompt_tokens
         embedding = make_embedding(runtime, config.model.embedding, transformer, owners, prompt_tokens=prompt_tokens)
         # After the tables, which may be the largest of all weights and stay as long as texts are looked up.
-        allowed = gradients and config.model.reveal == "gradients"
-        way_back = BackwardPass(model) if allowed else None
+        way_back = BackwardPass(model) if gradients else None
         tokens = prompt_tokens + config.task.max_tokens
-        most = sequences_that_fit(runtime, transformer, tokens, keeping=allowed)
+        most = sequences_that_fit(runtime, transformer, tokens, keeping=gradients)
         if not by_words:
             descriptions = embedding.labels()
             require_announced(descriptions.hidden.spec.shape[0], len(config.task.labels), "descriptions of labels")
             model.embed_labels(descriptions)
             runtime.free(descriptions.handles)
-    return SharedModel(runtime, model, embedding, most, way_back)
+    return SharedModel(runtime, model, embedding, most, prompt_tokens, way_back)
 
 
 def _require_backward(config: Config, transformer: TransformerConfig) -> None:
-    if missing := lacks_backward(transformer):
-        raise ConfigError(
-            f"tuning.optimizer: {config.tuning.optimizer} takes a backward pass, and {missing} has none: adapt the "
-            "model (secp-spu adapt), set model.activation: gelu_tanh if it is gelu that has none, or take a "
-            "gradient-free optimizer such as cma"
-        )
+    """Refuse gradients before anything is shared.
+
+    Raises: ConfigError where this party's configuration does not allow them, or the model has no backward pass.
+    """
+    if config.model.reveal != "gradients":
+        raise ConfigError("model.reveal: is logits, so no gradient is opened: set it to gradients at all parties")
+    missing = lacks_backward(transformer)
+    if missing is None:
+        return
+    remedy = {"activation gelu": "set model.activation: gelu_tanh, or adapt the model (secp-spu adapt)"}
+    raise ConfigError(
+        f"tuning.optimizer: {config.tuning.optimizer} takes a backward pass, and {missing} has none: "
+        f"{remedy.get(missing, 'take another model')}, or take a gradient-free optimizer such as cma"
+    )

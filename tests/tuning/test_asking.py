@@ -140,7 +140,7 @@ class _NegativeGenerations(DataOwner):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (_MorePrompts, "has shared 3 prompts where 1 were announced"),
+        (_MorePrompts, r"has shared prompts of shape \(3, 4, 64\) where \(1, 4, 64\) was announced"),
         (_MoreTexts, "has shared 12 texts where 4 were announced"),
         (_MoreReadouts, "has shared 12 texts where 4 were announced"),
         (_MoreWords, "has shared 100 label words where 2 were announced"),
