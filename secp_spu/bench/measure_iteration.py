@@ -191,7 +191,8 @@ class Iteration:
         opened = np.asarray(runtime.open_to(OWNER, logits).value)
         slopes = cotangents("cross_entropy", opened, self._texts.labels().argmax(-1)) * FIRST_SCALE
         shared = runtime.share(Owned(OWNER, slopes.astype(np.float32)))
-        gradient = way_back.prompts(kept, shared, prompts.spec.shape[1])
+        # Of all rows, though a prompt's alone are wanted of the first layer: one layer is scaled to all of them.
+        gradient = way_back.prompts(kept, shared, self.seq_len)
         runtime.free([logits, shared])
         return gradient
 

@@ -41,10 +41,8 @@ class BackwardPass:
         self._params = [runtime.run("transpose", prepare, params) for params in model.layer_params]
         if model.keeps_openings:
             runtime.pin([dense["kernel"] for params in self._params for dense in params.values() if "kernel" in dense])
-        layer = partial(_pull_back_layer, config, setting, model.keeps_openings)
-        # What the last layer gets has the fraction bits of the head's; others what the layer after gives.
-        self._last_layer, self._layer = partial(layer, COTANGENT_BITS), partial(layer, SUM_BITS)
-        self._of_prompts = cache(lambda texts, tokens: partial(_of_prompts, setting, texts, tokens))
+        self._layer = cache(partial(partial, _pull_back_layer, config, setting, model.keeps_openings))
+        self._of_prompts = cache(partial(partial, _of_prompts, setting))
         self._head = partial(_pull_back_head, model.head_module, setting)
 
     def prompts(self, kept: Kept, cotangents: Stored, prompt_tokens: int) -> Stored:
@@ -62,23 +60,31 @@ class BackwardPass:
             "head.backward", self._head, model.head, kept.vector, kept.readout, cotangents, *model.labels
         )
         model.runtime.free([kept.vector, kept.readout])
-        program = self._last_layer
-        for params, of_layer in zip(reversed(self._params), reversed(kept.layers), strict=True):
-            before, found = found, run("layer.backward", program, params, of_layer, found)
-            model.runtime.free([before, of_layer])
-            program = self._layer
+        for number in reversed(range(len(kept.layers))):
+            bits = COTANGENT_BITS if number == len(kept.layers) - 1 else SUM_BITS  # of the head's, or the layer after
+            program = self._layer(bits, None if number else prompt_tokens)
+            before, found = found, run("layer.backward", program, self._params[number], kept.layers[number], found)
+            model.runtime.free([before, kept.layers[number]])
             model.on_layer()
-        rows_of_prompts: Stored = run("prompts.backward", self._of_prompts(kept.texts, prompt_tokens), found)
+        rows_of_prompts: Stored = run("prompts.backward", self._of_prompts(kept.texts), found)
         model.runtime.free(found)
         return rows_of_prompts
 
 
 def _pull_back_layer(
-    config: TransformerConfig, setting: Setting, cached: bool, bits: int, params: Tree, kept: Tree, cotangent: Array
+    config: TransformerConfig,
+    setting: Setting,
+    cached: bool,
+    bits: int,
+    rows: int | None,
+    params: Tree,
+    kept: Tree,
+    cotangent: Array,
 ) -> Array:
+    """Of a layer, for its first rows or all."""
     params = keep_openings(params) if cached else params
     g = from_storage(cotangent, bits, secure=setting.secure)
-    return to_storage(pull_back_layer(config, setting, params, kept, g), SUM_BITS)
+    return to_storage(pull_back_layer(config, setting, params, kept, g, slice(rows)), SUM_BITS)
 
 
 def _pull_back_head(
@@ -91,8 +97,8 @@ def _pull_back_head(
     return to_storage(rounded(weights[..., None] * of_vector[:, None], COTANGENT_BITS), COTANGENT_BITS)
 
 
-def _of_prompts(setting: Setting, texts: int, prompt_tokens: int, cotangent: Array) -> Array:
+def _of_prompts(setting: Setting, texts: int, cotangent: Array) -> Array:
     """Rows of prompts, added up over the texts that stand behind each. Local."""
-    rows = cotangent[:, :prompt_tokens].reshape(-1, texts, prompt_tokens * cotangent.shape[-1])
-    total = from_storage(rows, SUM_BITS, secure=setting.secure).sum(1)
-    return to_storage(total, SUM_BITS).reshape(-1, prompt_tokens, cotangent.shape[-1])
+    _, tokens, width = cotangent.shape
+    rows = from_storage(cotangent.reshape(-1, texts, tokens * width), SUM_BITS, secure=setting.secure)
+    return to_storage(rows.sum(1), SUM_BITS).reshape(-1, tokens, width)

@@ -56,6 +56,9 @@ whole, and much alike before all texts."""
 MOST_INPUT_BITS = 36
 """Fraction bits that the cotangent of an activation's input may have: with more it is truncated before the product."""
 
+ALL = slice(None)
+"""All tokens."""
+
 KERNEL_BITS = {
     "query_key_value": WEIGHT_BITS,
     "attention_output": WEIGHT_BITS,
@@ -98,7 +101,9 @@ def _transposed(config: TransformerConfig, name: str, dense: Tree, secure: bool)
     return {"kernel": kernel.ring if isinstance(kernel, Fixed) else to_storage(kernel, bits)}
 
 
-def pull_back_layer(config: TransformerConfig, setting: Setting, params: Tree, kept: Tree, cotangent: Number) -> Number:
+def pull_back_layer(
+    config: TransformerConfig, setting: Setting, params: Tree, kept: Tree, cotangent: Number, wanted: slice = ALL
+) -> Number:
     """The cotangent of a layer's input by that of its result.
 
     Args:
@@ -107,9 +112,9 @@ def pull_back_layer(config: TransformerConfig, setting: Setting, params: Tree, k
         params: what `backward_params` gives.
         kept: the collection "kept" of the layer's forward pass.
         cotangent: [batch, tokens, width]; under SPU of COTANGENT_BITS for the last layer and SUM_BITS for others.
-    Returns: the same shape, of SUM_BITS. Rows of padding are zero but for what keys and values of padding would get,
-        which is no part of a text's derivative either: the caller reads the prompt's rows, or the norm before zeroes
-        them.
+        wanted: tokens whose rows are wanted: of the first layer, the prompt's.
+    Returns: [batch, tokens, width] of these, of SUM_BITS. Rows of padding are zero but for what keys and values of
+        padding would get, which is no part of a text's derivative: the norm before zeroes them.
     """
     g = pull_back_norm(kept["output_norm"], cotangent)
     inner = rounded(_pull_back_dense(params, "output", g), INNER_COTANGENT_BITS)
@@ -121,10 +126,10 @@ def pull_back_layer(config: TransformerConfig, setting: Setting, params: Tree, k
     g = pull_back_norm(kept["attention_norm"], g)
     attended = rounded(_pull_back_dense(params, "attention_output", g), HEAD_COTANGENT_BITS)
     heads = rearranged(partial(split_heads, heads=config.heads), attended)
-    parts = attention_class(config).pull_back(kept["attention"], heads, kept["tokens"], setting)
+    parts = attention_class(config).pull_back(kept["attention"], heads, kept["tokens"], setting, wanted)
     joined = rearranged(lambda *a: jnp.concatenate([join_heads(x) for x in a], -1), *parts)
     projected = _pull_back_dense(params, "query_key_value", joined)
-    return rounded(projected + _residual(params, "attention", g), SUM_BITS)
+    return rounded(projected + _residual(params, "attention", g[:, wanted]), SUM_BITS)
 
 
 def pull_back_norm(kept: Tree, cotangent: Number) -> Number:

@@ -215,7 +215,7 @@ class DataOwner(InputOwner):
         loss = losses(self._config.tuning.loss, answers[None, trusted], labels[trusted])
         made = Generation(fingerprint(self._candidates), loss.tolist())
         if left_out := int((~trusted).sum()):
-            made.notes.append(f"the logits of {left_out} texts were implausible, and left out")
+            made.notes.append(f"implausible logits of {left_out} of {len(labels)} texts were left out")
         gradient = decoded(opened, record.scale, int(trusted.sum()))
         slopes = cotangents(self._config.tuning.loss, answers[trusted], labels[trusted])
         record.scale = next_scale(record.scale, gradient, slopes)

@@ -14,6 +14,7 @@ from small_model import (
     LABELS,
     PROMPT_TOKENS,
     TEXTS,
+    TOKENS,
     make_parts,
     secure_model,
     shared_batch,
@@ -217,7 +218,7 @@ def test_a_layer_costs_what_it_did(runtimes, which, kind):
         before = program_costs(runtime)
         runtime.free(model.logits(prompts, batch))
         logits, kept = model.logits_and_kept(prompts, batch)
-        runtime.free([logits, back.prompts(kept, shared(runtime, cotangents()), PROMPT_TOKENS)])
+        runtime.free([logits, back.prompts(kept, shared(runtime, cotangents()), TOKENS)])
         after = program_costs(runtime)
         return {name: tuple(cost - before.get(name, 0)) for name, cost in after.items()}
 

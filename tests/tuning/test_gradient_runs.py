@@ -178,7 +178,7 @@ def test_a_text_with_implausible_logits_is_left_out(tmp_path):
 
     record = run(tmp_path / "run", "tuning.generations=2", changes={1: spoil})
     first, second = record.generations
-    assert first.notes[0] == "the logits of 1 texts were implausible, and left out"
+    assert first.notes[0] == "implausible logits of 1 of 4 texts were left out"
     assert first.gradient
     assert not second.notes
 

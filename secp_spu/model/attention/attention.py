@@ -83,7 +83,7 @@ class Attention(nn.Module):
 
     @classmethod
     def pull_back(
-        cls, kept: Tree, cotangent: Number, tokens: Number, setting: Setting
+        cls, kept: Tree, cotangent: Number, tokens: Number, setting: Setting, wanted: slice
     ) -> tuple[Number, Number, Number]:
         """The cotangents of queries, keys and values, of the same fraction bits under MPC.
 
@@ -92,6 +92,7 @@ class Attention(nn.Module):
             cotangent: of the result [batch, heads, tokens, head_dim], of HEAD_COTANGENT_BITS.
             tokens: how many of each text are no padding [batch].
             setting: where it runs.
+            wanted: tokens whose queries', keys' and values' cotangents are wanted.
         """
         raise NotImplementedError
 

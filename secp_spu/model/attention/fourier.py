@@ -191,7 +191,7 @@ class FourierAttention(FeatureAttention):
 
     @classmethod
     def pull_back(
-        cls, kept: Tree, cotangent: Number, tokens: Number, setting: Setting
+        cls, kept: Tree, cotangent: Number, tokens: Number, setting: Setting, wanted: slice
     ) -> tuple[Number, Number, Number]:
         """The cotangents of the angles of queries and keys, and of values.
 
@@ -216,14 +216,15 @@ class FourierAttention(FeatureAttention):
         of_attended = rounded(cotangent * widened(divisor, cotangent.shape[-1]), SUMMARY_BITS)
         g = rearranged(lambda a, b: jnp.concatenate([a, -b], -1), of_attended, of_kernel)
 
-        of_queries = mean_of(product(g, transposed(summary)), frequencies)
+        of_queries = mean_of(product(g[:, :, wanted], transposed(summary)), frequencies)
         of_summary = mean_of(product(transposed(phi[0]), g), frequencies)
         of_summary = rounded(of_summary, max(0, SUMMARY_COTANGENT_BITS - math.ceil(math.log2(length))))
-        of_keys = mean_of(product(columns, transposed(of_summary)), length)
-        of_columns = mean_of(product(phi[1], of_summary), length)
+        phi_query, phi_key = phi[0][:, :, wanted], phi[1][:, :, wanted]
+        of_keys = mean_of(product(columns[:, :, wanted], transposed(of_summary)), length)
+        of_columns = mean_of(product(phi_key, of_summary), length)
         return (
-            _of_angles(phi[0], of_queries),
-            _of_angles(phi[1], of_keys),
+            _of_angles(phi_query, of_queries),
+            _of_angles(phi_key, of_keys),
             rounded(of_columns[..., :-1], ANGLE_COTANGENT_BITS),
         )
 

@@ -83,7 +83,7 @@ class SoftmaxAttention(Attention):
 
     @classmethod
     def pull_back(
-        cls, kept: Tree, cotangent: Number, tokens: Number, setting: Setting
+        cls, kept: Tree, cotangent: Number, tokens: Number, setting: Setting, wanted: slice
     ) -> tuple[Number, Number, Number]:
         """The cotangents of queries, keys and values: products alone, no exponential again.
 
@@ -99,9 +99,10 @@ class SoftmaxAttention(Attention):
         of_shares = rounded(product(cotangent, transposed(value)), COTANGENT_BITS)
         mean = rounded((of_shares * shares).sum(-1, keepdims=True), COTANGENT_BITS)
         of_scores = rounded(shares * (of_shares - widened(mean, shares.shape[-1])), SCORE_COTANGENT_BITS)
-        found = product(of_scores, key), product(transposed(of_scores), query), product(transposed(shares), cotangent)
-        of_query, of_key, of_value = (rounded(x, FRACTION_BITS) for x in found)
-        return of_query, of_key, of_value
+        of_query = product(of_scores[:, :, wanted], key)
+        of_key = product(transposed(of_scores[..., wanted]), query)
+        of_value = product(transposed(shares[..., wanted]), cotangent)
+        return rounded(of_query, FRACTION_BITS), rounded(of_key, FRACTION_BITS), rounded(of_value, FRACTION_BITS)
 
     @classmethod
     def kept_elements(cls, config: TransformerConfig, tokens: int) -> int:
