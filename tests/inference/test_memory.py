@@ -1,12 +1,17 @@
 """A pass has as many sequences as its estimated memory allows; tests/bench holds the estimate against passes."""
 
+import math
 from dataclasses import replace
+from functools import partial
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from secp_spu.bench import SHAPES
 from secp_spu.inference import pass_bytes, sequences_within
-from secp_spu.inference.memory import BLOCK_BYTES, KEPT_PAIR_BYTES, WIDTH_BYTES, sequence_bytes
+from secp_spu.inference.memory import BLOCK_BYTES, KEPT_PAIR_BYTES, WIDTH_BYTES, kept_bytes, sequence_bytes
+from secp_spu.model import FOLDED, EncoderLayer
 from secp_spu.model.attention.causal_means import causal_blocks
 
 
@@ -56,3 +61,23 @@ def test_what_outweighs_the_kernels_is_the_estimate():
     """With 64 frequencies making the correlations takes most, as for an encoder."""
     config = replace(DECODER, attention="fourier", features=64)
     assert sequence_bytes(config, 512) == sequence_bytes(replace(config, causal=False), 512)
+
+
+@pytest.mark.parametrize("attention", ["fourier", "softmax"])
+def test_what_a_layer_keeps_for_the_backward_pass_is_counted(attention):
+    """All but a scale a row of each norm, and a count a text."""
+    config, tokens = replace(SHAPES["minilm"], attention=attention, activation="quadratic", layers=1), 56
+    module, inputs = EncoderLayer(config, setting=FOLDED), (jnp.ones((1, tokens, config.width)), jnp.ones((1, tokens)))
+    params = jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
+    keep = partial(module.apply, mutable=["kept"])
+    kept = jax.eval_shape(keep, {"params": params}, *inputs)[1]["kept"]
+    elements = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(kept))
+    assert 16 * (elements - 2 * tokens - 1) == kept_bytes(config, tokens)
+
+
+def test_passes_that_keep_have_fewer_sequences():
+    config = replace(SHAPES["minilm"], attention="fourier", activation="quadratic")
+    limit = 4 * 10**9
+    few, many = (sequences_within(limit, config, 56, keeping=keeping) for keeping in (True, False))
+    assert few < many
+    assert pass_bytes(config, few, 56) + few * kept_bytes(config, 56) <= limit
