@@ -167,7 +167,7 @@ class Iteration:
             result = runs.get(self.method, self._forward)(runtime, on_layer)
             value = np.asarray(runtime.open_to(OWNER, result).value)
             if self.method == "gradient":
-                value = np.asarray(from_storage(jnp.asarray(value), SUM_BITS, secure=False)) / FIRST_SCALE
+                value = from_storage(value, SUM_BITS, secure=False) / FIRST_SCALE
             return runtime.ledger.report(), value
 
     def _forward(self, runtime: Runtime, on_layer: Callable[[], None]) -> Stored:

@@ -143,7 +143,9 @@ def from_storage(x: Array, bits: int, *, secure: Literal[True]) -> Fixed: ...
 def from_storage(x: Array, bits: int, *, secure: Literal[False]) -> Array: ...
 @overload
 def from_storage(x: Array, bits: int, *, secure: bool) -> Number: ...
-def from_storage(x: Array, bits: int, *, secure: bool) -> Number:
+@overload
+def from_storage(x: Floats, bits: int, *, secure: Literal[False]) -> Floats: ...
+def from_storage(x: Array | Floats, bits: int, *, secure: bool) -> Number | Floats:
     """Numbers to compute with, of an array that `to_storage` gave or of its ring integers.
 
     Args:
@@ -153,7 +155,7 @@ def from_storage(x: Array, bits: int, *, secure: bool) -> Number:
     Returns: `Fixed` under SPU, the plain numbers elsewhere.
     """
     if secure:
-        return Fixed(x if x.dtype == jnp.int32 else to_ring(x), bits)
+        return Fixed(cast(Array, x) if x.dtype == jnp.int32 else to_ring(x), bits)
     return x * 2.0 ** (FRACTION_BITS - bits)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from typing_extensions import override
@@ -120,15 +121,18 @@ class EmbeddingUnderMpc(Embedding):
 
     @override
     def prompts(self, which: PromptSet, first: int, last: int) -> Stored:
-        shifts = self._runtime.share(self._data_owner.prompts(which, first, last))
-        prompts = self._tables.embed_prompts(self._initial, shifts)
-        self._runtime.free(shifts)
+        prompts: Stored = self._embedded(self._tables.embed_prompts, which, first, last)
         return prompts
 
     @override
     def prompts_keeping(self, which: PromptSet, first: int, last: int) -> tuple[Stored, Tree]:
-        shifts = self._runtime.share(self._data_owner.prompts(which, first, last))
-        found = self._tables.embed_prompts_keeping(self._initial, shifts)
+        found: tuple[Stored, Tree] = self._embedded(self._tables.embed_prompts_keeping, which, first, last)
+        return found
+
+    def _embedded(self, embed: Callable[[list[Stored], Stored], Tree], which: PromptSet, first: int, last: int) -> Tree:
+        """What `embed` makes of p0 and the shifts that the data owner shares."""
+        shifts: Stored = self._runtime.share(self._data_owner.prompts(which, first, last))
+        found = embed(self._initial, shifts)
         self._runtime.free(shifts)
         return found
 

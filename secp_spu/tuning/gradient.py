@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from secp_spu.model.precision import SUM_BITS
-from secp_spu.protocol import FRACTION_BITS
+from secp_spu.protocol import from_storage
 from secp_spu.trees import Floats, Ints
 from secp_spu.tuning.logits import HINGE_MARGIN
 
@@ -49,16 +49,15 @@ def cotangents(kind: str, logits: Floats, labels: Ints) -> Floats:
         labels: numbers [texts].
     Returns: [texts, labels].
     """
-    slope: Floats
     of_label = np.eye(logits.shape[-1])[labels]
     if kind == "hinge":
         others = np.where(of_label > 0, -np.inf, logits)
         largest = np.eye(logits.shape[-1])[others.argmax(-1)]
         violated = HINGE_MARGIN - (logits * of_label).sum(-1) + others.max(-1) > 0
-        slope = violated[:, None] * (largest - of_label)
-        return slope
-    powers = np.exp(logits - logits.max(-1, keepdims=True))
-    slope = powers / powers.sum(-1, keepdims=True) - of_label
+        slope: Floats = violated[:, None] * (largest - of_label)
+    else:
+        powers = np.exp(logits - logits.max(-1, keepdims=True))
+        slope = powers / powers.sum(-1, keepdims=True) - of_label
     return slope
 
 
@@ -70,7 +69,7 @@ def decoded(opened: Floats, scale: float, texts: int) -> Floats | None:
         scale: of the cotangents.
         texts: how many there were.
     """
-    of_text = np.asarray(opened, np.float64) * 2.0 ** (FRACTION_BITS - SUM_BITS) / texts
+    of_text = from_storage(np.asarray(opened, np.float64), SUM_BITS, secure=False) / texts
     if not np.abs(of_text).max() < IMPLAUSIBLE:  # NaN is not less
         return None
     found: Floats = of_text / scale

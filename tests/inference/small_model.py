@@ -81,17 +81,23 @@ def run_model(runtime, parts, **options):
     return opened(runtime, model.logits(prompts, shared_batch(runtime, parts)))
 
 
-def secure_model(runtime, parts, *, word_head=True, **options):
+def folded(parts):
+    """Each layer's folded parameters, those of the label-word head, and the last norm."""
     norms = [layer["params"]["output_norm"] for layer in parts.layers]
-    folded = [
+    layers = [
         fold_layer(layer["params"], before, parts.config)
         for layer, before in zip(parts.layers, [None, *norms], strict=False)
     ]
+    return layers, fold_head(parts.head, norms[-1]), norms[-1]
+
+
+def secure_model(runtime, parts, *, word_head=True, **options):
+    params_of_layers, params_of_head, last_norm = folded(parts)
     layers = [
         {"params": shared(runtime, params), "public": runtime.publish(layer["public"])}
-        for params, layer in zip(folded, parts.layers, strict=True)
+        for params, layer in zip(params_of_layers, parts.layers, strict=True)
     ]
-    head = shared(runtime, fold_head(parts.head, norms[-1]) if word_head else norms[-1])
+    head = shared(runtime, params_of_head if word_head else last_norm)
     return SecureModel(runtime, parts.config, layers, head, LABELS, **options)
 
 

@@ -15,13 +15,14 @@ from small_model import (
     PROMPT_TOKENS,
     TEXTS,
     TOKENS,
+    folded,
     make_parts,
     secure_model,
     shared_batch,
 )
 
 from secp_spu.inference import BackwardPass, setting_of
-from secp_spu.model import FOLDED, EncoderLayer, LabelWordHead, backward, fold_head, fold_layer
+from secp_spu.model import FOLDED, EncoderLayer, LabelWordHead, backward
 from secp_spu.model.attention import fourier, softmax
 from secp_spu.model.backward import backward_params, pull_back_layer
 from secp_spu.model.precision import COTANGENT_BITS, HIDDEN_BITS, SUM_BITS
@@ -72,9 +73,7 @@ def gradient(runtime, parts, scale=SCALE):
 def by_jax(parts):
     """The same by JAX's derivative of the plaintext modules."""
     config = parts.config
-    norms = [layer["params"]["output_norm"] for layer in parts.layers]
-    layers = [fold_layer(p["params"], n, config) for p, n in zip(parts.layers, [None, *norms], strict=False)]
-    head = {"params": fold_head(parts.head, norms[-1])}
+    layers, head, _ = folded(parts)
     texts = jnp.asarray(parts.hidden * parts.padding_mask[:, PROMPT_TOKENS:, None])
 
     def logits(prompts):
@@ -83,7 +82,7 @@ def by_jax(parts):
             hidden = jnp.concatenate([jnp.broadcast_to(prompt, (TEXTS, *prompt.shape)), texts], 1)
             for number, params in enumerate(layers):
                 hidden = EncoderLayer(config, number, FOLDED).apply({"params": params}, hidden, parts.padding_mask)
-            found.append(LabelWordHead(config, LABELS).apply(head, hidden, parts.readout))
+            found.append(LabelWordHead(config, LABELS).apply({"params": head}, hidden, parts.readout))
         return jnp.concatenate(found)
 
     return np.asarray(jax.vjp(logits, jnp.asarray(parts.prompts))[1](cotangents())[0])

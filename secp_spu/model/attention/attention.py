@@ -98,7 +98,7 @@ class Attention(nn.Module):
 
     @classmethod
     def backward_kernel(cls, kernel: NumberT, config: TransformerConfig) -> NumberT:
-        """The projections' kernel as the backward pass multiplies by it, of the same fraction bits.
+        """The projections' kernel as the backward pass multiplies by it, of WEIGHT_BITS fraction bits as before.
 
         Args:
             kernel: folded [width, columns].

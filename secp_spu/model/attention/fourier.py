@@ -31,6 +31,7 @@ from secp_spu.model.precision import (
     MEAN_VALUE_BITS,
     SUMMARY_BITS,
     TOKEN_SHARE_BITS,
+    WEIGHT_BITS,
 )
 from secp_spu.model.setting import Setting
 from secp_spu.model.transformer_config import TransformerConfig
@@ -38,7 +39,6 @@ from secp_spu.protocol import (
     Fixed,
     Number,
     NumberT,
-    as_fixed,
     batched_product,
     constant,
     cos_sin_of_turns,
@@ -232,9 +232,7 @@ class FourierAttention(FeatureAttention):
     def backward_kernel(cls, kernel: NumberT, config: TransformerConfig) -> NumberT:
         """With the derivative of turns by the columns that give angles: 2 pi / ANGLE_SCALE."""
         angles = 2 * config.heads * config.features
-        turns = kernel[..., :angles] * constant(2 * math.pi / ANGLE_SCALE, FACTOR_BITS, kernel)
-        if isinstance(kernel, Fixed):
-            turns = as_fixed(turns).to(kernel.bits)
+        turns = rounded(kernel[..., :angles] * constant(2 * math.pi / ANGLE_SCALE, FACTOR_BITS, kernel), WEIGHT_BITS)
         return rearranged(lambda *parts: jnp.concatenate(parts, -1), turns, kernel[..., angles:])
 
     @classmethod

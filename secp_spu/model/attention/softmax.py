@@ -59,7 +59,7 @@ class SoftmaxAttention(Attention):
         scale = 1.0 if self.setting.folded else 1 / math.sqrt(query.shape[-1])
         product = partial(batched_product, opens_operands=self.setting.opens_operands)
         # Keys and values have two bits fewer, so that the product takes one cheap truncation.
-        query, key, value = (rounded(x, FRACTION_BITS - bits) for x, bits in ((query, 0), (key, 2), (value, 2)))
+        query, key, value = rounded(query, FRACTION_BITS), *(rounded(x, FRACTION_BITS - 2) for x in (key, value))
         scores = to_float(product(query, rearranged(transpose, key))) * scale
         scores = scores + self._left_out(weights, scores.shape[-1]) * PADDING_SCORE
         probabilities = to_fixed(jax.nn.softmax(scores, axis=-1), value)
