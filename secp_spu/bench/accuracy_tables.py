@@ -27,8 +27,10 @@ NAMES: dict[str, str] = {
     "fot-transfer": f"FoT, softmax, from a prompt for {SOURCE}",
     "fot-adapted": "FoT, adapted",
     "fot-secure": "FoT, adapted, under ABY3",
-    "adam-adapted": "gradients at home, adapted",
-    "adam-secure": "gradients at home, adapted, under ABY3",
+    "momentum-adapted": "momentum, adapted",
+    "momentum-secure": "momentum, adapted, under ABY3",
+    "adam-adapted": "Adam, adapted",
+    "adam-secure": "Adam, adapted, under ABY3",
 }
 """Names of the rows, in their order."""
 
@@ -122,7 +124,7 @@ def _secure_table(records: Sequence[Record]) -> list[Table]:
             cost = sum(secure[phase]["bytes_total"] for phase in ("offline", "online")) / 1e9
             seconds = sum(secure[phase]["seconds"] for phase in ("offline", "online"))
             texts = str(secure.get("test_texts", "all"))
-            optimizer = "adam" if secure["variant"] in BY_GRADIENT else "cma"
+            optimizer = BY_GRADIENT.get(secure["variant"], "cma")
             names = [secure["task"], optimizer, str(secure["seed"]), str(secure["generations"]), texts]
             losses = [f"{run['validation_loss']:.4f}" for run in (plain, secure)]
             accuracies = [f"{100 * run['accuracy']:.1f}" for run in (plain, secure)]

@@ -30,14 +30,23 @@ FEW_SHOT: dict[str, Path] = {
 SOURCE = "kitchen_reviews"
 """The task that "fot-transfer" takes its initial prompt from."""
 
-PLAINTEXT_OF: dict[AccuracyMethod, AccuracyMethod] = {"fot-secure": "fot-adapted", "adam-secure": "adam-adapted"}
+PLAINTEXT_OF: dict[AccuracyMethod, AccuracyMethod] = {
+    "fot-secure": "fot-adapted",
+    "momentum-secure": "momentum-adapted",
+    "adam-secure": "adam-adapted",
+}
 """Methods under ABY3, and the same in plaintext."""
 
 ADAPTED = frozenset(PLAINTEXT_OF) | frozenset(PLAINTEXT_OF.values())
 """Methods that take an adapted model; all others the one it was adapted from."""
 
-BY_GRADIENT: tuple[AccuracyMethod, ...] = ("adam-adapted", "adam-secure")
-"""Methods whose generations are steps along gradients."""
+BY_GRADIENT: dict[AccuracyMethod, str] = {
+    "momentum-adapted": "momentum",
+    "momentum-secure": "momentum",
+    "adam-adapted": "adam",
+    "adam-secure": "adam",
+}
+"""Methods whose generations are steps along gradients, and their optimizers."""
 
 WITHOUT_GENERATIONS: tuple[AccuracyMethod, ...] = ("probe", "fine-tuning", "gradient-prompt")
 
@@ -51,7 +60,8 @@ class FewShotRun:
         method: "probe", "fine-tuning", "gradient-prompt" (see rivals.py); "fot": forward-only tuning with softmax
             attention in plaintext; "fot-transfer": the same from the gradient prompt of SOURCE, as if its texts were
             the model owner's; "fot-adapted": with the adapted model, in plaintext; "fot-secure": the same under ABY3;
-            "adam-adapted", "adam-secure": likewise, by gradients whose loss is at the data owner.
+            "momentum-adapted", "momentum-secure", "adam-adapted", "adam-secure": likewise, by gradients whose loss is at
+            the data owner, which with momentum it does not see.
         seed: of the few-shot draw, the prompt space and the optimizer.
         generations: of tuning, or steps.
         adapted: folder of the adapted model, for the methods that take one.
@@ -75,7 +85,7 @@ class FewShotRun:
         if self.method in PLAINTEXT_OF:
             settings.append("protocol=aby3")
         if self.method in BY_GRADIENT:
-            settings += ["tuning.optimizer=adam", "model.reveal=gradients", "tuning.alpha=1"]
+            settings += [f"tuning.optimizer={BY_GRADIENT[self.method]}", "model.reveal=gradients", "tuning.alpha=1"]
             settings += ["tuning.population=null", "tuning.intrinsic_dim=null"]
         return load_config(FEW_SHOT[self.task], settings)
 

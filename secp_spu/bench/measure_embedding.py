@@ -81,8 +81,8 @@ def _under_mpc(iteration: Iteration, what: What, runtime: Runtime) -> Stored:
         keep = _share(runtime, np.ones((iteration.batch, tokens), np.int32))
         return tables.embed(words, keep, texts.prompt_tokens)
     with runtime.ledger.phase("setup"):
-        initial = tables.look_up(range(texts.prompt_tokens), share_one_hot)
-    return tables.embed_prompts(initial, _share(runtime, to_storage(texts.prompts(), SHIFT_BITS)))
+        prompts = tables.prompts(tables.look_up(range(texts.prompt_tokens), share_one_hot))
+    return prompts.embed(_share(runtime, to_storage(texts.prompts(), SHIFT_BITS)))
 
 
 def _share(runtime: Runtime, values: Tree) -> Tree:

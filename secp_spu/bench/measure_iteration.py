@@ -39,7 +39,10 @@ from secp_spu.progress import Progress
 from secp_spu.protocol import Scheme, from_storage, to_storage
 from secp_spu.runtime import Owned, PlaintextRuntime, Runtime, Stored
 from secp_spu.trees import Floats, Tree
-from secp_spu.tuning.gradient import FIRST_SCALE, cotangents
+from secp_spu.tuning.gradient import cotangents
+
+SCALE = 2.0**10
+"""Of the cotangents that a data owner shares."""
 
 ATTENTION: dict[Method, AttentionKind] = {
     "sft": "softmax",
@@ -167,7 +170,7 @@ class Iteration:
             result = runs.get(self.method, self._forward)(runtime, on_layer)
             value = np.asarray(runtime.open_to(OWNER, result).value)
             if self.method == "gradient":
-                value = from_storage(value, SUM_BITS, secure=False) / FIRST_SCALE
+                value = from_storage(value, SUM_BITS, secure=False) / SCALE
             return runtime.ledger.report(), value
 
     def _forward(self, runtime: Runtime, on_layer: Callable[[], None]) -> Stored:
@@ -189,7 +192,7 @@ class Iteration:
     ) -> Stored:
         logits, kept = model.logits_and_kept(prompts, batch)
         opened = np.asarray(runtime.open_to(OWNER, logits).value)
-        slopes = cotangents("cross_entropy", opened, self._texts.labels().argmax(-1)) * FIRST_SCALE
+        slopes = cotangents("cross_entropy", opened, self._texts.labels().argmax(-1)) * SCALE
         shared = runtime.share(Owned(OWNER, slopes.astype(np.float32)))
         # Of all rows, though a prompt's alone are wanted of the first layer: one layer is scaled to all of them.
         gradient = way_back.prompts(kept, shared, self.seq_len)

@@ -19,6 +19,8 @@ AccuracyMethod = Literal[
     "fot-transfer",
     "fot-adapted",
     "fot-secure",
+    "momentum-adapted",
+    "momentum-secure",
     "adam-adapted",
     "adam-secure",
 ]
@@ -278,9 +280,9 @@ def _keys_of(record: Mapping[str, object]) -> type[_Keys]:
     match record["bench"], record.get("variant"), record.get("source_bench"):
         case "network", _, "iteration":
             return _NetworkOfIteration
-        case "accuracy", "fot-secure" | "adam-secure", _:
+        case "accuracy", "fot-secure" | "momentum-secure" | "adam-secure", _:
             return _TunedUnderMpc
-        case "accuracy", "fot" | "fot-adapted" | "adam-adapted", _:
+        case "accuracy", "fot" | "fot-adapted" | "momentum-adapted" | "adam-adapted", _:
             return _Tuned
     return KEYS[str(record["bench"])]
 

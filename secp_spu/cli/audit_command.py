@@ -59,9 +59,10 @@ def audit(
 def _told(config: Config, opened: dict[str, int]) -> str:
     """What the programs' results tell, which is no matter of masks."""
     gradients = f"{opened['gradients']:,} numbers of gradients" if opened["gradients"] else "no gradient"
+    prompt = f", and at the end the {opened['prompt']:,} numbers of its prompt" if opened["prompt"] else ""
     count = config.tuning.generations
     run = f"a run of {count} generation{'s' if count > 1 else ''}"
-    return f"{run} opens to the data owner alone: {opened['logits']:,} logits and {gradients}"
+    return f"{run} opens to the data owner alone: {opened['logits']:,} logits and {gradients}{prompt}"
 
 
 def _facts(config: Config) -> JsonObject:

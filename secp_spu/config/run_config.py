@@ -67,10 +67,10 @@ class Config(Section):
             )
         if self.cluster:
             self._check_cluster(self.cluster)
-        if self.tuning.uses_gradients and self.model.reveal != "gradients":
+        if self.tuning.opens_gradients and self.model.reveal != "gradients":
             raise ValueError(
                 f"model.reveal: is logits, but the optimizer {self.tuning.optimizer} wants gradients of the prompt: "
-                "set it to gradients if the data owner may see them, or take a gradient-free optimizer such as cma"
+                "set it to gradients if the data owner may see them, or take momentum, whose gradients stay in shares"
             )
         if self.model.head == "label_words" and "{mask}" not in self.task.template:
             raise ValueError("task.template: has no {mask}, where the label-word head reads")
@@ -88,6 +88,11 @@ class Config(Section):
             )
         if self.correlations == "joint" and cluster.dealer is not None:
             raise ValueError(f"cluster.dealer: is {cluster.dealer}, but correlations are joint: leave it out")
+
+    @property
+    def folds_embeddings(self) -> bool:
+        """Whether an encoder's first layer takes in gain and shift of the embeddings' norm, which is under MPC."""
+        return self.model.embedding == "private" or (self.tuning.uses_gradients and not self.tuning.opens_gradients)
 
     def agreed(self) -> JsonObject:
         """What the configurations of all parties of a cluster must have in common, by dotted key.

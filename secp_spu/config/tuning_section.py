@@ -77,8 +77,9 @@ class TuningSection(Section):
     and the optimizer learns from the losses.
 
     A gradient optimizer has one prompt, and a generation is one step. After a forward pass the data owner computes the
-    loss and its derivative by the logits at home, and a backward pass under MPC gives it the prompt's derivative. This
-    takes `model.reveal: gradients`.
+    loss and its derivative by the logits at home, and a backward pass under MPC leads it to the prompt's derivative.
+    With `momentum` that stays in shares, and the data owner sees logits alone, and its tuned prompt. With `adam` and
+    `sgd` it sees the derivative, which takes `model.reveal: gradients`.
     """
 
     optimizer: OptimizerKind = Field(
@@ -138,7 +139,8 @@ class TuningSection(Section):
     )
     space: Literal["prompt", "intrinsic"] = Field(
         default="prompt",
-        description="What a gradient optimizer moves. `prompt`: the prompt's vectors. `intrinsic`: z in p = A z + p0.",
+        description="What a gradient optimizer moves. `prompt`: the prompt's vectors. `intrinsic`: z in p = A z + p0; "
+        "not for `momentum`.",
     )
     loss: Literal["cross_entropy", "hinge"] = Field(
         default="cross_entropy",
@@ -184,8 +186,10 @@ class TuningSection(Section):
     @model_validator(mode="after")
     def _check_keys(self) -> TuningSection:
         if self.uses_gradients:
-            unused = SEARCH_KEYS + (PROJECTION_KEYS if self.space == "prompt" else ())
-            needed: tuple[str, ...] = ("intrinsic_dim",) if self.space == "intrinsic" else ()
+            by_prompt = self.space == "prompt" or not self.opens_gradients
+            unused = SEARCH_KEYS + (PROJECTION_KEYS if by_prompt else ())
+            unused += () if self.opens_gradients else ("space",)
+            needed: tuple[str, ...] = () if by_prompt else ("intrinsic_dim",)
         else:
             unused, needed = DESCENT_KEYS, ("population", "intrinsic_dim")
         defaults = {key: type(self).model_fields[key].default for key in unused}
@@ -213,8 +217,13 @@ class TuningSection(Section):
 
     @property
     def uses_gradients(self) -> bool:
-        """Whether the optimizer wants the prompt's gradient."""
+        """Whether the optimizer steps along the prompt's gradient, seen or unseen."""
         return self.optimizer in GRADIENT_OPTIMIZERS
+
+    @property
+    def opens_gradients(self) -> bool:
+        """Whether the data owner sees the prompt's gradient."""
+        return self.uses_gradients and GRADIENT_OPTIMIZERS[self.optimizer].opens
 
     @property
     def candidates(self) -> int:

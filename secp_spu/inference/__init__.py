@@ -3,7 +3,6 @@
 from secp_spu.inference.backward_pass import BackwardPass
 from secp_spu.inference.memory import pass_bytes, sequence_bytes, sequences_within
 from secp_spu.inference.private_embedding import (
-    SHIFT_BITS,
     PrivateEmbedding,
     encoded_words,
     look_up,
@@ -11,6 +10,7 @@ from secp_spu.inference.private_embedding import (
     other_tables,
     parts,
 )
+from secp_spu.inference.prompt_embedding import SHIFT_BITS, PromptEmbedding
 from secp_spu.inference.secure_model import (
     Batch,
     Kept,
@@ -27,6 +27,7 @@ __all__ = [
     "Batch",
     "Kept",
     "PrivateEmbedding",
+    "PromptEmbedding",
     "SecureModel",
     "StreamedLayers",
     "encoded_words",

@@ -10,17 +10,13 @@ import numpy as np
 import numpy.typing as npt
 from jax import Array
 
+from secp_spu.inference.prompt_embedding import PromptEmbedding, embedded_rows
 from secp_spu.inference.secure_model import setting_of
-from secp_spu.model import FOLDED, PLAIN, SUM_BITS, Norm, Setting, TransformerConfig, apply_module, hidden_bits
-from secp_spu.model.backward import pull_back_norm
-from secp_spu.protocol import FRACTION_BITS, Fixed, Number, from_storage, rounded, to_storage
+from secp_spu.model import PLAIN, SUM_BITS, Setting, TransformerConfig
+from secp_spu.protocol import FRACTION_BITS, Fixed, Number, from_storage, to_storage
 from secp_spu.runtime.base import Runtime
 from secp_spu.runtime.handles import Stored
 from secp_spu.trees import Floats, Ints, Tree
-
-SHIFT_BITS = 15
-"""Fraction bits of A z as it is shared. Its product with a deviation of 18 bits has 16 more than SUM_BITS: one cheap
-truncation."""
 
 TABLE_ELEMENTS = 2**26
 """Most elements of word embeddings in one product: 65,536 rows of width 1024, which are 1 GiB a party under ABY3."""
@@ -97,13 +93,11 @@ class PrivateEmbedding:
     """
 
     def __init__(self, runtime: Runtime, config: TransformerConfig, share_words: Callable[[range], Stored], rest: Tree):
-        self._runtime, self._rest = runtime, rest
+        self._runtime, self._config, self._rest = runtime, config, rest
         setting = setting_of(runtime)
         self._look_up = partial(look_up, setting=setting)
         self._embed = cache(lambda first_position: partial(_embed, config, setting, first_position))
-        self._embed_prompts = partial(_embed_prompts, config, setting)
-        self._embed_prompts_keeping = partial(_embed_prompts_keeping, config, setting)
-        self._pull_back_prompts = partial(_pull_back_prompts, setting)
+        self._place_prompts = partial(_place_prompts, config, setting)
         rows = max(1, TABLE_ELEMENTS // config.width)
         self._words = [(part, share_words(part)) for part in parts(config.vocab_size, rows)]
 
@@ -133,37 +127,11 @@ class PrivateEmbedding:
         self._runtime.free(list(words))
         return hidden
 
-    def embed_prompts(self, initial: Sequence[Stored], shifts: Stored) -> Stored:
-        """Prompts for the first layer [candidates, prompt_tokens, width].
-
-        Args:
-            initial: what `look_up` gave for the tokens that p0 is made of.
-            shifts: A z in standard deviations of the word embeddings, of SHIFT_BITS fraction bits
-                [candidates, prompt_tokens, width].
-        """
-        prompts: Stored = self._runtime.run("embed_prompts", self._embed_prompts, list(initial), shifts, self._rest)
-        return prompts
-
-    def embed_prompts_keeping(self, initial: Sequence[Stored], shifts: Stored) -> tuple[Stored, Tree]:
-        """`embed_prompts`, and what `pull_back_prompts` reads; of an encoder."""
-        prompts, kept = self._runtime.run(
-            "embed_prompts.forward", self._embed_prompts_keeping, list(initial), shifts, self._rest
-        )
-        return prompts, kept
-
-    def pull_back_prompts(self, kept: Tree, cotangent: Stored) -> Stored:
-        """The cotangent of shifts by that of the prompts that the first layer reads.
-
-        Args:
-            kept: by `embed_prompts_keeping`; deleted, as is the other argument.
-            cotangent: encoded with SUM_BITS fraction bits [candidates, prompt_tokens, width].
-        Returns: likewise.
-        """
-        found: Stored = self._runtime.run(
-            "embed_prompts.backward", self._pull_back_prompts, kept, cotangent, self._rest
-        )
-        self._runtime.free([kept, cotangent])
-        return found
+    def prompts(self, words: Sequence[Stored]) -> PromptEmbedding:
+        """What embeds prompts around the p0 of these words, which `look_up` gave, and which this frees."""
+        placed: Stored = self._runtime.run("place_prompts", self._place_prompts, list(words), self._rest)
+        self._runtime.free(list(words))
+        return PromptEmbedding(self._runtime, self._config, placed, self._rest["deviation"])
 
     def free_words(self) -> None:
         """Delete the word embeddings: nothing more is to be looked up."""
@@ -176,49 +144,15 @@ def _embed(
 ) -> Array:
     vectors = from_storage(jnp.concatenate(words).reshape(*keep.shape, config.width), SUM_BITS, secure=setting.secure)
     placed = vectors + _places(config, setting, first_position, keep.shape[1], rest)
-    return _for_layers(config, placed, Fixed(keep, 0) if setting.secure else keep)
+    return embedded_rows(config, placed, Fixed(keep, 0) if setting.secure else keep)
 
 
-def _embed_prompts(
-    config: TransformerConfig, setting: Setting, initial: Sequence[Array], shifts: Array, rest: Tree
-) -> Array:
-    return _for_layers(config, _placed_prompts(config, setting, initial, shifts, rest), None)
-
-
-def _embed_prompts_keeping(
-    config: TransformerConfig, setting: Setting, initial: Sequence[Array], shifts: Array, rest: Tree
-) -> tuple[Array, Tree]:
-    placed = rounded(_placed_prompts(config, setting, initial, shifts, rest), SUM_BITS)
-    found, collections = Norm(config.layer_norm_epsilon, FOLDED).apply({}, placed, mutable=["kept"])
-    return to_storage(found, hidden_bits(config)), collections["kept"]
-
-
-def _placed_prompts(
-    config: TransformerConfig, setting: Setting, initial: Sequence[Array], shifts: Array, rest: Tree
-) -> Number:
-    shifted = from_storage(shifts, SHIFT_BITS, secure=setting.secure) * _deviation(setting, rest)
-    vectors = from_storage(jnp.concatenate(initial), SUM_BITS, secure=setting.secure)
-    return shifted + (vectors + _places(config, setting, 0, shifts.shape[1], rest))
-
-
-def _pull_back_prompts(setting: Setting, kept: Tree, cotangent: Array, rest: Tree) -> Array:
-    of_placed = pull_back_norm(kept, from_storage(cotangent, SUM_BITS, secure=setting.secure))
-    return to_storage(rounded(of_placed * _deviation(setting, rest), SUM_BITS), SUM_BITS)
-
-
-def _deviation(setting: Setting, rest: Tree) -> Number:
-    return from_storage(rest["deviation"], FRACTION_BITS, secure=setting.secure)
+def _place_prompts(config: TransformerConfig, setting: Setting, words: Sequence[Array], rest: Tree) -> Array:
+    """Local."""
+    vectors = from_storage(jnp.concatenate(words), SUM_BITS, secure=setting.secure)
+    return to_storage(vectors + _places(config, setting, 0, vectors.shape[0], rest), SUM_BITS)
 
 
 def _places(config: TransformerConfig, setting: Setting, first_position: int, tokens: int, rest: Tree) -> Number:
     first = first_position + config.position_offset
     return from_storage(rest["places"][first : first + tokens], SUM_BITS, secure=setting.secure)
-
-
-def _for_layers(config: TransformerConfig, placed: Number, keep: Number | None) -> Array:
-    """As the first layer takes it; rows of padding become zero, but for a decoder's."""
-    bits = hidden_bits(config)
-    if config.causal:
-        return to_storage(rounded(placed, bits), bits)
-    norm = Norm(config.layer_norm_epsilon, FOLDED)
-    return to_storage(apply_module(norm, {}, rounded(placed, SUM_BITS), keep), bits)

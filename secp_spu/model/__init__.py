@@ -35,6 +35,7 @@ from secp_spu.model.hub.fingerprint import describe_config, fingerprint_json, fi
 from secp_spu.model.layers import Dense, Norm, apply_module
 from secp_spu.model.precision import HIDDEN_BITS, SUM_BITS
 from secp_spu.model.setting import FOLDED, PLAIN, Setting
+from secp_spu.model.steepness import steepness_of
 from secp_spu.model.transformer import (
     DecoderLayer,
     Embeddings,
@@ -96,5 +97,6 @@ __all__ = [
     "read_out",
     "save_checkpoint",
     "save_embeddings",
+    "steepness_of",
     "token_shares",
 ]

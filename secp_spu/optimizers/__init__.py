@@ -5,7 +5,7 @@ take its name from there.
 """
 
 from secp_spu.optimizers.cma_es import CmaEs, SeparableCmaEs
-from secp_spu.optimizers.descent import Adam, Descent, GradientOptimizer, MomentumDescent, Schedule
+from secp_spu.optimizers.descent import Adam, Descent, GradientOptimizer, MomentumDescent, Schedule, UnseenMomentum
 from secp_spu.optimizers.evolution import DifferentialEvolution, NaturalEvolution
 from secp_spu.optimizers.gauss_newton import GaussNewton
 from secp_spu.optimizers.optimizer import Optimizer, Search, fingerprint
@@ -23,8 +23,12 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
 }
 """Gradient-free optimizers by the names that configurations have for them."""
 
-GRADIENT_OPTIMIZERS: dict[str, type[GradientOptimizer]] = {"adam": Adam, "sgd": MomentumDescent}
-"""Likewise those that want the prompt's gradient."""
+GRADIENT_OPTIMIZERS: dict[str, type[GradientOptimizer | UnseenMomentum]] = {
+    "momentum": UnseenMomentum,
+    "adam": Adam,
+    "sgd": MomentumDescent,
+}
+"""Likewise those that step along the prompt's gradient."""
 
 __all__ = [
     "GRADIENT_OPTIMIZERS",
@@ -34,5 +38,6 @@ __all__ = [
     "Optimizer",
     "Schedule",
     "Search",
+    "UnseenMomentum",
     "fingerprint",
 ]

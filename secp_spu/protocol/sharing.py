@@ -58,26 +58,30 @@ class MaskStream:
 
 
 def encode(values: npt.NDArray[np.generic]) -> RingArray:
-    """float32 as ring integers with 18 fraction bits, rounded to nearest; int32 as they are.
+    """float32 as ring integers with 18 fraction bits, rounded to nearest; int32 and whole elements (uint64) as is.
 
     Raises: ValueError for another dtype, and for a value that is not finite or exceeds +-2**44.
     """
     values = np.asarray(values)  # JAX's own arrays have no 64-bit integers
+    if values.dtype == np.uint64:
+        return values.astype(np.uint64)
     if values.dtype == np.int32:
         return values.astype(np.int64).view(np.uint64)
     if values.dtype != np.float32:
-        raise ValueError(f"values have dtype {values.dtype}: share float32 or int32")
+        raise ValueError(f"values have dtype {values.dtype}: share float32 or int32, or whole ring elements as uint64")
     if not np.isfinite(values).all() or (values.size and np.abs(values).max() > 2.0**44):
         raise ValueError("values must be finite and at most 2**44 in magnitude to be shared")
     integers: npt.NDArray[np.int64] = np.rint(values.astype(np.float64) * 2.0**FRACTION_BITS).astype(np.int64)
     return integers.view(np.uint64)
 
 
-def decode(elements: RingArray, dtype: np.dtype[np.generic]) -> npt.NDArray[np.float32 | np.int32]:
-    """What `encode` made, as float32 or int32.
+def decode(elements: RingArray, dtype: np.dtype[np.generic]) -> npt.NDArray[np.float32 | np.int32 | np.uint64]:
+    """What `encode` made, as float32 or int32; or the elements themselves, as uint64.
 
     Raises: ValueError for an element that int32 cannot hold, which would wrap around.
     """
+    if dtype == np.uint64:
+        return elements
     signed = elements.view(np.int64)
     if dtype == np.float32:
         return (signed * 2.0**-FRACTION_BITS).astype(np.float32)

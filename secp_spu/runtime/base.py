@@ -64,9 +64,13 @@ class Runtime(ABC):
         """Give a pytree of arrays that everybody may know to the compute parties."""
 
     @abstractmethod
-    def open_to(self, party: str, values: Tree) -> Owned:
+    def open_to(self, party: str, values: Tree, *, whole: bool = False) -> Owned:
         """Reconstruct secret arrays at one owner only. Each compute party sends one component, 8 bytes an element.
 
+        Args:
+            party: the owner.
+            values: handles.
+            whole: as ring elements, uint64, which is what masked values are.
         Raises: SpentCorrelationError for a part of a correlation that is not spent.
         """
 

@@ -86,13 +86,14 @@ def names_of(node: CosineCorrelation | Stored) -> tuple[str, ...]:
 
 
 def spec_of(value: npt.NDArray[np.generic] | jax.Array | jax.ShapeDtypeStruct, *, secret: bool) -> Spec:
-    """The spec of an array that is to be shared or published.
+    """The spec of an array that is to be shared or published; of whole ring elements, which are int32 to JAX.
 
     Raises: TypeError for what is no array.
     """
     if not hasattr(value, "shape") or not hasattr(value, "dtype"):
         raise TypeError(f"a value is a {type(value).__name__}, but must be an array, such as np.float32([1, 2])")
-    return Spec(tuple(value.shape), np.dtype(value.dtype), secret)
+    dtype = np.dtype(value.dtype)
+    return Spec(tuple(value.shape), np.dtype(np.int32) if dtype == np.uint64 else dtype, secret)
 
 
 def values_for(party: str, arguments: Tree) -> Tree:

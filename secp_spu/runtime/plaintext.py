@@ -36,7 +36,9 @@ class PlaintextRuntime(OneProcessRuntime):
         return self._store(values)
 
     @override
-    def open_to(self, party: str, values: Tree) -> Owned:
+    def open_to(self, party: str, values: Tree, *, whole: bool = False) -> Owned:
+        if whole:
+            raise ValueError("whole is True, but in plaintext there is no ring: nothing is masked")
         require_party(party)
         self.require_own(values)
         return Owned(party, jax.tree.map(lambda handle: np.asarray(self._values[handle.name]), values))

@@ -5,10 +5,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from itertools import islice
 from typing import Literal, get_args
 
 import jax
+import numpy as np
 from typing_extensions import override
 
 from secp_spu.protocol import CosineCorrelation, Scheme
@@ -98,12 +100,15 @@ class SharingRuntime(Runtime):
         return jax.tree.unflatten(tree, handles)
 
     @override
-    def open_to(self, party: str, values: Tree) -> Owned:
+    def open_to(self, party: str, values: Tree, *, whole: bool = False) -> Owned:
         require_party(party)
         self._refuse_unopenable(values)
         with self._booked("open_to"):
             parts = self._ask_all("parts", names_in(values))
-        return self._join_at_owner(party, jax.tree.map(lambda handle: handle.spec, values), parts)
+        specs = jax.tree.map(lambda handle: handle.spec, values)
+        if whole:
+            specs = jax.tree.map(lambda spec: replace(spec, dtype=np.dtype(np.uint64)), specs)
+        return self._join_at_owner(party, specs, parts)
 
     @override
     def free(self, values: Tree) -> None:

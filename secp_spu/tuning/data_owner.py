@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy.typing as npt
 
 from secp_spu.config import Config, TaskSection, save_config
 from secp_spu.errors import ConfigError, RuntimeFailure
+from secp_spu.inference import SHIFT_BITS
 from secp_spu.optimizers import (
     GRADIENT_OPTIMIZERS,
     OPTIMIZERS,
@@ -18,13 +20,25 @@ from secp_spu.optimizers import (
     GradientOptimizer,
     Optimizer,
     Search,
+    UnseenMomentum,
     fingerprint,
 )
-from secp_spu.protocol import FRACTION_BITS
+from secp_spu.protocol import FRACTION_BITS, from_storage, to_storage
 from secp_spu.runtime.ledger import LedgerReport
 from secp_spu.trees import Floats, Ints
 from secp_spu.tuning.differences import CONFIG_NAME
-from secp_spu.tuning.gradient import SMALLEST_SCALE, cotangents, decoded, next_scale, packed, unpacked
+from secp_spu.tuning.directions import POINT_BITS
+from secp_spu.tuning.gradient import (
+    GROWTH,
+    SMALLEST_SCALE,
+    cotangents,
+    decoded,
+    first_scale,
+    next_scale,
+    packed,
+    unpacked,
+    unpacked_elements,
+)
 from secp_spu.tuning.initial_prompt import make_initial_prompt, prompt_generator
 from secp_spu.tuning.inputs import InputOwner, PromptSet, Split
 from secp_spu.tuning.logits import FLAT, accuracy, losses, plausible
@@ -81,39 +95,63 @@ class DataOwner(InputOwner):
         self._initial = make_initial_prompt(config, self._transformer, self._tokenizer, rng=rng)
         self._refuse_another_initial_prompt()
         self._space = PromptSpace(None, self._initial)
+        self._tuned_shift: Floats | None = None
         if tuning.intrinsic_dim is not None:
             self._space = PromptSpace.random(
                 self._initial, tuning.intrinsic_dim, rng=rng, alpha=tuning.alpha, sigma=tuning.sigma
             )
+        self._length = tuning.generations if self._is_unseen else self._space.length
         self._optimizer = self._make_optimizer()
         self._replay()
-        self._candidates: npt.NDArray[np.float64] = np.zeros((0, self._space.length))
+        self._candidates: npt.NDArray[np.float64] = np.zeros((0, self._length))
         self._finalists = self._candidates
 
-    def _make_optimizer(self) -> Optimizer | GradientOptimizer:
-        tuning, length = self._config.tuning, self._space.length
+    @property
+    def _is_unseen(self) -> bool:
+        """Gradients stay in shares, and a point is in terms of their directions."""
+        return self._config.tuning.uses_gradients and not self._config.tuning.opens_gradients
+
+    def _make_optimizer(self) -> Optimizer | GradientOptimizer | UnseenMomentum:
+        tuning = self._config.tuning
         if tuning.uses_gradients:
-            descent = Descent(length, tuning.rate, tuning.schedule, tuning.generations)
+            descent = Descent(self._length, tuning.rate, tuning.schedule, tuning.generations)
             return GRADIENT_OPTIMIZERS[tuning.optimizer](descent)
         labels = self._texts["training"].labels
-        search = Search(length, tuning.candidates, tuning.sigma, [self._record.seed, 2], labels)
+        search = Search(self._length, tuning.candidates, tuning.sigma, [self._record.seed, 2], labels)
         return OPTIMIZERS[tuning.optimizer](search)
 
     def _replay(self) -> None:
         """Bring a fresh optimizer to where the recorded run stopped."""
         for number, done in enumerate(self._record.generations, 1):
-            if fingerprint(self._optimizer.ask()) != done.candidates:
+            if self._fingerprint(self._optimizer.ask()) != done.candidates:
                 raise ConfigError(
                     f"{self._folder}: the candidates of generation {number} come out different on this machine: "
                     "resume where the run was started"
                 )
             if isinstance(self._optimizer, Optimizer):
                 self._optimizer.tell(np.array(done.losses), np.array(done.logits))
+            elif isinstance(self._optimizer, UnseenMomentum):
+                self._require(self._direction(done).shape == (self._initial.shift.size,), "direction", number)
+                self._optimizer.tell(min(done.losses))
             elif done.gradient:
                 gradient = unpacked(done.gradient)
-                if gradient.shape != (self._space.length,):
-                    raise ConfigError(f"{self._folder}: the gradient of generation {number} is damaged: start anew")
+                self._require(gradient.shape == (self._length,), "gradient", number)
                 self._optimizer.tell(gradient)
+        for name in ("best", "pending") if self._is_unseen else ():  # a run may be resumed with more steps
+            if point := getattr(self._record, name):
+                setattr(self._record, name, [*point, *[0.0] * (self._length - len(point))])
+
+    def _require(self, sound: bool, what: str, number: int) -> None:
+        if not sound:
+            raise ConfigError(f"{self._folder}: the {what} of generation {number} is damaged: start anew")
+
+    def _fingerprint(self, points: npt.NDArray[np.float64]) -> str:
+        """Of candidates; of one that is in terms of directions, however many steps the run has."""
+        return fingerprint(points[:, : len(np.trim_zeros(points[0], "b"))] if self._is_unseen else points)
+
+    def _direction(self, made: Generation) -> npt.NDArray[np.generic]:
+        """A step's direction, behind its mask; in plaintext itself."""
+        return unpacked_elements(made.direction) if made.nonce else unpacked(made.direction)
 
     def _refuse_another_initial_prompt(self) -> None:
         """A run that goes on from another p0 would hold losses and a best z of the one before."""
@@ -150,14 +188,34 @@ class DataOwner(InputOwner):
 
         Without embedding tables what is to be added to p0's words, in standard deviations of the word embeddings.
         """
+        return self._for_sharing(self._space.shifts(self._points(which)[first:last]))
+
+    def points(self, which: PromptSet, first: int, last: int) -> Floats:
+        """The same prompts in terms of directions that stay in shares, for `Directions` [prompts, generations]."""
+        return to_storage(self._points(which)[first:last].astype(np.float32), POINT_BITS)
+
+    def _points(self, which: PromptSet) -> Floats:
         points: dict[PromptSet, Callable[[], Floats]] = {
-            "untuned": lambda: np.zeros((1, self._space.length)),
+            "untuned": lambda: np.zeros((1, self._length)),
             "candidates": lambda: self._candidates,
             "finalists": lambda: self._finalists,
             "leaders": lambda: self._selection.leaders,
             "best": lambda: np.array([self._record.selected[0]]),
         }
-        return self._for_sharing(self._space.shifts(points[which]()[first:last]))
+        return points[which]()
+
+    def direction_nonces(self) -> list[str]:
+        """Of the directions that a run before has left, in order; everybody may know them."""
+        return [made.nonce for made in self._record.generations]
+
+    def masked_directions(self, steps: int, length: int) -> npt.NDArray[np.generic]:
+        """These directions, each behind its mask, and zeros for those to come [steps, length]."""
+        kept = [self._direction(made) for made in self._record.generations]
+        dtype = np.float32 if self._config.protocol == "plaintext" else np.uint64
+        rows = np.zeros((steps, length), dtype)
+        if kept:
+            rows[: len(kept)] = kept
+        return rows
 
     def ask(self) -> None:
         """Propose the next generation's candidates."""
@@ -176,7 +234,7 @@ class DataOwner(InputOwner):
         self._optimizer.tell(told, answers)
         # Only Gauss-Newton's course depends on more than the losses, so only its record has to keep more.
         kept = answers.tolist() if self._config.tuning.optimizer == "gauss-newton" else []
-        self._note(Generation(fingerprint(self._candidates), told.tolist(), logits=kept, implausible=refused))
+        self._note(Generation(self._fingerprint(self._candidates), told.tolist(), logits=kept, implausible=refused))
         self._record.stopped = self._reason_to_stop(self._optimizer, told)
         self._finalists = self._selection.finalists(self._candidates[told.argmin()], self._optimizer.mean)
 
@@ -184,6 +242,21 @@ class DataOwner(InputOwner):
         """Add a generation to the record; what was found after fewer of them holds no more."""
         self._record.accuracy_after, self._record.pending_again = None, None
         self._record.generations.append(made)
+
+    def expect_steepness(self, steepness: float) -> None:
+        """Take the steepness that the model owner names, for the first step's scale.
+
+        Raises: RuntimeFailure for one that cannot be.
+        """
+        scale = first_scale(steepness)
+        if self._record.scale is None:
+            self._record.scale = scale
+
+    @property
+    def _scale(self) -> float:
+        if self._record.scale is None:
+            raise RuntimeFailure("no steepness was named: call `expect_steepness`")
+        return self._record.scale
 
     def cotangents(self, first: int, last: int, logits: Floats) -> Floats:
         """The loss's derivative by the logits of training texts first..last - 1, scaled, for sharing.
@@ -196,7 +269,7 @@ class DataOwner(InputOwner):
         trusted = plausible(logits, self._logit_limit)[:, None]
         labels = self._texts["training"].labels[first:last]
         slopes = cotangents(self._config.tuning.loss, np.where(trusted, logits, 0), labels)
-        return np.where(trusted, slopes * self._record.scale, 0).astype(np.float32)
+        return np.where(trusted, slopes * self._scale, 0).astype(np.float32)
 
     def descend(self, logits: list[Floats], opened: Floats) -> None:
         """Take a step: of the logits on the training texts, batch by batch, and the gradient that came of them.
@@ -205,28 +278,55 @@ class DataOwner(InputOwner):
 
         Raises: RuntimeFailure if no text's logits are plausible, or no gradient at any scale.
         """
-        if isinstance(self._optimizer, Optimizer):
-            raise RuntimeFailure(f"the optimizer {self._config.tuning.optimizer} wants no gradient: call `tell`")
-        answers = self._answers("training", logits)[0]
-        trusted, labels = plausible(answers, self._logit_limit), self._texts["training"].labels
-        if not trusted.any():
+        if not isinstance(self._optimizer, GradientOptimizer):
+            raise RuntimeFailure(f"the optimizer {self._config.tuning.optimizer} sees no gradient")
+        made, answers, labels = self._step(logits)
+        if not len(answers):
             raise self._implausible("the logits of all texts")
-        record = self._record
-        loss = losses(self._config.tuning.loss, answers[None, trusted], labels[trusted])
-        made = Generation(fingerprint(self._candidates), loss.tolist())
-        if left_out := int((~trusted).sum()):
-            made.notes.append(f"implausible logits of {left_out} of {len(labels)} texts were left out")
-        gradient = decoded(opened, record.scale, int(trusted.sum()))
-        slopes = cotangents(self._config.tuning.loss, answers[trusted], labels[trusted])
-        record.scale = next_scale(record.scale, gradient, slopes)
+        record, scale = self._record, self._scale
+        gradient = decoded(opened, scale, len(answers))
+        record.scale = next_scale(scale, gradient, cotangents(self._config.tuning.loss, answers, labels))
         if gradient is None:
             if record.scale < SMALLEST_SCALE:
                 raise self._implausible("the gradient, at any scale,")
             made.notes.append(f"the gradient was implausible, and is taken again at the scale {record.scale:g}")
         else:
             of_shift = self._of_shifts(self._space.shifts(self._candidates), gradient)
-            made.gradient = packed(self._space.of_point(of_shift))
+            made.gradient = packed(self._space.of_point(of_shift).astype(np.float32))
             self._optimizer.tell(unpacked(made.gradient))
+        self._end_step(made)
+
+    def descend_unseen(self, logits: list[Floats], nonce: str, masked: npt.NDArray[np.generic]) -> None:
+        """Take a step along a direction that stays in shares: of the logits, and what the checkpoint keeps of it.
+
+        Where the loss rose, or no text's logits are plausible, the step before is taken back, and the scale lowered.
+
+        Raises: RuntimeFailure if p0's logits are implausible.
+        """
+        if not isinstance(self._optimizer, UnseenMomentum):
+            raise RuntimeFailure(f"the optimizer {self._config.tuning.optimizer} has no directions in shares")
+        made, answers, _ = self._step(logits)
+        if not len(answers) and not self._record.generations:
+            raise self._implausible("the logits of all texts")
+        made.direction, made.nonce = packed(masked), nonce
+        if self._optimizer.tell(min(made.losses)):
+            self._record.scale = max(self._scale / GROWTH, SMALLEST_SCALE)
+            made.notes.append("the loss rose, so the last step was taken back")
+        self._end_step(made)
+
+    def _step(self, logits: list[Floats]) -> tuple[Generation, Floats, Ints]:
+        """What a step is noted as, and the plausible logits with their labels; the loss of none is infinite."""
+        answers = self._answers("training", logits)[0]
+        trusted, labels = plausible(answers, self._logit_limit), self._texts["training"].labels
+        loss = [math.inf]
+        if trusted.any():
+            loss = losses(self._config.tuning.loss, answers[None, trusted], labels[trusted]).tolist()
+        made = Generation(self._fingerprint(self._candidates), loss)
+        if left_out := int((~trusted).sum()):
+            made.notes.append(f"implausible logits of {left_out} of {len(labels)} texts were left out")
+        return made, answers[trusted], labels[trusted]
+
+    def _end_step(self, made: Generation) -> None:
         self._note(made)
         self._finalists = self._selection.finalists(self._optimizer.mean, self._optimizer.mean)
 
@@ -244,7 +344,7 @@ class DataOwner(InputOwner):
         return answers, told, np.flatnonzero(~trusted).tolist()
 
     def _implausible(self, what: str) -> RuntimeFailure:
-        key = "rate" if isinstance(self._optimizer, GradientOptimizer) else "alpha"
+        key = "alpha" if isinstance(self._optimizer, Optimizer) else "rate"
         return RuntimeFailure(
             f"{what} of generation {len(self._record.generations) + 1} are implausible (logits are within "
             f"+-{self._logit_limit:g}): go on with `resume`, which evaluates the generation again; if that does not "
@@ -335,6 +435,10 @@ class DataOwner(InputOwner):
         record.save(self._folder)
         return describe_generation(record, before) if record.generations else None
 
+    def take_tuned(self, shift: Floats) -> None:
+        """Take the shift of the selected prompt [1, prompt_tokens, width], which was in shares until now."""
+        self._tuned_shift = from_storage(shift[0], SHIFT_BITS, secure=False)
+
     def finish(self, logits: list[Floats], usage: Usage, ledger: LedgerReport, batching: BatchingReport) -> None:
         """Take the selected prompt's logits on the test texts, and write all outputs."""
         record = self._record
@@ -345,5 +449,8 @@ class DataOwner(InputOwner):
 
     def _tuned(self) -> SoftPrompt:
         """The selected prompt; in terms of words where this owner has no table of theirs."""
-        prompt = self._space.at(np.array(self._record.selected[0]))
+        if self._tuned_shift is None:
+            prompt = self._space.at(np.array(self._record.selected[0]))
+        else:
+            prompt = SoftPrompt(self._initial.start, self._tuned_shift)
         return prompt if self._tables is None else SoftPrompt.of_vectors(prompt.vectors(self._tables.words))

@@ -56,17 +56,19 @@ class Session:
         self.clock.forward_calls += last - first
         return opened
 
-    def logits_and_gradient(self) -> tuple[list[Owned], Owned]:
-        """Of the prompt that was asked for last, on the training texts: logits, and the gradient of their loss.
+    def step(self) -> None:
+        """A step from the prompt that was asked for last: logits on the training texts, and the gradient of their loss.
 
         Raises: LimitReached at all parties, likewise.
         """
         texts = self.sizes["training"]
         self.allowance.take(Amounts(evaluations=1, texts=texts))
         self.clock.forward_calls += 1
-        some = parts(texts, self.batching.texts["training"])
-        batches = zip(some, self.batches["training"], strict=True)
-        return self.shared.gradient([(part, batch) for part, batch in batches], self.data_owner)
+        batches = list(zip(parts(texts, self.batching.texts["training"]), self.batches["training"], strict=True))
+        if self.config.tuning.opens_gradients:
+            self.data_owner.descend(*self.shared.opened_gradient(batches, self.data_owner))
+        else:
+            self.data_owner.descend_unseen(*self.shared.unseen_step(batches, self.data_owner))
 
     @property
     def chunks(self) -> list[range]:
@@ -141,10 +143,13 @@ def _rest_of_run(config: Config, state: RunState, sizes: dict[Split, int]) -> Am
 def opened_numbers(session: Session) -> dict[str, int]:
     """How many numbers a whole run opens to the data owner, by what they are."""
     config, new = session.config, RunState(generations=0, tested=False, seconds=0, forward_calls=0, ledger={})
-    steps = config.tuning.generations if config.tuning.uses_gradients else 0
-    texts = _rest_of_run(config, new, session.sizes).texts
-    of_prompt = config.tuning.prompt_tokens * session.shared.model.config.width
-    return {"logits": texts * len(config.task.labels), "gradients": steps * of_prompt}
+    tuning, texts = config.tuning, _rest_of_run(config, new, session.sizes).texts
+    of_prompt = tuning.prompt_tokens * session.shared.model.config.width
+    return {
+        "logits": texts * len(config.task.labels),
+        "gradients": tuning.generations * of_prompt if tuning.opens_gradients else 0,
+        "prompt": 0 if session.shared.directions is None else of_prompt,
+    }
 
 
 def tune(session: Session) -> None:
@@ -170,6 +175,8 @@ def tune(session: Session) -> None:
     progress.stage("tuned prompt", layers * (len(session.batches["validation"]) + len(session.batches["test"])))
     confirm_best(session)
     after = session.logits("best", 0, 1, "test")
+    if session.shared.directions is not None:
+        owner.take_tuned(session.shared.directions.opened("best"))
     usage = session.clock.read()
     session.runtime.disclose(owner.finish(after, usage, session.runtime.ledger.report(), asdict(session.batching)))
 
@@ -193,7 +200,7 @@ def run_generation(session: Session, *, is_validated: bool = True) -> None:
     session.allowance.take(Amounts(generations=1))
     owner.ask()
     if session.config.tuning.uses_gradients:
-        owner.descend(*session.logits_and_gradient())
+        session.step()
     else:
         owner.tell([session.logits("candidates", part.start, part.stop, "training") for part in session.chunks])
     if is_validated:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from typing_extensions import override
 
-from secp_spu.inference import Batch, PrivateEmbedding
+from secp_spu.config import Config
+from secp_spu.inference import Batch, PrivateEmbedding, PromptEmbedding
 from secp_spu.model import TransformerConfig
 from secp_spu.runtime import Actor, Owned, Runtime, Stored
 from secp_spu.trees import Tree
 from secp_spu.tuning.inputs import PromptSet, Split, TokenSet
+
+ShareShifts: TypeAlias = Callable[[PromptSet, int, int], Stored]
+"""Gives shifts of prompts first..last - 1 of a set, see `PromptEmbedding` [prompts, prompt_tokens, width]."""
 
 
 class Embedding(Protocol):
@@ -81,17 +85,77 @@ class EmbeddingAtHome(Embedding):
         pass
 
 
-class EmbeddingUnderMpc(Embedding):
-    """The model owner shares its tables, the data owner one-hot rows of its tokens and A z of its prompts.
+class PromptsUnderMpc(Embedding):
+    """Prompts p0 + deviation * shift are put together under MPC, and pass the embeddings' norm there.
 
-    p = A z + p0 is put together under MPC, and so is its scale: A z is shared in standard deviations of the word
-    embeddings, which only the model owner knows. p0, known to nobody, is looked up like a text.
+    Args:
+        runtime: where it is computed.
+        prompts: that embeds them.
+        share_shifts: gives shifts of prompts of a set.
+    """
+
+    def __init__(self, runtime: Runtime, prompts: PromptEmbedding, share_shifts: ShareShifts):
+        self._runtime, self._prompts, self._share_shifts = runtime, prompts, share_shifts
+
+    @override
+    def prompts(self, which: PromptSet, first: int, last: int) -> Stored:
+        shifts = self._share_shifts(which, first, last)
+        prompts = self._prompts.embed(shifts)
+        self._runtime.free(shifts)
+        return prompts
+
+    @override
+    def prompts_keeping(self, which: PromptSet, first: int, last: int) -> tuple[Stored, Tree]:
+        shifts = self._share_shifts(which, first, last)
+        found = self._prompts.embed_keeping(shifts)
+        self._runtime.free(shifts)
+        return found
+
+    @override
+    def pull_back(self, kept: Tree, cotangent: Stored) -> Stored:
+        return self._prompts.pull_back(kept, cotangent)
+
+
+class TextsAtHome(PromptsUnderMpc):
+    """The data owner has the tables, and shares its texts embedded; what its prompts' shifts are, nobody knows.
+
+    Args:
+        runtime: where it is shared.
+        transformer: config of the transformer.
+        data_owner: actor of a DataOwner.
+        share_shifts: gives shifts of prompts of a set.
+    """
+
+    def __init__(self, runtime: Runtime, transformer: TransformerConfig, data_owner: Actor, share_shifts: ShareShifts):
+        placed, deviation = runtime.share(data_owner.start())
+        super().__init__(runtime, PromptEmbedding(runtime, transformer, placed, deviation), share_shifts)
+        self._texts = EmbeddingAtHome(runtime, data_owner)
+
+    @override
+    def texts(self, split: Split, first: int, last: int) -> Batch:
+        return self._texts.texts(split, first, last)
+
+    @override
+    def labels(self) -> Batch:
+        return self._texts.labels()
+
+    @override
+    def end_set_up(self) -> None:
+        pass
+
+
+class EmbeddingUnderMpc(PromptsUnderMpc):
+    """The model owner shares its tables, the data owner one-hot rows of its tokens.
+
+    Prompts are put together under MPC, and so is their scale: shifts are in standard deviations of the word embeddings,
+    which only the model owner knows. p0, known to nobody, is looked up like a text.
 
     Args:
         runtime: where it is computed.
         transformer: config of the transformer.
         data_owner: actor of a DataOwner.
         model_owner: actor of a ModelOwner.
+        share_shifts: gives shifts of prompts of a set.
         prompt_tokens: vectors of a prompt.
     """
 
@@ -101,6 +165,7 @@ class EmbeddingUnderMpc(Embedding):
         transformer: TransformerConfig,
         data_owner: Actor,
         model_owner: Actor,
+        share_shifts: ShareShifts,
         *,
         prompt_tokens: int,
     ):
@@ -109,7 +174,8 @@ class EmbeddingUnderMpc(Embedding):
         self._tables = PrivateEmbedding(
             runtime, transformer, lambda rows: runtime.share(model_owner.word_rows(rows)), rest
         )
-        self._initial = self._look_up("prompt", range(prompt_tokens))
+        prompts = self._tables.prompts(self._look_up("prompt", range(prompt_tokens)))
+        super().__init__(runtime, prompts, share_shifts)
 
     @override
     def texts(self, split: Split, first: int, last: int) -> Batch:
@@ -118,27 +184,6 @@ class EmbeddingUnderMpc(Embedding):
     @override
     def labels(self) -> Batch:
         return self._batch("labels", 0, self._data_owner.label_inputs(), 0)
-
-    @override
-    def prompts(self, which: PromptSet, first: int, last: int) -> Stored:
-        prompts: Stored = self._embedded(self._tables.embed_prompts, which, first, last)
-        return prompts
-
-    @override
-    def prompts_keeping(self, which: PromptSet, first: int, last: int) -> tuple[Stored, Tree]:
-        found: tuple[Stored, Tree] = self._embedded(self._tables.embed_prompts_keeping, which, first, last)
-        return found
-
-    def _embedded(self, embed: Callable[[list[Stored], Stored], Tree], which: PromptSet, first: int, last: int) -> Tree:
-        """What `embed` makes of p0 and the shifts that the data owner shares."""
-        shifts: Stored = self._runtime.share(self._data_owner.prompts(which, first, last))
-        found = embed(self._initial, shifts)
-        self._runtime.free(shifts)
-        return found
-
-    @override
-    def pull_back(self, kept: Tree, cotangent: Stored) -> Stored:
-        return self._tables.pull_back_prompts(kept, cotangent)
 
     @override
     def end_set_up(self) -> None:
@@ -163,17 +208,36 @@ class EmbeddingUnderMpc(Embedding):
 
 
 def make_embedding(
-    runtime: Runtime, kind: str, transformer: TransformerConfig, owners: tuple[Actor, Actor], *, prompt_tokens: int
+    runtime: Runtime,
+    config: Config,
+    transformer: TransformerConfig,
+    owners: tuple[Actor, Actor],
+    share_shifts: ShareShifts | None,
 ) -> Embedding:
-    """What `model.embedding` calls `kind`.
+    """What `model.embedding` says.
 
     Args:
         runtime: where it is shared or computed.
-        kind: "data_owner" or "private".
+        config: of the run.
         transformer: config of the transformer.
         owners: actors of the DataOwner and the ModelOwner.
-        prompt_tokens: vectors of a prompt.
+        share_shifts: gives shifts of prompts that nobody knows; None for a data owner that shares what it knows.
     """
-    if kind == "private":
-        return EmbeddingUnderMpc(runtime, transformer, *owners, prompt_tokens=prompt_tokens)
-    return EmbeddingAtHome(runtime, owners[0])
+    data_owner, model_owner = owners
+
+    def share_known(which: PromptSet, first: int, last: int) -> Stored:
+        shifts: Stored = runtime.share(data_owner.prompts(which, first, last))
+        return shifts
+
+    if config.model.embedding == "private":
+        return EmbeddingUnderMpc(
+            runtime,
+            transformer,
+            data_owner,
+            model_owner,
+            share_shifts or share_known,
+            prompt_tokens=config.tuning.prompt_tokens,
+        )
+    if share_shifts is not None:
+        return TextsAtHome(runtime, transformer, data_owner, share_shifts)
+    return EmbeddingAtHome(runtime, data_owner)

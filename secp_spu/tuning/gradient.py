@@ -10,14 +10,13 @@ import base64
 import math
 
 import numpy as np
+import numpy.typing as npt
 
+from secp_spu.errors import RuntimeFailure
 from secp_spu.model.precision import SUM_BITS
 from secp_spu.protocol import from_storage
 from secp_spu.trees import Floats, Ints
 from secp_spu.tuning.logits import HINGE_MARGIN
-
-FIRST_SCALE = 2.0**10
-"""Of a run's first step; later ones follow the gradient."""
 
 SMALLEST_SCALE, LARGEST_SCALE = 2.0**-4, 2.0**18
 """A gradient that is implausible even at the smallest is no matter of its scale."""
@@ -25,6 +24,11 @@ SMALLEST_SCALE, LARGEST_SCALE = 2.0**-4, 2.0**18
 WANTED = 16.0, 64.0
 """Between which the largest number of a gradient is to be, scaled, for one text whose loss has the largest slope there
 is, 1. Of the layers' cotangents the largest are 7 to 17 times that for MiniLM, and 2,048 have room (COTANGENT_BITS)."""
+
+FIRST = 32.0
+"""What a scale times the steepness that the model owner names is at a run's first step, and at all whose gradients
+nobody sees. Steepness is of single random texts, some 4 to 8 times that of a mean over a task's texts on MiniLM, and
+once to four times below it on the demo's model, whose losses are flat where it is steep."""
 
 IMPLAUSIBLE = 128.0
 """A gradient that is longer, scaled and for one text, has met cotangents that left the ring, or a truncation gone
@@ -76,6 +80,18 @@ def decoded(opened: Floats, scale: float, texts: int) -> Floats | None:
     return found
 
 
+def first_scale(steepness: object) -> float:
+    """The scale of a run's first step, a power of two.
+
+    Args:
+        steepness: that the model owner names, see `steepness_of`.
+    Raises: RuntimeFailure for one that cannot be.
+    """
+    if not isinstance(steepness, float) or not 0 < steepness < math.inf:
+        raise RuntimeFailure("the model owner names no steepness: install the same secp-spu at all parties")
+    return float(np.clip(2.0 ** math.floor(math.log2(FIRST / steepness)), SMALLEST_SCALE, LARGEST_SCALE))
+
+
 def next_scale(scale: float, gradient: Floats | None, slopes: Floats) -> float:
     """The scale of the next step, a power of two: as WANTED says, if the model is as steep there as at this gradient.
 
@@ -97,12 +113,16 @@ def next_scale(scale: float, gradient: Floats | None, slopes: Floats) -> float:
     return float(np.clip(min(wanted, scale * GROWTH), SMALLEST_SCALE, LARGEST_SCALE))
 
 
-def packed(gradient: Floats) -> str:
-    """A gradient as a record keeps it: float32, in base 64."""
-    return base64.b64encode(np.ascontiguousarray(gradient, np.float32).tobytes()).decode()
+def packed(values: npt.NDArray[np.generic]) -> str:
+    """An array as a record keeps it: its bytes in base 64."""
+    return base64.b64encode(np.ascontiguousarray(values).tobytes()).decode()
 
 
-def unpacked(text: str) -> Floats:
-    """The reverse; ValueError for what is none."""
-    found: Floats = np.frombuffer(base64.b64decode(text, validate=True), np.float32)
-    return found
+def unpacked(text: str) -> npt.NDArray[np.float32]:
+    """The reverse for float32, as one row; ValueError for what is none."""
+    return np.frombuffer(base64.b64decode(text, validate=True), np.float32)
+
+
+def unpacked_elements(text: str) -> npt.NDArray[np.uint64]:
+    """The reverse for ring elements, likewise."""
+    return np.frombuffer(base64.b64decode(text, validate=True), np.uint64)

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from secp_spu.config import Config
 from secp_spu.errors import ConfigError
-from secp_spu.inference import SHIFT_BITS, one_hot
-from secp_spu.model import Embeddings, hidden_bits, load_embeddings, load_transformer_config
+from secp_spu.inference import SHIFT_BITS, one_hot, other_tables
+from secp_spu.model import SUM_BITS, Embeddings, hidden_bits, load_embeddings, load_transformer_config
 from secp_spu.protocol import to_storage
 from secp_spu.trees import Floats, Ints
 from secp_spu.tuning.logits import LARGEST_LIMIT, check_limit
@@ -31,15 +31,19 @@ class Tables:
 
     Args:
         folder: that holds them.
+        folded: the first layer takes in gain and shift of the embeddings' norm (`Config.folds_embeddings`).
     Raises: CheckpointError.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, *, folded: bool = False):
         transformer, params = load_embeddings(folder)
+        self.words: Floats = params["word"]["embedding"]
+        self._first_position, self._rest = transformer.position_offset, other_tables(params)
+        if folded and "norm" in params:
+            params = {**params, "norm": {"scale": np.ones(transformer.width), "bias": np.zeros(transformer.width)}}
         self._embed = jax.jit(
             partial(Embeddings(transformer).apply, {"params": params}), static_argnames=("first_position",)
         )
-        self.words: Floats = params["word"]["embedding"]
 
     def embed(self, vectors: Floats, first_position: int = 0) -> npt.NDArray[np.float32]:
         """Word embeddings or soft prompts with their positions, normalised [batch, tokens, width].
@@ -49,6 +53,12 @@ class Tables:
             first_position: how many tokens stand before them.
         """
         return np.asarray(self._embed(vectors, first_position=first_position))
+
+    def start(self, vectors: Floats) -> tuple[Floats, Floats]:
+        """What `PromptEmbedding` has of a soft prompt [prompt_tokens, width]: `placed` and `deviation`."""
+        first = self._first_position
+        placed = to_storage(vectors, SUM_BITS) + self._rest["places"][first : first + len(vectors)]
+        return placed.astype(np.float32), self._rest["deviation"]
 
     def pull_back(self, vectors: Floats, cotangent: Floats) -> npt.NDArray[np.float32]:
         """The cotangent of soft prompts by that of what `embed` makes of them, both [batch, tokens, width]."""
@@ -77,7 +87,8 @@ class InputOwner:
         self._config = config
         self._by_words = config.model.head == "label_words"
         self._transformer = load_transformer_config(config.model.folder)
-        self._tables = Tables(config.model.folder) if config.model.embedding == "data_owner" else None
+        at_home = config.model.embedding == "data_owner"
+        self._tables = Tables(config.model.folder, folded=config.folds_embeddings) if at_home else None
         self._tokenizer = TaskTokenizer(config.model.folder / "tokenizer.json", causal=self._transformer.causal)
         self._descriptions = None if self._by_words else self._tokenizer.encode_descriptions(config.task)
         self._check_length(self._transformer.max_positions - self._transformer.position_offset)
@@ -154,6 +165,16 @@ class InputOwner:
         else:
             ids = (self._described if which == "labels" else self._tokens[which]).token_ids
         return one_hot(ids.reshape(-1)[tokens.start : tokens.stop], rows)
+
+    def start(self) -> tuple[Floats, Floats]:
+        """What `PromptEmbedding` has of p0 without its shift: `placed` and `deviation`."""
+        if self._tables is None:
+            raise ConfigError("model.embedding is private: the compute parties look p0 up")
+        return self._tables.start(self._initial.moved(np.zeros_like(self._initial.shift), self._tables.words))
+
+    def start_shift(self) -> Floats:
+        """The shift of p0, which prompts are shifted from, for sharing [prompt_tokens, width]."""
+        return to_storage(self._initial.shift.astype(np.float32), SHIFT_BITS)
 
     def _for_sharing(self, shifts: Floats) -> Floats:
         """Prompts, ready for the first layer; without embedding tables what is to be added to `_initial.start`.

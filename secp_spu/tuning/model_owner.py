@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 from secp_spu.config import Config, ModelSection
 from secp_spu.errors import ConfigError
@@ -15,8 +16,11 @@ from secp_spu.model import (
     label_embedding_limit,
     label_word_limit,
     load_checkpoint,
+    steepness_of,
 )
+from secp_spu.protocol.sharing import RingArray
 from secp_spu.trees import Floats, Tree
+from secp_spu.tuning.directions import DirectionMasks
 
 
 class ModelOwner:
@@ -31,9 +35,9 @@ class ModelOwner:
     def __init__(self, config: Config):
         self._checkpoint = _load(config.model)
         causal, by_words = self._checkpoint.config.causal, config.model.head == "label_words"
-        # Embeddings made under MPC come without gain and shift, which a data owner with tables applies itself.
-        private = config.model.embedding == "private"
-        self._embedding_norm = self._embeddings["norm"] if private and not causal else None
+        self._by_words = by_words
+        # What passes the embeddings' norm under MPC comes without its gain and shift.
+        self._embedding_norm = self._embeddings["norm"] if config.folds_embeddings and not causal else None
         if causal and not by_words:
             raise ConfigError(f"{config.model.folder} is a decoder: set model.head: label_words")
         if by_words and self._checkpoint.head is None:
@@ -84,6 +88,22 @@ class ModelOwner:
     def other_tables(self) -> dict[str, Floats]:
         """What `PrivateEmbedding` takes besides the word embeddings."""
         return other_tables(self._embeddings)
+
+    def steepness(self, prompt_tokens: int, text_tokens: int) -> float:
+        """How large the derivative of a logit by a soft prompt is, as `steepness_of` says; everybody may know it."""
+        return steepness_of(self._checkpoint, prompt_tokens, text_tokens, by_words=self._by_words)
+
+    def new_nonce(self) -> str:
+        """A fresh nonce for `direction_masks`; everybody may know it."""
+        return self._masks.new_nonce()
+
+    def direction_masks(self, nonces: Sequence[str], length: int) -> RingArray:
+        """The masks of these nonces, see `DirectionMasks.masks`."""
+        return self._masks.masks(nonces, length)
+
+    @cached_property
+    def _masks(self) -> DirectionMasks:
+        return DirectionMasks([self._checkpoint.variables["params"], self._checkpoint.head])
 
     @property
     def _embeddings(self) -> Tree:

@@ -23,7 +23,7 @@ from secp_spu.runtime import Ledger
 from secp_spu.runtime.ledger import LedgerState
 from secp_spu.tuning.contents import contents_of, place_of
 from secp_spu.tuning.differences import config_of_run, difference_of_course
-from secp_spu.tuning.gradient import FIRST_SCALE, LARGEST_SCALE, SMALLEST_SCALE, unpacked
+from secp_spu.tuning.gradient import LARGEST_SCALE, SMALLEST_SCALE, unpacked
 from secp_spu.tuning.logits import AGREEMENT
 
 FILE_NAME = "checkpoint.json"
@@ -67,6 +67,8 @@ class Generation:
         implausible: numbers of the candidates whose logits were not taken; the largest other loss stands for theirs.
         notes: what else was not taken, a sentence each.
         gradient: that the optimizer was told, see `gradient.packed`; empty if there was none, or it was implausible.
+        direction: of a gradient that stays in shares, behind a mask, likewise.
+        nonce: from which the model owner makes the mask again; empty in plaintext.
     """
 
     candidates: str
@@ -76,6 +78,8 @@ class Generation:
     implausible: list[int] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     gradient: str = ""
+    direction: str = ""
+    nonce: str = ""
 
 
 @dataclass
@@ -95,7 +99,7 @@ class RunRecord:
         pending_loss: its loss on the validation examples.
         pending_again: the same of its second evaluation at the end of the run.
         waited: evaluations on the validation examples without a better loss, in a row.
-        scale: of the next step's cotangents.
+        scale: of the next step's cotangents; None before the first.
         stopped: why the run ended before its last generation; empty if it did not.
         accuracy_before: of the untuned prompt on the test examples.
         accuracy_after: of the selected prompt, once the run has finished.
@@ -113,7 +117,7 @@ class RunRecord:
     pending_loss: float = float("inf")
     pending_again: float | None = None
     waited: int = 0
-    scale: float = FIRST_SCALE
+    scale: float | None = None
     stopped: str = ""
     accuracy_before: float | None = None
     accuracy_after: float | None = None
@@ -166,11 +170,12 @@ class RunRecord:
 
     def _check(self) -> None:
         """Raise ValueError or TypeError for fields that no run writes."""
+        scale = SMALLEST_SCALE if self.scale is None else self.scale
         numbers = [
             self.seed,
             self.best_validation_loss,
             self.pending_loss,
-            self.scale,
+            scale,
             self.waited,
             self.usage.seconds,
             self.usage.forward_calls,
@@ -181,7 +186,7 @@ class RunRecord:
             numbers += [] if generation.validation_loss is None else [generation.validation_loss]
             if not generation.losses or not np.isfinite(unpacked(generation.gradient)).all():
                 raise ValueError("a generation's losses are missing, or its gradient is not finite")
-        if not SMALLEST_SCALE <= self.scale <= LARGEST_SCALE or self.waited < 0:
+        if not SMALLEST_SCALE <= scale <= LARGEST_SCALE or self.waited < 0:
             raise ValueError("the scale of gradients or the count of waiting is out of range")
         if not all(isinstance(text, str) for text in (self.digest, *self.contents.keys(), *self.contents.values())):
             raise ValueError("a fingerprint is missing")

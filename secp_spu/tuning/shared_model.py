@@ -15,6 +15,7 @@ from secp_spu.model.backward import lacks_backward
 from secp_spu.progress import Progress
 from secp_spu.runtime import Actor, Owned, Runtime, Stored
 from secp_spu.tuning.batching import sequences_that_fit
+from secp_spu.tuning.directions import Directions
 from secp_spu.tuning.embedding import Embedding, make_embedding
 from secp_spu.tuning.inputs import PromptSet, Split
 from secp_spu.tuning.parties import DATA_OWNER
@@ -31,6 +32,7 @@ class SharedModel:
         most: sequences that one pass may have, with what it keeps for the way back.
         prompt_tokens: of every prompt.
         way_back: for gradients, if the run's optimizer wants them and this party's configuration allows them.
+        directions: of gradients that stay in shares.
     """
 
     runtime: Runtime
@@ -39,6 +41,7 @@ class SharedModel:
     most: int
     prompt_tokens: int
     way_back: BackwardPass | None = None
+    directions: Directions | None = None
 
     def prompts(self, which: PromptSet, first: int, last: int) -> Stored:
         """Prompts first..last - 1 of a set [prompts, prompt_tokens, width].
@@ -63,7 +66,7 @@ class SharedModel:
         """Logits of every prompt before every text, opened to the data owner alone [prompts * texts, labels]."""
         return self._opened(self.model.logits(prompts, batch))
 
-    def gradient(self, batches: Sequence[tuple[range, Batch]], data_owner: Actor) -> tuple[list[Owned], Owned]:
+    def opened_gradient(self, batches: Sequence[tuple[range, Batch]], data_owner: Actor) -> tuple[list[Owned], Owned]:
         """Logits of the prompt that was asked for last, and the derivative of its summed loss.
 
         Args:
@@ -71,11 +74,27 @@ class SharedModel:
             data_owner: actor of a DataOwner, which gives the derivative by the logits.
         Returns: logits by batch; and the derivative by what the data owner shares of a prompt, summed over all texts
             before it is opened to the data owner alone, encoded with SUM_BITS [1, prompt_tokens, width].
-        Raises: ConfigError where no gradients were asked for when the model was shared; RuntimeFailure if the data
-            owner has shared something else than was announced.
+        Raises: ConfigError where no gradients were asked for when the model was shared, or they are to stay in shares;
+            RuntimeFailure if the data owner has shared something else than was announced.
         """
+        if self.directions is not None:
+            raise ConfigError("this model was shared for gradients that stay in shares: none is opened")
+        answers, gradient = self._gradient(batches, data_owner)
+        return answers, self._opened(gradient)
+
+    def unseen_step(self, batches: Sequence[tuple[range, Batch]], data_owner: Actor) -> tuple[list[Owned], str, Owned]:
+        """The same with a gradient that stays in shares.
+
+        Returns: logits by batch; and a nonce and the direction behind a mask, see `Directions.take`.
+        """
+        if self.directions is None:
+            raise ConfigError("this model was shared without directions")
+        answers, gradient = self._gradient(batches, data_owner)
+        return answers, *self.directions.take(gradient)
+
+    def _gradient(self, batches: Sequence[tuple[range, Batch]], data_owner: Actor) -> tuple[list[Owned], Stored]:
         if self.way_back is None:
-            raise ConfigError("this model was shared without a way back: no gradient is opened")
+            raise ConfigError("this model was shared without a way back: no gradient is computed")
         prompts, kept_prompts = self.embedding.prompts_keeping("candidates", 0, 1)
         self._require_shape(prompts, (1, self.prompt_tokens, self.model.config.width), "a prompt")
         answers, parts = [], []
@@ -89,7 +108,7 @@ class SharedModel:
             self.runtime.free(slopes)
         total: Stored = self.runtime.run("sum.backward", _sum, parts)
         self.runtime.free([prompts, parts])
-        return answers, self._opened(self.embedding.pull_back(kept_prompts, total))
+        return answers, self.embedding.pull_back(kept_prompts, total)
 
     def _require_shape(self, stored: Stored, wanted: tuple[int, ...], what: str) -> None:
         """As `require_announced`: of what is opened there is never more than what all parties agreed on."""
@@ -151,7 +170,7 @@ def share_model(
         owners: actors of an InputOwner and a ModelOwner.
         progress: told of every step.
         more_steps: of the same stage that the caller will make.
-        gradients: the caller will ask for `gradient`.
+        gradients: the caller will ask for `opened_gradient` or `unseen_step`, as the optimizer says.
     Raises: ConfigError if gradients are wanted and not allowed, or the model has no backward pass.
     """
     data_owner, model_owner = owners
@@ -172,7 +191,14 @@ def share_model(
         data_owner.expect_logits(runtime.disclose(model_owner.logit_limit(word_ids)))
         model = SecureModel(runtime, transformer, layers, head, len(config.task.labels), on_layer=progress.step)
         prompt_tokens = config.tuning.prompt_tokens
-        embedding = make_embedding(runtime, config.model.embedding, transformer, owners, prompt_tokens=prompt_tokens)
+        directions = None
+        if gradients:
+            text_tokens = config.task.max_tokens
+            data_owner.expect_steepness(runtime.disclose(model_owner.steepness(prompt_tokens, text_tokens)))
+            if not config.tuning.opens_gradients:
+                shape = prompt_tokens, transformer.width
+                directions = Directions(runtime, owners, shape, config.tuning.generations)
+        embedding = make_embedding(runtime, config, transformer, owners, directions.shifts if directions else None)
         # After the tables, which may be the largest of all weights and stay as long as texts are looked up.
         way_back = BackwardPass(model) if gradients else None
         tokens = prompt_tokens + config.task.max_tokens
@@ -182,7 +208,7 @@ def share_model(
             require_announced(descriptions.hidden.spec.shape[0], len(config.task.labels), "descriptions of labels")
             model.embed_labels(descriptions)
             runtime.free(descriptions.handles)
-    return SharedModel(runtime, model, embedding, most, prompt_tokens, way_back)
+    return SharedModel(runtime, model, embedding, most, prompt_tokens, way_back, directions)
 
 
 def _require_backward(config: Config, transformer: TransformerConfig) -> None:
@@ -190,7 +216,7 @@ def _require_backward(config: Config, transformer: TransformerConfig) -> None:
 
     Raises: ConfigError where this party's configuration does not allow them, or the model has no backward pass.
     """
-    if config.model.reveal != "gradients":
+    if config.tuning.opens_gradients and config.model.reveal != "gradients":
         raise ConfigError("model.reveal: is logits, so no gradient is opened: set it to gradients at all parties")
     missing = lacks_backward(transformer)
     if missing is None:

@@ -12,8 +12,8 @@ class Corrupting(PlaintextRuntime):
         super().__init__()
         self._changes, self.opened = changes, 0
 
-    def open_to(self, party, values):
-        opened = super().open_to(party, values)
+    def open_to(self, party, values, **how):
+        opened = super().open_to(party, values, **how)
         change = self._changes.get(self.opened)
         self.opened += 1
         return opened if change is None else Owned(party, change(np.array(opened.value)))
