@@ -71,8 +71,8 @@ def embed_texts(runtime):
 
 def embed_prompts(runtime):
     made = private_embedding(runtime)
-    initial = look_up(runtime, made, IDS[0, :PROMPT_TOKENS])
-    return hidden(runtime, made.embed_prompts(initial, shared(runtime, to_storage(SHIFTS, SHIFT_BITS))))
+    prompts = made.prompts(look_up(runtime, made, IDS[0, :PROMPT_TOKENS]))
+    return hidden(runtime, prompts.embed(shared(runtime, to_storage(SHIFTS, SHIFT_BITS))))
 
 
 def hidden(runtime, handle):
@@ -209,8 +209,9 @@ def test_the_rest_of_an_embedding_costs_what_it_did(runtimes, which):
     made = private_embedding(runtime)
     words, keep = look_up(runtime, made, IDS), shared(runtime, KEEP)
     _, texts = cost_of(runtime, lambda: made.embed(words, keep, PROMPT_TOKENS))
-    initial, shifts = look_up(runtime, made, IDS[0, :PROMPT_TOKENS]), shared(runtime, to_storage(SHIFTS, SHIFT_BITS))
-    _, prompts = cost_of(runtime, lambda: made.embed_prompts(initial, shifts))
+    around = made.prompts(look_up(runtime, made, IDS[0, :PROMPT_TOKENS]))
+    shifts = shared(runtime, to_storage(SHIFTS, SHIFT_BITS))
+    _, prompts = cost_of(runtime, lambda: around.embed(shifts))
     assert (texts, prompts) == REST_COSTS[which]
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from secp_spu.optimizers import GRADIENT_OPTIMIZERS, OPTIMIZERS, Descent, Search, fingerprint
+from secp_spu.optimizers import GRADIENT_OPTIMIZERS, OPTIMIZERS, Descent, Search, UnseenMomentum, fingerprint
 from secp_spu.tuning import losses
 
 DIM, POPULATION = 7, 8
@@ -126,6 +126,8 @@ def test_gauss_newton_takes_logits_of_any_precision_for_the_same():
 
 # Along gradients
 
+OPENED = [kind for kind, optimizer in GRADIENT_OPTIMIZERS.items() if optimizer.opens]
+
 
 def _slope(point):
     """The loss's derivative, of the softmax regression."""
@@ -144,7 +146,7 @@ def _descent(kind, steps, **changes):
     return np.array([*course, optimizer.mean])
 
 
-@pytest.mark.parametrize("kind", GRADIENT_OPTIMIZERS)
+@pytest.mark.parametrize("kind", OPENED)
 def test_gradients_lead_from_zero_to_a_small_loss(kind):
     course = _descent(kind, 30)
     assert not course[0].any()
@@ -161,7 +163,7 @@ def test_momentum_adds_the_step_before():
     np.testing.assert_allclose(second - first, 0.9 * first - 0.1 * _slope(first), atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", GRADIENT_OPTIMIZERS)
+@pytest.mark.parametrize("kind", OPENED)
 def test_a_rate_that_is_not_given_is_the_optimizers_own(kind):
     usual = GRADIENT_OPTIMIZERS[kind].usual_rate
     np.testing.assert_array_equal(_descent(kind, 2, rate=None), _descent(kind, 2, rate=usual))
@@ -170,3 +172,42 @@ def test_a_rate_that_is_not_given_is_the_optimizers_own(kind):
 def test_a_cosine_schedule_ends_with_short_steps():
     steps = np.linalg.norm(np.diff(_descent("adam", 10, schedule="cosine"), axis=0), axis=1)
     assert steps[-1] < steps[0] / 10
+
+
+# Along directions that are not seen
+
+
+def _unseen(steps, rate=0.3, loss=None):
+    """Its course in the space of points, with the directions that it has no part in."""
+    optimizer, directions, course, taken_back = UnseenMomentum(Descent(steps, rate, "constant", steps)), [], [], []
+    for number in range(steps):
+        (point,) = optimizer.ask()
+        assert not point[number:].any()
+        place = point[:number] @ np.array(directions).reshape(number, DIM)
+        course.append(place)
+        slope = _slope(place)
+        directions.append(slope / np.sqrt(np.square(slope).mean()))
+        found = _task(place[None])[0] if loss is None else loss[number]
+        taken_back.append(optimizer.tell(found))
+    return np.array([*course, optimizer.mean @ np.array(directions)]), np.array(directions), taken_back
+
+
+def test_unseen_directions_lead_to_a_small_loss():
+    course, _, _ = _unseen(30)
+    assert not course[0].any()
+    assert min(_task(course)) < _task(course[:1])[0] / 10
+
+
+def test_an_unseen_step_has_momentum():
+    course, directions, _ = _unseen(2, rate=0.01)
+    np.testing.assert_allclose(course[1], -0.01 * directions[0])
+    np.testing.assert_allclose(course[2], course[1] - 0.01 * (0.9 * directions[0] + directions[1]))
+
+
+@pytest.mark.parametrize("rose", [1.3, np.inf])
+def test_a_step_after_which_the_loss_rose_is_taken_back(rose):
+    """The next one starts at the least loss, along the direction there, with half the rate."""
+    course, directions, taken_back = _unseen(4, rate=0.1, loss=[1.0, 0.9, rose, 0.8])
+    assert taken_back == [False, False, True, False]
+    np.testing.assert_allclose(course[3], course[1] - 0.05 * directions[1])
+    np.testing.assert_allclose(course[4], course[3] - 0.05 * (0.9 * directions[1] + directions[3]))

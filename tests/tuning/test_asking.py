@@ -43,9 +43,9 @@ class _Runtime(PlaintextRuntime):
 
     rows = 0
 
-    def open_to(self, party, values):
+    def open_to(self, party, values, **how):
         self.rows += values.spec.shape[0]
-        return super().open_to(party, values)
+        return super().open_to(party, values, **how)
 
 
 def _tune(folder, allowance, *settings, make=DataOwner):

@@ -13,19 +13,22 @@ from secp_spu.errors import ConfigError, RuntimeFailure
 from secp_spu.progress import Progress
 from secp_spu.runtime import LocalRuntime, PlaintextRuntime
 from secp_spu.tuning import DATA_OWNER, DataOwner, ModelOwner, RunRecord, losses, set_up, tune
+from secp_spu.tuning.directions import NONCE_BYTES, TAG_BYTES, DirectionMasks
 from secp_spu.tuning.driver import run_generation
 from secp_spu.tuning.gradient import (
-    FIRST_SCALE,
+    FIRST,
     IMPLAUSIBLE,
     LARGEST_SCALE,
     SMALLEST_SCALE,
     WANTED,
     cotangents,
     decoded,
+    first_scale,
     next_scale,
     packed,
     unpacked,
 )
+from secp_spu.tuning.prompt import load_prompt
 
 ADAM = (
     *(setting for setting in SMALL if "population" not in setting),
@@ -37,6 +40,9 @@ ADAM = (
     "model.reveal=gradients",
     "protocol=plaintext",
 )
+MOMENTUM = tuple(s for s in ADAM if "reveal" not in s and "rate" not in s) + ("tuning.optimizer=momentum",)
+FIRST_SCALE = FIRST / 0.125
+"""With the steepness that the demo's model has for its owner."""
 INTRINSIC = ("tuning.space=intrinsic", "tuning.intrinsic_dim=7")
 
 
@@ -207,12 +213,12 @@ def test_a_party_that_has_not_agreed_shares_no_model(tmp_path):
         assert runtime.opened == 0
 
 
-def test_a_model_that_was_shared_without_a_way_back_gives_no_gradient(tmp_path):
+def test_a_model_that_was_shared_for_forward_passes_gives_no_gradient(tmp_path):
     config = load_config(DEMO_CONFIG, [*SMALL, "protocol=plaintext"])
     with PlaintextRuntime() as runtime:
         session = session_of(runtime, config, tmp_path / "run")
-        with pytest.raises(ConfigError, match="without a way back: no gradient is opened"):
-            session.logits_and_gradient()
+        with pytest.raises(ConfigError, match="shared without directions"):
+            session.step()
 
 
 class _Longer(DataOwner):
@@ -342,3 +348,76 @@ def test_a_packed_gradient_is_the_same():
     np.testing.assert_array_equal(unpacked(packed(gradient)), gradient)
     with pytest.raises(ValueError, match=r"."):
         unpacked("no base 64 !")
+
+
+# Gradients that stay in shares
+
+
+def unseen_run(folder, runtime, *settings, resume=False):
+    config = load_config(DEMO_CONFIG, [*MOMENTUM, *settings])
+    with runtime:
+        session = session_of(runtime, config, folder, resume=resume)
+        tune(session)
+        return session.data_owner._instance._record
+
+
+def test_unseen_gradients_make_the_loss_fall(tmp_path):
+    settings = "tuning.generations=6", "task.shots=8", "task.validation_shots=8"
+    record = unseen_run(tmp_path / "run", PlaintextRuntime(), *settings)
+    told = [generation.losses[0] for generation in record.generations]
+    assert told[-1] < told[0] / 2
+    assert not any(generation.gradient for generation in record.generations)
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["accuracy_after"] > report["accuracy_before"]
+
+
+@pytest.mark.parametrize("settings", [(), (PRIVATE,)], ids=str)
+def test_an_unseen_run_that_is_resumed_is_the_one_that_was_not_stopped(settings, tmp_path):
+    whole = unseen_run(tmp_path / "whole", PlaintextRuntime(), "tuning.generations=4", *settings)
+    unseen_run(tmp_path / "parts", PlaintextRuntime(), "tuning.generations=2", *settings)
+    parts = unseen_run(tmp_path / "parts", PlaintextRuntime(), "tuning.generations=4", *settings, resume=True)
+    assert [g.losses for g in parts.generations] == [g.losses for g in whole.generations]
+    assert (parts.selected, parts.scale) == (whole.selected, whole.scale)
+    written = [load_prompt(tmp_path / name / "prompt.safetensors") for name in ("whole", "parts")]
+    np.testing.assert_array_equal(written[0].start, written[1].start)
+    np.testing.assert_array_equal(written[0].shift, written[1].shift)
+
+
+@pytest.mark.slow("a run under MPC that is stopped and resumed")
+def test_masked_directions_bring_a_secure_run_back(tmp_path):
+    settings = "protocol=aby3", "tuning.rate=0.02"
+    plain = unseen_run(tmp_path / "plain", PlaintextRuntime(), "tuning.generations=3", "tuning.rate=0.02")
+    unseen_run(tmp_path / "run", LocalRuntime("aby3"), *settings, "tuning.generations=2")
+    record = unseen_run(tmp_path / "run", LocalRuntime("aby3"), *settings, "tuning.generations=3", resume=True)
+    assert all(len(generation.nonce) == 2 * (NONCE_BYTES + TAG_BYTES) for generation in record.generations)
+    for secure, expected in zip(record.generations, plain.generations, strict=True):
+        assert secure.losses[0] == pytest.approx(expected.losses[0], abs=0.003)
+
+
+def test_masks_are_made_again_for_the_same_weights_alone():
+    masks, others = DirectionMasks({"a": np.ones(3)}), DirectionMasks({"a": np.zeros(3)})
+    nonces = [masks.new_nonce() for _ in range(3)]
+    found = masks.masks([*nonces, ""], 1000)
+    np.testing.assert_array_equal(found, masks.masks([*nonces, ""], 1000))
+    assert len(np.unique(found[:3])) == 3000
+    assert not found[3].any()
+    assert 0.4 < (found[:3] >> np.uint64(63)).mean() < 0.6
+    for wrong in (others.new_nonce(), "00", "no hex", nonces[0][:-2] + "zz"):
+        with pytest.raises(RuntimeFailure, match="begun with other weights"):
+            masks.masks([wrong], 4)
+
+
+def test_an_unseen_optimizer_opens_no_gradient_whatever_is_asked(tmp_path):
+    config = load_config(DEMO_CONFIG, MOMENTUM)
+    with PlaintextRuntime() as runtime:
+        session = session_of(runtime, config, tmp_path / "run")
+        with pytest.raises(ConfigError, match="that stay in shares: none is opened"):
+            session.shared.opened_gradient([], session.data_owner)
+
+
+def test_a_first_scale_wants_a_steepness():
+    assert first_scale(0.25) == FIRST / 0.25
+    assert (first_scale(1e-9), first_scale(1e9)) == (LARGEST_SCALE, SMALLEST_SCALE)
+    for wrong in (None, 0.0, -1.0, np.inf, np.nan, "1"):
+        with pytest.raises(RuntimeFailure, match="names no steepness"):
+            first_scale(wrong)
