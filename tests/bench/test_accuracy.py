@@ -70,7 +70,7 @@ def test_every_method_is_measured(records):
     for method, record in records.items():
         assert 0 <= record["accuracy"] <= 1
         assert record["validation_loss"] < 10
-        of_tuning = method.startswith(("fot", "adam"))
+        of_tuning = method.startswith(("fot", "momentum", "adam"))
         assert record["generations"] == (GENERATIONS if of_tuning else 0)
         assert ("untuned" in record) == of_tuning
         assert record["model"] == (
@@ -79,11 +79,11 @@ def test_every_method_is_measured(records):
             else "softmax"
         )
     assert records["fot"]["evaluations"] == GENERATIONS * 4
-    assert records["adam-adapted"]["evaluations"] == GENERATIONS
+    assert records["adam-adapted"]["evaluations"] == records["momentum-adapted"]["evaluations"] == GENERATIONS
 
 
 @pytest.mark.slow("the bench's secure run has plaintext's loss; a run under MPC")
-@pytest.mark.parametrize("kind", ["fot", "adam"])
+@pytest.mark.parametrize("kind", ["fot", "momentum", "adam"])
 def test_tuning_under_mpc_is_tuning_in_plaintext(records, kind):
     """The same texts, prompts and candidates or steps: only fixed point is between them."""
     plain, secure = records[f"{kind}-adapted"], records[f"{kind}-secure"]
@@ -113,11 +113,12 @@ def test_the_table_has_a_row_a_method_and_secure_runs_beside_plaintext(records, 
         ),
         *("FoT, softmax, 2 generations", "FoT, softmax, from a prompt for kitchen_reviews, 2 generations"),
         *("FoT, adapted, 2 generations", "FoT, adapted, under ABY3, 2 generations"),
-        *("gradients at home, adapted, 2 steps", "gradients at home, adapted, under ABY3, 2 steps"),
+        *("momentum, adapted, 2 steps", "momentum, adapted, under ABY3, 2 steps"),
+        *("Adam, adapted, 2 steps", "Adam, adapted, under ABY3, 2 steps"),
     ]
     assert first.columns == ["method", "sst2", "mean"]
     assert first.rows[2][1] == f"{100 * records['probe']['accuracy']:.1f} (1)"
-    assert [row[:5] for row in second.rows] == [["sst2", kind, "0", "2", "all"] for kind in ("cma", "adam")]
+    assert [row[:5] for row in second.rows] == [["sst2", kind, "0", "2", "all"] for kind in ("cma", "momentum", "adam")]
     written = write_report(list(records.values()), tmp_path)
     assert {path.name for path in written} == {"report.md", "accuracy.png"}
 

@@ -59,7 +59,7 @@ def test_every_value_of_a_choice_is_described():
     sections = [config_schema(), *config_schema()["$defs"].values()]
     keys = [key for section in sections for key in section["properties"].values()]
     choices = [(choice, key["description"]) for key in keys for choice in key.get("enum", [])]
-    assert len(choices) == 32
+    assert len(choices) == 33
     assert not [choice for choice, description in choices if f"`{choice}`" not in description]
 
 
