@@ -266,8 +266,8 @@ def key_figures(records: Sequence[Record]) -> str:
         ],
         [
             "accuracy of an adapted model",
-            f"**{steps} %** by 10 steps of `momentum`, {adapted} % by 120 evaluations of CMA-ES, untuned {untuned} %; the "
-            f"original model with softmax and CMA-ES {softmax_tuned} %, untuned {softmax_untuned} %",
+            f"**{steps} %** by 10 steps of `momentum`, {adapted} % by 120 evaluations of CMA-ES, untuned {untuned} %; "
+            f"the original model with softmax and CMA-ES {softmax_tuned} %, untuned {softmax_untuned} %",
             "MiniLM, learned features and `quadratic`, mean of 4 tasks with 16 examples a class, 5 seeds, in plaintext",
         ],
         [

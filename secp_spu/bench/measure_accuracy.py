@@ -60,8 +60,8 @@ class FewShotRun:
         method: "probe", "fine-tuning", "gradient-prompt" (see rivals.py); "fot": forward-only tuning with softmax
             attention in plaintext; "fot-transfer": the same from the gradient prompt of SOURCE, as if its texts were
             the model owner's; "fot-adapted": with the adapted model, in plaintext; "fot-secure": the same under ABY3;
-            "momentum-adapted", "momentum-secure", "adam-adapted", "adam-secure": likewise, by gradients whose loss is at
-            the data owner, which with momentum it does not see.
+            "momentum-adapted", "momentum-secure", "adam-adapted", "adam-secure": likewise, by gradients whose loss is
+            at the data owner, and which with momentum it does not see.
         seed: of the few-shot draw, the prompt space and the optimizer.
         generations: of tuning, or steps.
         adapted: folder of the adapted model, for the methods that take one.

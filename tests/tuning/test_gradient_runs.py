@@ -40,7 +40,7 @@ ADAM = (
     "model.reveal=gradients",
     "protocol=plaintext",
 )
-MOMENTUM = tuple(s for s in ADAM if "reveal" not in s and "rate" not in s) + ("tuning.optimizer=momentum",)
+MOMENTUM = (*(s for s in ADAM if "reveal" not in s and "rate" not in s), "tuning.optimizer=momentum")
 FIRST_SCALE = FIRST / 0.125
 """With the steepness that the demo's model has for its owner."""
 INTRINSIC = ("tuning.space=intrinsic", "tuning.intrinsic_dim=7")
