@@ -8,6 +8,7 @@ the argument.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -72,8 +73,11 @@ class TunedRun:
 
     @property
     def history(self) -> list[float]:
-        """The lowest loss of each generation's candidates on the training texts; of a step that before it."""
-        return list(self.report["loss"])
+        """The lowest loss of each generation's candidates on the training texts; of a step that before it.
+
+        Infinite where no logits were plausible.
+        """
+        return [math.inf if loss is None else loss for loss in self.report["loss"]]
 
     @property
     def validation_history(self) -> list[float | None]:

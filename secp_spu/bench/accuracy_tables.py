@@ -86,7 +86,7 @@ def _table(title: str, rows: Sequence[Row]) -> Table:
         body.append([row.describe(), *map(_cell, cells), mean])
     note = (
         "Test accuracy in percent, mean and standard deviation over seeds, in brackets how many; in plaintext where a "
-        "row does not say ABY3. Nothing was chosen by a test set. The initial prompt is of random words."
+        "row does not say ABY3. Nothing of a run was chosen by a test set. The initial prompt is of random words."
     )
     return Table(title, ["method", *tasks, "mean"], body, [note])
 

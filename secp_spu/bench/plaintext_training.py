@@ -66,7 +66,9 @@ class FewShot:
         before = jnp.broadcast_to(prompt, (len(ids), *prompt.shape))
         vectors = jnp.concatenate([before, params["embeddings"]["word"]["embedding"][ids]], 1)
         mask = jnp.concatenate([jnp.ones(before.shape[:2]), mask], 1)
-        hidden = self._module.apply({**self._variables, "params": params}, vectors, mask, method=_encode)
+        hidden = self._module.apply(
+            {**self._variables, "params": params}, vectors, mask, method=Transformer.encode_vectors
+        )
         return jnp.asarray(PooledEmbedding().apply({}, hidden, mask / mask.sum(1, keepdims=True)))
 
     def embeddings(self, texts: Texts, params: Tree, prompt: Array | Floats) -> Floats:
@@ -83,10 +85,6 @@ class FewShot:
         embedded = self.embeddings(texts, model["params"], model["prompt"])
         logits: Floats = embedded @ np.asarray(model["labels"]).T * SIMILARITY_SCALE
         return logits
-
-
-def _encode(encoder: Transformer, vectors: Array, mask: Array) -> Array:
-    return encoder.encode(encoder.embeddings(vectors), mask)
 
 
 @dataclass(frozen=True)

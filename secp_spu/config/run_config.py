@@ -92,7 +92,7 @@ class Config(Section):
     @property
     def folds_embeddings(self) -> bool:
         """Whether an encoder's first layer takes in gain and shift of the embeddings' norm, which is under MPC."""
-        return self.model.embedding == "private" or (self.tuning.uses_gradients and not self.tuning.opens_gradients)
+        return self.model.embedding == "private" or self.tuning.hides_gradients
 
     def agreed(self) -> JsonObject:
         """What the configurations of all parties of a cluster must have in common, by dotted key.

@@ -186,10 +186,10 @@ class TuningSection(Section):
     @model_validator(mode="after")
     def _check_keys(self) -> TuningSection:
         if self.uses_gradients:
-            by_prompt = self.space == "prompt" or not self.opens_gradients
-            unused = SEARCH_KEYS + (PROJECTION_KEYS if by_prompt else ())
+            projects = self.space == "intrinsic" and self.opens_gradients
+            unused: tuple[str, ...] = SEARCH_KEYS if projects else (*SEARCH_KEYS, *PROJECTION_KEYS)
             unused += () if self.opens_gradients else ("space",)
-            needed: tuple[str, ...] = () if by_prompt else ("intrinsic_dim",)
+            needed: tuple[str, ...] = ("intrinsic_dim",) if projects else ()
         else:
             unused, needed = DESCENT_KEYS, ("population", "intrinsic_dim")
         defaults = {key: type(self).model_fields[key].default for key in unused}
@@ -224,6 +224,11 @@ class TuningSection(Section):
     def opens_gradients(self) -> bool:
         """Whether the data owner sees the prompt's gradient."""
         return self.uses_gradients and GRADIENT_OPTIMIZERS[self.optimizer].opens
+
+    @property
+    def hides_gradients(self) -> bool:
+        """Whether the prompt's gradient stays in shares."""
+        return self.uses_gradients and not self.opens_gradients
 
     @property
     def candidates(self) -> int:

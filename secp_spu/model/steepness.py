@@ -34,24 +34,20 @@ def steepness_of(checkpoint: Checkpoint, prompt_tokens: int, text_tokens: int, *
     rng = np.random.default_rng(0)
     ids = rng.integers(config.vocab_size, size=(TEXTS, prompt_tokens + min(text_tokens, MOST_TOKENS)))
     model, ones = Transformer(config), np.ones(ids.shape, np.float32)
-    some = rng.choice(config.vocab_size, 2, replace=False)
+    some = rng.choice(config.vocab_size, 2, replace=False).tolist()
 
     @jax.jit
     def difference(shifts: Array) -> Array:
         texts = jnp.zeros((TEXTS, ids.shape[1] - prompt_tokens, config.width))
         moved = words[ids] + jnp.concatenate([shifts * words.std(), texts], 1)
-        hidden = jnp.asarray(model.apply(checkpoint.variables, moved, ones, method=_encode))
-        if by_words and checkpoint.head is not None:
-            head = LabelWordHead(config, config.vocab_size)
-            logits = jnp.asarray(head.apply({"params": checkpoint.head}, hidden, jnp.asarray(ones).at[:, 1:].set(0)))
-            return (logits[:, some[0]] - logits[:, some[1]]).sum()
+        hidden = jnp.asarray(model.apply(checkpoint.variables, moved, ones, method=Transformer.encode_vectors))
+        if by_words:
+            head = {"params": checkpoint.label_word_head(some)}
+            logits = jnp.asarray(LabelWordHead(config, len(some)).apply(head, hidden, jnp.eye(1, ids.shape[1]) * ones))
+            return (logits[:, 0] - logits[:, 1]).sum()
         pooled = jnp.asarray(PooledEmbedding().apply({}, hidden, ones / ids.shape[1]))
         labels = [jnp.roll(jax.lax.stop_gradient(pooled), number, 0) for number in (1, 2)]
         return SIMILARITY_SCALE * (pooled * (labels[0] - labels[1])).sum()
 
     found = jax.grad(difference)(jnp.zeros((TEXTS, prompt_tokens, config.width)))
     return 2.0 ** math.ceil(math.log2(max(float(jnp.abs(found).max()), 2.0**-18)))
-
-
-def _encode(encoder: Transformer, vectors: Array, mask: Array) -> Array:
-    return encoder.encode(encoder.embeddings(vectors), mask)

@@ -176,7 +176,11 @@ class Transformer(nn.Module):
 
     def __call__(self, token_ids: Array, padding_mask: Array) -> Array:
         """Hidden states [batch, tokens, width] of token ids [batch, tokens]."""
-        return self.encode(self.embeddings(self.embeddings.words(token_ids)), padding_mask)
+        return self.encode_vectors(self.embeddings.words(token_ids), padding_mask)
+
+    def encode_vectors(self, vectors: Array, padding_mask: Array) -> Array:
+        """The same of word embeddings or soft prompts [batch, tokens, width]."""
+        return self.encode(self.embeddings(vectors), padding_mask)
 
     def encode(self, hidden: Array, padding_mask: Array) -> Array:
         """The layers alone, on what `Embeddings` returns."""

@@ -41,6 +41,11 @@ class Descent:
     schedule: Schedule
     steps: int
 
+    def rates(self, usual: float) -> optax.ScalarOrSchedule:
+        """The rate, or how it goes from step to step; usual: the optimizer's own."""
+        rate = usual if self.rate is None else self.rate
+        return optax.cosine_decay_schedule(rate, self.steps) if self.schedule == "cosine" else rate
+
 
 class GradientOptimizer(ABC):
     """Steps from zero along gradients that the data owner gets; its course is decided by what it is told.
@@ -56,9 +61,7 @@ class GradientOptimizer(ABC):
     opens: ClassVar[bool] = True
 
     def __init__(self, descent: Descent):
-        rate = self.usual_rate if descent.rate is None else descent.rate
-        falls = descent.schedule == "cosine"
-        self._transformation = self.make(optax.cosine_decay_schedule(rate, descent.steps) if falls else rate)
+        self._transformation = self.make(descent.rates(self.usual_rate))
         self._point = jnp.zeros(descent.length)
         self._state = self._transformation.init(self._point)
 
@@ -123,9 +126,8 @@ class UnseenMomentum:
     opens = False
 
     def __init__(self, descent: Descent):
-        rate = self.usual_rate if descent.rate is None else descent.rate
-        falls = descent.schedule == "cosine"
-        self._rate = optax.cosine_decay_schedule(rate, descent.steps) if falls else optax.constant_schedule(rate)
+        rates = descent.rates(self.usual_rate)
+        self._rate = rates if callable(rates) else optax.constant_schedule(rates)
         self._share, self._steps = 1.0, 0
         self._point, self._velocity = np.zeros(descent.length), np.zeros(descent.length)
         self._least, self._best, self._direction = math.inf, self._point, 0

@@ -37,7 +37,6 @@ from secp_spu.tuning.gradient import (
     next_scale,
     packed,
     unpacked,
-    unpacked_elements,
 )
 from secp_spu.tuning.initial_prompt import make_initial_prompt, prompt_generator
 from secp_spu.tuning.inputs import InputOwner, PromptSet, Split
@@ -100,16 +99,11 @@ class DataOwner(InputOwner):
             self._space = PromptSpace.random(
                 self._initial, tuning.intrinsic_dim, rng=rng, alpha=tuning.alpha, sigma=tuning.sigma
             )
-        self._length = tuning.generations if self._is_unseen else self._space.length
+        self._length = tuning.generations if tuning.hides_gradients else self._space.length
         self._optimizer = self._make_optimizer()
         self._replay()
         self._candidates: npt.NDArray[np.float64] = np.zeros((0, self._length))
         self._finalists = self._candidates
-
-    @property
-    def _is_unseen(self) -> bool:
-        """Gradients stay in shares, and a point is in terms of their directions."""
-        return self._config.tuning.uses_gradients and not self._config.tuning.opens_gradients
 
     def _make_optimizer(self) -> Optimizer | GradientOptimizer | UnseenMomentum:
         tuning = self._config.tuning
@@ -131,13 +125,15 @@ class DataOwner(InputOwner):
             if isinstance(self._optimizer, Optimizer):
                 self._optimizer.tell(np.array(done.losses), np.array(done.logits))
             elif isinstance(self._optimizer, UnseenMomentum):
-                self._require(self._direction(done).shape == (self._initial.shift.size,), "direction", number)
+                self._require(done.hidden_direction.shape == (self._initial.shift.size,), "direction", number)
                 self._optimizer.tell(min(done.losses))
             elif done.gradient:
                 gradient = unpacked(done.gradient)
                 self._require(gradient.shape == (self._length,), "gradient", number)
                 self._optimizer.tell(gradient)
-        for name in ("best", "pending") if self._is_unseen else ():  # a run may be resumed with more steps
+        for name in (
+            ("best", "pending") if self._config.tuning.hides_gradients else ()
+        ):  # a run may be resumed with more steps
             if point := getattr(self._record, name):
                 setattr(self._record, name, [*point, *[0.0] * (self._length - len(point))])
 
@@ -147,11 +143,9 @@ class DataOwner(InputOwner):
 
     def _fingerprint(self, points: npt.NDArray[np.float64]) -> str:
         """Of candidates; of one that is in terms of directions, however many steps the run has."""
-        return fingerprint(points[:, : len(np.trim_zeros(points[0], "b"))] if self._is_unseen else points)
-
-    def _direction(self, made: Generation) -> npt.NDArray[np.generic]:
-        """A step's direction, behind its mask; in plaintext itself."""
-        return unpacked_elements(made.direction) if made.nonce else unpacked(made.direction)
+        return fingerprint(
+            points[:, : len(np.trim_zeros(points[0], "b"))] if self._config.tuning.hides_gradients else points
+        )
 
     def _refuse_another_initial_prompt(self) -> None:
         """A run that goes on from another p0 would hold losses and a best z of the one before."""
@@ -210,7 +204,7 @@ class DataOwner(InputOwner):
 
     def masked_directions(self, steps: int, length: int) -> npt.NDArray[np.generic]:
         """These directions, each behind its mask, and zeros for those to come [steps, length]."""
-        kept = [self._direction(made) for made in self._record.generations]
+        kept = [made.hidden_direction for made in self._record.generations]
         dtype = np.float32 if self._config.protocol == "plaintext" else np.uint64
         rows = np.zeros((steps, length), dtype)
         if kept:

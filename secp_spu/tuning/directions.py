@@ -40,6 +40,7 @@ from secp_spu.protocol import (
 from secp_spu.protocol.sharing import RingArray
 from secp_spu.runtime import Actor, Owned, Runtime, Stored
 from secp_spu.trees import Tree
+from secp_spu.tuning.announced import require_shape
 from secp_spu.tuning.inputs import PromptSet
 from secp_spu.tuning.parties import DATA_OWNER
 
@@ -78,7 +79,7 @@ class Directions:
         self._shifts = partial(_shifts, setting_of(runtime))
         self._step = partial(_step, setting_of(runtime))
         self._start: Stored = runtime.share(self._data_owner.start_shift())
-        self._require_shape(self._start, shape)
+        require_shape(self._start, shape, "a shift")
         self._rows = self._kept()
 
     def _kept(self) -> Stored:
@@ -89,7 +90,7 @@ class Directions:
         self._taken = len(nonces)
         rest = [""] * (self._steps - len(nonces))
         masked: Stored = self._runtime.share(self._data_owner.masked_directions(self._steps, self._length))
-        self._require_shape(masked, (self._steps, self._length))
+        require_shape(masked, (self._steps, self._length), "directions")
         if not self._runtime.secure:
             return masked
         masks: Stored = self._runtime.share(self._model_owner.direction_masks([*nonces, *rest], self._length))
@@ -97,14 +98,10 @@ class Directions:
         self._runtime.free([masked, masks])
         return rows
 
-    def _require_shape(self, stored: Stored, wanted: tuple[int, ...]) -> None:
-        if stored.spec.shape != wanted:
-            raise RuntimeFailure(f"the data owner has shared directions of shape {stored.spec.shape}, not {wanted}")
-
     def shifts(self, which: PromptSet, first: int, last: int) -> Stored:
         """Shifts of prompts first..last - 1 of a set, for `PromptEmbedding` [prompts, prompt_tokens, width]."""
         points: Stored = self._runtime.share(self._data_owner.points(which, first, last))
-        self._require_shape(points, (last - first, self._steps))
+        require_shape(points, (last - first, self._steps), "points")
         shifts: Stored = self._runtime.run("shift_prompts", self._shifts, points, self._rows, self._start)
         self._runtime.free(points)
         return shifts

@@ -99,15 +99,18 @@ class PromptsUnderMpc(Embedding):
 
     @override
     def prompts(self, which: PromptSet, first: int, last: int) -> Stored:
-        shifts = self._share_shifts(which, first, last)
-        prompts = self._prompts.embed(shifts)
-        self._runtime.free(shifts)
+        prompts: Stored = self._embedded(self._prompts.embed, which, first, last)
         return prompts
 
     @override
     def prompts_keeping(self, which: PromptSet, first: int, last: int) -> tuple[Stored, Tree]:
+        found: tuple[Stored, Tree] = self._embedded(self._prompts.embed_keeping, which, first, last)
+        return found
+
+    def _embedded(self, embed: Callable[[Stored], Tree], which: PromptSet, first: int, last: int) -> Tree:
+        """What `embed` makes of shifts, which are deleted."""
         shifts = self._share_shifts(which, first, last)
-        found = self._prompts.embed_keeping(shifts)
+        found = embed(shifts)
         self._runtime.free(shifts)
         return found
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
+import numpy.typing as npt
 
 from secp_spu.config import Config
 from secp_spu.errors import ConfigError
@@ -23,7 +24,7 @@ from secp_spu.runtime import Ledger
 from secp_spu.runtime.ledger import LedgerState
 from secp_spu.tuning.contents import contents_of, place_of
 from secp_spu.tuning.differences import config_of_run, difference_of_course
-from secp_spu.tuning.gradient import LARGEST_SCALE, SMALLEST_SCALE, unpacked
+from secp_spu.tuning.gradient import LARGEST_SCALE, SMALLEST_SCALE, unpacked, unpacked_elements
 from secp_spu.tuning.logits import AGREEMENT
 
 FILE_NAME = "checkpoint.json"
@@ -80,6 +81,11 @@ class Generation:
     gradient: str = ""
     direction: str = ""
     nonce: str = ""
+
+    @property
+    def hidden_direction(self) -> npt.NDArray[np.float32 | np.uint64]:
+        """`direction` as ring elements behind their mask, or in plaintext itself; ValueError for what is neither."""
+        return unpacked_elements(self.direction) if self.nonce else unpacked(self.direction)
 
 
 @dataclass
@@ -186,6 +192,8 @@ class RunRecord:
             numbers += [] if generation.validation_loss is None else [generation.validation_loss]
             if not generation.losses or not np.isfinite(unpacked(generation.gradient)).all():
                 raise ValueError("a generation's losses are missing, or its gradient is not finite")
+            if not isinstance(generation.nonce, str) or not np.isfinite(generation.hidden_direction).all():
+                raise ValueError("a generation's direction or nonce is none")
         if not SMALLEST_SCALE <= scale <= LARGEST_SCALE or self.waited < 0:
             raise ValueError("the scale of gradients or the count of waiting is out of range")
         if not all(isinstance(text, str) for text in (self.digest, *self.contents.keys(), *self.contents.values())):

@@ -43,7 +43,7 @@ class RunReport(DriverReport):
 
     accuracy_before: float
     accuracy_after: float
-    loss: list[float]
+    loss: list[float | None]
     validation_loss: list[float | None]
     best_validation_loss: float
     implausible_candidates: int
@@ -75,7 +75,7 @@ def build_report(config: Config, record: RunRecord, run: DriverReport) -> RunRep
     return {
         "accuracy_before": record.accuracy_before,
         "accuracy_after": record.accuracy_after,
-        "loss": [min(generation.losses) for generation in record.generations],
+        "loss": [_finite(min(generation.losses)) for generation in record.generations],
         "validation_loss": [_finite(generation.validation_loss) for generation in record.generations],
         "best_validation_loss": record.selected[1],
         "implausible_candidates": sum(len(generation.implausible) for generation in record.generations),

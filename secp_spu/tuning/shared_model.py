@@ -14,6 +14,7 @@ from secp_spu.model import TransformerConfig
 from secp_spu.model.backward import lacks_backward
 from secp_spu.progress import Progress
 from secp_spu.runtime import Actor, Owned, Runtime, Stored
+from secp_spu.tuning.announced import require_announced, require_shape
 from secp_spu.tuning.batching import sequences_that_fit
 from secp_spu.tuning.directions import Directions
 from secp_spu.tuning.embedding import Embedding, make_embedding
@@ -49,7 +50,7 @@ class SharedModel:
         Raises: RuntimeFailure if the data owner has shared another number of them.
         """
         stored = self.embedding.prompts(which, first, last)
-        self._require_shape(stored, (last - first, self.prompt_tokens, self.model.config.width), "prompts")
+        require_shape(stored, (last - first, self.prompt_tokens, self.model.config.width), "prompts")
         return stored
 
     def texts(self, split: Split, first: int, last: int) -> Batch:
@@ -96,27 +97,19 @@ class SharedModel:
         if self.way_back is None:
             raise ConfigError("this model was shared without a way back: no gradient is computed")
         prompts, kept_prompts = self.embedding.prompts_keeping("candidates", 0, 1)
-        self._require_shape(prompts, (1, self.prompt_tokens, self.model.config.width), "a prompt")
+        require_shape(prompts, (1, self.prompt_tokens, self.model.config.width), "a prompt")
         answers, parts = [], []
         for part, batch in batches:
             logits, kept = self.model.logits_and_kept(prompts, batch)
             shape = logits.spec.shape
             answers.append(self._opened(logits))
             slopes: Stored = self.runtime.share(data_owner.cotangents(part.start, part.stop, answers[-1]))
-            self._require_shape(slopes, shape, "derivatives by logits")
+            require_shape(slopes, shape, "derivatives by logits")
             parts.append(self.way_back.prompts(kept, slopes, self.prompt_tokens))
             self.runtime.free(slopes)
         total: Stored = self.runtime.run("sum.backward", _sum, parts)
         self.runtime.free([prompts, parts])
         return answers, self.embedding.pull_back(kept_prompts, total)
-
-    def _require_shape(self, stored: Stored, wanted: tuple[int, ...], what: str) -> None:
-        """As `require_announced`: of what is opened there is never more than what all parties agreed on."""
-        if stored.spec.shape != wanted:
-            raise RuntimeFailure(
-                f"the data owner has shared {what} of shape {stored.spec.shape} where {wanted} was announced: install "
-                "the same secp-spu, unchanged, at all parties"
-            )
 
     def _opened(self, values: Stored) -> Owned:
         """To the data owner alone."""
@@ -128,18 +121,6 @@ class SharedModel:
 def _sum(parts: Sequence[Array]) -> Array:
     """Local."""
     return sum(parts[1:], start=parts[0])
-
-
-def require_announced(shared: int, announced: int, what: str) -> None:
-    """Refuse more, or less, of a data owner than what was announced: what the model owner allows is counted by that.
-
-    Raises: RuntimeFailure at all parties.
-    """
-    if shared != announced:
-        raise RuntimeFailure(
-            f"the data owner has shared {shared} {what} where {announced} were announced: install the same secp-spu, "
-            "unchanged, at all parties"
-        )
 
 
 def sizes_of(runtime: Runtime, data_owner: Actor) -> dict[Split, int]:
@@ -195,7 +176,7 @@ def share_model(
         if gradients:
             text_tokens = config.task.max_tokens
             data_owner.expect_steepness(runtime.disclose(model_owner.steepness(prompt_tokens, text_tokens)))
-            if not config.tuning.opens_gradients:
+            if config.tuning.hides_gradients:
                 shape = prompt_tokens, transformer.width
                 directions = Directions(runtime, owners, shape, config.tuning.generations)
         embedding = make_embedding(runtime, config, transformer, owners, directions.shifts if directions else None)

@@ -219,6 +219,8 @@ def test_a_model_that_was_shared_for_forward_passes_gives_no_gradient(tmp_path):
         session = session_of(runtime, config, tmp_path / "run")
         with pytest.raises(ConfigError, match="shared without directions"):
             session.step()
+        with pytest.raises(ConfigError, match="without a way back: no gradient is computed"):
+            session.shared.opened_gradient([], session.data_owner)
 
 
 class _Longer(DataOwner):
@@ -392,6 +394,26 @@ def test_masked_directions_bring_a_secure_run_back(tmp_path):
     assert all(len(generation.nonce) == 2 * (NONCE_BYTES + TAG_BYTES) for generation in record.generations)
     for secure, expected in zip(record.generations, plain.generations, strict=True):
         assert secure.losses[0] == pytest.approx(expected.losses[0], abs=0.003)
+
+
+def test_a_step_whose_logits_are_all_implausible_is_taken_back(tmp_path):
+    """The second step's are the fifth opening; the report says that it has no loss."""
+    spoil = Corrupting({4: lambda logits: np.full_like(logits, 1e6)})
+    record = unseen_run(tmp_path / "run", spoil, "tuning.generations=3")
+    assert [len(g.notes) for g in record.generations] == [0, 2, 0]
+    assert record.generations[1].notes[1] == "the loss rose, so the last step was taken back"
+    assert json.loads((tmp_path / "run" / "report.json").read_text())["loss"][1] is None
+
+
+@pytest.mark.parametrize("damage", [{"direction": "no base 64 !"}, {"direction": "AAAA"}, {"nonce": 3}], ids=str)
+def test_a_damaged_direction_is_refused(tmp_path, damage):
+    unseen_run(tmp_path / "run", PlaintextRuntime(), "tuning.generations=2")
+    path = tmp_path / "run" / "checkpoint.json"
+    content = json.loads(path.read_text())
+    content["generations"][-1] |= damage
+    path.write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match="damaged"):
+        unseen_run(tmp_path / "run", PlaintextRuntime(), "tuning.generations=3", resume=True)
 
 
 def test_masks_are_made_again_for_the_same_weights_alone():
